@@ -1,0 +1,1 @@
+"""One program per file: its Config, its run() and the loop of its paper."""

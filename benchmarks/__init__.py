@@ -1,0 +1,1 @@
+"""Everything around a program: flags, problems, stragglers, traces, figures, commands."""

@@ -1,0 +1,229 @@
+"""Archiving a run: the parts of all ranks become one HDF5 file, at the normal end or after a crash."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from mpi4py import MPI
+
+from outpace.benchmarks import problems, schema, traces
+from outpace.benchmarks.evaluate import evaluate
+from outpace.benchmarks.problems import Setting
+from outpace.benchmarks.traces import Snapshots, models_path, part_path, read_part
+from outpace.comm.clock import Alignment, Offset
+from outpace.comm.spec import UserError
+
+CHUNK: Final = 2**14  # rows
+Columns = dict[str, np.ndarray]
+
+
+class Parts:
+    """The parts of one run, on rank 0's clock with zero at the start of the timed part."""
+
+    def __init__(self, headers: Sequence[dict[str, Any]], tables: Sequence[Mapping[str, np.ndarray]]) -> None:
+        self.headers = headers
+        self.started = bool(headers) and "started_s" in headers[0]
+        self._tables = tables
+        self._alignments = [_alignment(table["offsets"]) for table in tables]
+
+    @classmethod
+    def read(cls, target: Path) -> "Parts":
+        """All parts of `target`. Raises UserError where one is missing or unreadable."""
+        header, _ = read_part(part_path(target, 0))
+        headers, tables = zip(*(read_part(part_path(target, rank)) for rank in range(header["ranks"])), strict=True)
+        return cls(headers, tables)
+
+    def seconds(self, rank: int, local: np.ndarray) -> np.ndarray:
+        """Times of a rank's clock as seconds since the start."""
+        return self._alignments[rank].to_root(local) - self.headers[0]["started_s"]
+
+    def steps(self) -> Columns:
+        """The columns of /steps in the order of time."""
+        parts = []
+        for rank, tables in enumerate(self._tables):
+            rows = tables["steps"]
+            columns = {name: rows[name] for name in ("step", "compute_s", "injected_s", "wait_s", "local_writes", "samples")}
+            columns |= {"t_s": self.seconds(rank, rows["t_s"]), "read_s": self.seconds(rank, rows["read_s"])} if len(rows) else {
+                "t_s": rows["t_s"], "read_s": rows["read_s"]}
+            parts.append(columns | {"rank": np.full(len(rows), rank)})
+        merged = _sorted(_concatenate(parts), "t_s")
+        # Applied anywhere between the read and the use: only the merge sees all workers on one clock.
+        read_s = merged.pop("read_s")
+        t_s = merged["t_s"]
+        between = np.searchsorted(t_s, t_s, "left") - np.searchsorted(t_s, read_s, "right")
+        merged["staleness"] = np.where(np.isnan(read_s), 0, np.maximum(between, 0))
+        return merged
+
+    def events(self) -> Columns:
+        """The columns of /events in the order of their starts."""
+        parts = []
+        for rank, tables in enumerate(self._tables):
+            rows = tables["events"]
+            columns = {name: rows[name] for name in ("kind", "step", "peer", "nbytes")}
+            for name in ("t_start_s", "t_end_s"):
+                columns[name] = self.seconds(rank, rows[name]) if len(rows) else rows[name]
+            parts.append(columns | {"rank": np.full(len(rows), rank)})
+        return _sorted(_concatenate(parts), "t_start_s")
+
+    def traffic(self) -> Columns:
+        n = len(self._tables)
+        tables = {name: np.zeros((n, n), dtype=np.int64) for name in schema.TRAFFIC}
+        for sender, rows in enumerate(part["traffic"] for part in self._tables):
+            for row in rows:  # cumulative: the last row of a receiver stands
+                for name, table in tables.items():
+                    table[sender, row["receiver"]] = row[name]
+        return tables
+
+    def clock(self) -> Columns:
+        return {
+            "offset_s": np.array([a.start.seconds for a in self._alignments]),
+            "drift": np.array([a.drift for a in self._alignments]),
+            "uncertainty_s": np.array([a.uncertainty for a in self._alignments]),
+        }
+
+
+def evaluation_times(steps: Columns, tags: np.ndarray, per_step: bool, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """`t_s` and `samples` of snapshots: when every rank had taken that many steps, or at that moment."""
+    if not per_step:
+        moments = tags * traces.SLOT_S
+        return moments, np.concatenate([[0], np.cumsum(steps["samples"])])[np.searchsorted(steps["t_s"], moments, "right")]
+    moments, samples = np.empty(len(tags)), np.empty(len(tags), dtype=np.int64)
+    for i, tag in enumerate(tags):
+        moments[i] = steps["t_s"][steps["step"] == tag - 1].max()
+        samples[i] = steps["samples"][steps["step"] < tag].sum()
+    return moments, samples
+
+
+def merge(target: Path, attributes: dict[str, Any], tags: np.ndarray, values: Columns, x_mean: np.ndarray) -> None:
+    """Write `target` from its parts and the evaluations `values` at the start, at `tags` and, where there is one entry
+    more, at the end; then remove the parts. Errors of the disk leave the parts, and no target."""
+    parts = Parts.read(target)
+    header = parts.headers[0]
+    steps = parts.steps()
+    t_s, samples = evaluation_times(steps, tags, header["per_step"], header["attributes"]["n_workers"])
+    t_s, samples = np.concatenate([[0.0], t_s]), np.concatenate([[0], samples])
+    if len(t_s) < len(values["loss"]):
+        t_s, samples = np.append(t_s, steps["t_s"].max(initial=0.0)), np.append(samples, steps["samples"].sum())
+    attributes = header["attributes"] | {"wall_s": float(steps["t_s"].max(initial=0.0))} | attributes
+    groups = {
+        "evaluations": {"t_s": t_s, "samples": samples, "epoch": samples / attributes["n_total"], **values},
+        "steps": steps,
+        "events": parts.events(),
+        "clock": parts.clock(),
+        "model": {"x_mean": x_mean},
+    }
+    write(target, attributes, groups, parts.traffic())
+    for path in traces.leftovers(target):
+        path.unlink()
+
+
+def write(target: Path, attributes: Mapping[str, Any], groups: Mapping[str, Columns], traffic: Columns) -> None:
+    """Write one trace file, complete or not at all."""
+    temporary = target.with_name(f"{target.name}.part-merged")
+    try:
+        with h5py.File(temporary, "w") as file:
+            for name, value in (attributes | {"schema": schema.SCHEMA, "schema_version": schema.VERSION}).items():
+                file.attrs[name] = value
+            for group, columns in groups.items():
+                _write_group(file.create_group(group), schema.GROUPS[group], columns, schema.SCALES.get(group, "row"))
+            _write_traffic(file.create_group("traffic"), traffic)
+            kind = file["events/kind"]
+            kind.attrs["flag_values"] = np.arange(len(schema.KINDS), dtype=np.int8)
+            kind.attrs["flag_meanings"] = " ".join(schema.KINDS)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def recover(folder: Path) -> list[Path]:
+    """Turn the parts of every killed run in `folder` into traces with status "partial"; the files written.
+
+    The problem is built again from the recorded configuration, all shares in this process, to evaluate the snapshots
+    that all ranks have. Raises UserError where there is nothing to recover or a part is missing.
+    """
+    targets = sorted({Path(str(path).rpartition(".part-")[0]) for path in folder.glob("*.part-0")})
+    if not targets:
+        raise UserError(f"{folder}: no parts of a killed run here")
+    for target in targets:
+        if target.exists():
+            raise UserError(f"{target} exists beside its parts: remove the one that is not wanted")
+        parts = Parts.read(target)
+        header = parts.headers[0]
+        attributes = header["attributes"]
+        n, dtype = attributes["n_workers"], np.dtype(attributes["dtype"])
+        config = json.loads(attributes["config"])
+        setting = Setting(MPI.COMM_SELF, range(n), n, config["split"], config["seed"], attributes["dtype"], np)
+        shares = problems.build(config["problem"], setting)
+        stores = [Snapshots.read(models_path(target, rank), header["capacity"], attributes["dim"], dtype) for rank in range(n)]
+        tags = _recoverable(parts, stores, header["per_step"])
+        start = [share.x0().astype(np.float64) for share in shares]
+        values, x_mean = evaluate(MPI.COMM_SELF, n, shares, [start, *([store[tag] for store in stores] for tag in tags)])
+        merge(target, {"status": "partial"}, tags, values, x_mean)
+    return targets
+
+
+def common(stores: Sequence[np.ndarray]) -> np.ndarray:
+    """The tags that every rank has."""
+    tags = stores[0]
+    for other in stores[1:]:
+        tags = np.intersect1d(tags, other)
+    return tags
+
+
+def _recoverable(parts: Parts, stores: Sequence[Snapshots], per_step: bool) -> np.ndarray:
+    """The tags that every rank has and that the flushed rows reach."""
+    tags = common([store.tags() for store in stores])
+    if not parts.started:
+        return tags[:0]
+    steps = parts.steps()
+    if per_step:
+        reached = [int((steps["rank"] == rank).sum()) for rank in range(len(stores))]
+        return tags[tags <= min(reached)]
+    return tags[tags * traces.SLOT_S <= steps["t_s"].max(initial=0.0)]
+
+
+def _alignment(rows: np.ndarray) -> Alignment:
+    offsets = [Offset(*row.tolist()) for row in rows]
+    return Alignment(offsets[0], offsets[1] if len(offsets) > 1 else None) if offsets else Alignment(Offset(0.0, 0.0, 0.0))
+
+
+def _concatenate(parts: Sequence[Columns]) -> Columns:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _sorted(columns: Columns, key: str) -> Columns:
+    order = np.argsort(columns[key], kind="stable")
+    return {name: column[order] for name, column in columns.items()}
+
+
+def _write_group(group: h5py.Group, described: Mapping[str, schema.Column], columns: Columns, scale: str) -> None:
+    length = len(next(iter(columns.values())))
+    group[scale] = np.arange(length)
+    group[scale].make_scale(scale)
+    for name, column in described.items():
+        if name not in columns and column.optional:
+            continue
+        packed = {"chunks": (min(length, CHUNK),), "shuffle": True, "compression": "gzip", "compression_opts": 1} if length else {}
+        dataset = group.create_dataset(name, data=columns[name].astype(column.dtype), **packed)
+        dataset.attrs["units"] = column.units
+        dataset.attrs["long_name"] = column.long_name
+        dataset.dims[0].attach_scale(group[scale])
+
+
+def _write_traffic(group: h5py.Group, tables: Columns) -> None:
+    for name in ("sender", "receiver"):
+        group[name] = np.arange(len(tables["messages"]))
+        group[name].make_scale(name)
+    for name, column in schema.TRAFFIC.items():
+        dataset = group.create_dataset(name, data=tables[name])
+        dataset.attrs["units"] = column.units
+        dataset.attrs["long_name"] = column.long_name
+        dataset.dims[0].attach_scale(group["sender"])
+        dataset.dims[1].attach_scale(group["receiver"])

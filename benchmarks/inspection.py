@@ -1,0 +1,116 @@
+"""`outpace show`: what a trace holds, after a check against the schema."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from outpace.benchmarks import schema
+from outpace.benchmarks.reading import Run
+from outpace.comm.spec import UserError
+
+
+def validate(path: Path) -> None:
+    """Raise UserError with the first way in which the file departs from the schema."""
+    Run(path)  # is it a trace at all
+    with h5py.File(path, "r") as file:
+        for name, kind in schema.ATTRIBUTES.items():
+            if name not in file.attrs:
+                raise UserError(f"{path}: attribute {name} is missing")
+            value = file.attrs[name]
+            plain = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+            if not isinstance(plain, kind):
+                raise UserError(f"{path}: attribute {name} is {plain!r}, not a {kind.__name__}")
+        for name, allowed in (("status", schema.STATUSES), ("claim_class", schema.CLAIM_CLASSES)):
+            if file.attrs[name] not in allowed:
+                raise UserError(f"{path}: {name} is '{file.attrs[name]}'; allowed: {', '.join(allowed)}")
+        for group, columns in schema.GROUPS.items():
+            lengths = {_check_column(file, f"{group}/{name}", column, 1) for name, column in columns.items()} - {None}
+            if len(lengths) > 1:
+                raise UserError(f"{path}: the columns of /{group} have different lengths: {sorted(map(str, lengths))}")
+        for name, column in schema.TRAFFIC.items():
+            _check_column(file, f"traffic/{name}", column, 2)
+
+
+def _check_column(file: h5py.File, name: str, column: schema.Column, dimensions: int) -> tuple[int, ...] | None:
+    """The column's shape; None where an optional one is absent."""
+    if name not in file:
+        if column.optional:
+            return None
+        raise UserError(f"{file.filename}: column /{name} is missing")
+    dataset = file[name]
+    if dataset.dtype != np.dtype(column.dtype) or dataset.ndim != dimensions:
+        raise UserError(f"{file.filename}: /{name} is {dataset.ndim}-D {dataset.dtype}, not {dimensions}-D {np.dtype(column.dtype)}")
+    if dataset.attrs.get("units") != column.units:
+        raise UserError(f"{file.filename}: /{name} has units {dataset.attrs.get('units')!r}, not {column.units!r}")
+    if any(len(dimension) == 0 for dimension in dataset.dims):
+        raise UserError(f"{file.filename}: /{name} has an axis without a dimension scale")
+    return tuple(dataset.shape)
+
+
+def show(paths: Sequence[Path]) -> int:
+    """Print one summary per trace; 1 if some file is broken, after the others were shown."""
+    console, errors, code = Console(), Console(stderr=True), 0
+    for path in paths:
+        try:
+            validate(path)
+            console.print(summary(Run(path)))
+        except UserError as error:
+            errors.print(str(error), style="red", highlight=False, soft_wrap=True)
+            code = 1
+    return code
+
+
+def summary(run: Run) -> Table:
+    """What a person wants to know first about one run."""
+    a = run.attrs
+    table = Table(title=str(run.path), title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    steps = {name: run.column("steps", name) for name in ("rank", "compute_s", "injected_s", "wait_s", "staleness")}
+    rows: dict[str, Any] = {
+        "program": f"{run.name} ({a['algorithm']}), {a['status']}, {a['claim_class']}",
+        "workers": f"{a['n_workers']} on {len(set(a['hostnames']))} node(s), {a['cores']} core(s), {a['backend']} {a['dtype']}",
+        "problem": f"{a['problem']}, dim {a['dim']}, {a['n_total']} samples ({_span(a['n_samples'])} a worker), split {a['split']}",
+        "topology": a["topology"],
+        "stragglers": a["stragglers"],
+        "run": f"{len(steps['rank'])} gradients in {a['wall_s']:.3f} s, started {a['started_utc']}, seed {a['seed']}",
+        "loss": _course(run, "loss"),
+        "gradient norm": _course(run, "gradient_norm"),
+        "consensus": _course(run, "consensus"),
+    }
+    for name in ("accuracy", "suboptimality"):
+        if run.has("evaluations", name):
+            rows[name] = _course(run, name)
+    if len(steps["rank"]):
+        rows["samples/s"] = f"{run.samples_per_s():.1f}"
+        rows["epoch"] = f"{run.epoch_time():.3f} s"
+        for name in ("compute_s", "injected_s", "wait_s"):
+            rows[f"{name[:-2]}, s"] = _quantiles(steps[name])
+        rows["staleness"] = f"mean {steps['staleness'].mean():.2f}, largest {steps['staleness'].max()}"
+        rows["gradients by rank"] = " ".join(map(str, np.bincount(steps["rank"], minlength=a["n_workers"])))
+    sent = run.column("traffic", "nbytes").sum(axis=1)
+    messages = run.column("traffic", "messages").sum(axis=1)
+    rows["sent"] = f"{sent.sum() / 1e6:.3f} MB in {messages.sum()} messages; busiest rank {sent.max(initial=0) / 1e6:.3f} MB"
+    rows["versions"] = f"outpace {a['outpace_version']} ({a['git_commit'][:12]}), {a['mpi_library']}, numpy {a['numpy_version']}"
+    rows["command"] = a["command"]
+    for name, text in rows.items():
+        table.add_row(name, str(text))
+    return table
+
+
+def _course(run: Run, name: str) -> str:
+    values = run.column("evaluations", name)
+    return f"{values[0]:.5g} -> {values[-1]:.5g} ({len(values)} evaluations)" if len(values) else "not evaluated"
+
+
+def _quantiles(values: np.ndarray) -> str:
+    return "median {:.4g}, p5 {:.4g}, p95 {:.4g}".format(*np.quantile(values, [0.5, 0.05, 0.95]))
+
+
+def _span(values: Sequence[int]) -> str:
+    return f"{min(values)}" if min(values) == max(values) else f"{min(values)} to {max(values)}"

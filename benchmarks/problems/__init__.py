@@ -1,0 +1,29 @@
+"""The problems: objectives (1/n) sum f_i, with f_i the mean over worker i's samples."""
+
+from typing import Any
+
+from outpace.benchmarks.problems import digits, quadratic
+from outpace.benchmarks.problems.problem import Problem, Setting
+from outpace.comm import spec
+
+__all__ = ["PROBLEMS", "Problem", "Setting", "build", "canonical"]
+
+MODULES: dict[str, Any] = {"digits": digits, "quadratic": quadratic}
+PROBLEMS: dict[str, type[Any]] = {name: module.Spec for name, module in MODULES.items()}
+
+
+def build(text: str, setting: Setting) -> list[Problem]:
+    """The shares that this process holds: its own under MPI, or all of them in one process, which is how a
+    killed run is evaluated and how the tests get the gradients of their matrix forms.
+
+    Collective over `setting.comm`; data is loaded on its rank 0 only, and each process keeps its shares. Raises
+    UserError on every rank for a bad SPEC and for a split that leaves a worker without samples.
+    """
+    parsed = spec.parse(text, PROBLEMS, "--problem")
+    shares: list[Problem] = MODULES[text.partition(":")[0]].build(parsed, setting)
+    return shares
+
+
+def canonical(text: str) -> str:
+    """The SPEC with its defaults written out."""
+    return spec.render(spec.parse(text, PROBLEMS, "--problem"), PROBLEMS)

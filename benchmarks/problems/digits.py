@@ -1,0 +1,143 @@
+"""UCI handwritten digits: 1,797 real images of 8 x 8 pixels, ten classes, a fifth of them held out.
+
+`hidden=0` is softmax regression, otherwise a multilayer perceptron with one hidden layer of rectified linear
+units; the loss is the mean cross-entropy. The images ship with scikit-learn, nothing is downloaded.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from outpace.benchmarks import splits
+from outpace.benchmarks.problems.problem import Setting
+from outpace.comm import agreement
+from outpace.comm.spec import NonNegativeInt
+from outpace.comm.streams import INIT, SPLIT
+
+PIXELS, CLASSES, WHITE = 64, 10, 16.0  # the images hold whole numbers from 0 to 16
+HELD_OUT = 5  # every fifth image of the shuffled set
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    hidden: NonNegativeInt = 64  # hidden units; 0 is softmax regression
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pixels in [0, 1], shape (m, 64), and their labels, shape (m,)."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+    def __getitem__(self, index: np.ndarray) -> "Images":
+        return Images(self.pixels[index], self.labels[index])
+
+
+class Digits:
+    """One worker's images and its part of the held-out ones.
+
+    The flat model holds W_1 (64, hidden), b_1, W_2 (hidden, 10), b_2; softmax regression has only the last two,
+    with W_2 of shape (64, 10).
+    """
+
+    f_star = None
+
+    def __init__(self, spec: Spec, setting: Setting, train: Images, held_out: Images, n_total: int) -> None:
+        xp = self.xp = setting.xp
+        self.hidden, self.seed = spec.hidden, setting.seed
+        self.dtype = np.dtype(setting.dtype)
+        self.X, self.y = xp.asarray(train.pixels.astype(self.dtype)), xp.asarray(train.labels)
+        self.X_held_out, self.y_held_out = xp.asarray(held_out.pixels), xp.asarray(held_out.labels)
+        self.n_samples, self.n_total = len(train.labels), n_total
+        self.label_counts = np.bincount(train.labels, minlength=CLASSES)
+        fan_in = spec.hidden or PIXELS
+        self.shapes = [(fan_in, CLASSES), (CLASSES,)]
+        if spec.hidden:
+            self.shapes = [(PIXELS, spec.hidden), (spec.hidden,), *self.shapes]
+        self.dim = sum(int(np.prod(shape)) for shape in self.shapes)
+
+    def x0(self) -> Any:
+        """Softmax regression starts at zero, the perceptron at He's initialisation, biases zero."""
+        rng = np.random.default_rng([INIT, self.seed])
+        x = np.zeros(self.dim, dtype=self.dtype)
+        if self.hidden:
+            for weights in self._layers(x)[::2]:
+                weights[:] = rng.normal(0.0, np.sqrt(2 / len(weights)), weights.shape)
+        return self.xp.asarray(x)
+
+    def loss(self, x: Any) -> float:
+        logits, _ = self._forward(x, self.X)
+        logits -= logits.max(axis=1, keepdims=True)
+        rows = self.xp.arange(self.n_samples)
+        return float((self.xp.log(self.xp.exp(logits).sum(axis=1)) - logits[rows, self.y]).mean())
+
+    def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
+        xp = self.xp
+        X, y = (self.X, self.y) if batch is None else (self.X[batch], self.y[batch])
+        p, h = self._forward(x, X)
+        p -= p.max(axis=1, keepdims=True)
+        xp.exp(p, out=p)
+        p /= p.sum(axis=1, keepdims=True)
+        p[xp.arange(len(y)), y] -= 1  # d loss / d logits, times the batch size
+        p /= len(y)
+        *first, dW_2, db_2 = self._layers(out)
+        xp.matmul(h.T, p, out=dW_2)
+        p.sum(axis=0, out=db_2)
+        if self.hidden:
+            dW_1, db_1 = first
+            W_2 = self._layers(x)[2]
+            dh = p @ W_2.T
+            dh *= h > 0
+            xp.matmul(X.T, dh, out=dW_1)
+            dh.sum(axis=0, out=db_1)
+
+    def correct(self, x: Any) -> tuple[int, int]:
+        logits, _ = self._forward(x, self.X_held_out)
+        return int((logits.argmax(axis=1) == self.y_held_out).sum()), len(self.y_held_out)
+
+    def _forward(self, x: Any, X: Any) -> tuple[Any, Any]:
+        """Logits (b, 10) and the last layer's inputs (b, hidden or 64)."""
+        *first, W_2, b_2 = self._layers(x)
+        h = X
+        if self.hidden:
+            W_1, b_1 = first
+            h = X @ W_1
+            h += b_1
+            self.xp.maximum(h, 0, out=h)
+        logits = h @ W_2
+        logits += b_2
+        return logits, h
+
+    def _layers(self, flat: Any) -> list[Any]:
+        """Views of the flat model, layer by layer."""
+        layers, start = [], 0
+        for shape in self.shapes:
+            stop = start + int(np.prod(shape))
+            layers.append(flat[start:stop].reshape(shape))
+            start = stop
+        return layers
+
+
+def build(spec: Spec, setting: Setting) -> list[Digits]:
+    """The shares of `setting.workers`; rank 0 loads the images and sends every process its part; collective."""
+    comm = setting.comm
+    held = comm.gather(list(setting.workers))
+    parts = agreement.on_root(comm, lambda: _deal(setting))
+    mine = comm.scatter([[parts[worker] for worker in workers] for workers in held] if comm.rank == 0 else None)
+    n_total = comm.allreduce(sum(len(train.labels) for train, _ in mine))
+    return [Digits(spec, setting, train, held_out, n_total) for train, held_out in mine]
+
+
+def _deal(setting: Setting) -> list[tuple[Images, Images]]:
+    """Per worker its training images and its part of the held-out ones."""
+    from sklearn.datasets import load_digits  # slow to import, and only rank 0 needs it
+
+    pixels, labels = load_digits(return_X_y=True)
+    images = Images(pixels / WHITE, labels.astype(np.int64))
+    order = np.random.default_rng([SPLIT, setting.seed, 0]).permutation(len(labels))
+    held_out, train = images[order[::HELD_OUT]], images[np.delete(order, np.s_[::HELD_OUT])]
+    shares = splits.deal(setting.split, train.labels, setting.n, setting.seed)
+    rest = np.array_split(np.arange(len(held_out.labels)), setting.n)
+    return [(train[share], held_out[part]) for share, part in zip(shares, rest, strict=True)]

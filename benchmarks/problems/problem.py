@@ -1,0 +1,47 @@
+"""What a problem is to a program, and where its shares are built."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Protocol
+
+import numpy as np
+from mpi4py import MPI
+
+
+class Problem(Protocol):
+    """One worker's share of an objective. Vectors are flat, shape (dim,), on the backend's device.
+
+    What is known in closed form stands beside these as attributes: `L`, `mu`, `x_star`, `sigma2`, `zeta2`.
+    """
+
+    xp: ModuleType  # numpy or cupy
+    dim: int
+    n_samples: int  # this worker's
+    n_total: int  # all workers'
+    f_star: float | None  # minimum of the whole objective, where it is known
+
+    def x0(self) -> Any:
+        """The start, the same on every worker; a new array of the run's dtype."""
+
+    def loss(self, x: Any) -> float:
+        """f_i(x) over all samples of this worker, in the precision of x."""
+
+    def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
+        """Mean gradient over `batch` (sample numbers, shape (b,)) into `out`; over all samples if None."""
+
+    def correct(self, x: Any) -> tuple[int, int] | None:
+        """Of this worker's held-out samples, how many are classified correctly and how many there are."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how shares are built: this process holds `workers`, of `n` over the processes of `comm`."""
+
+    comm: MPI.Intracomm
+    workers: Sequence[int]
+    n: int
+    split: str
+    seed: int
+    dtype: str
+    xp: ModuleType

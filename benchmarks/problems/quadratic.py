@@ -1,0 +1,104 @@
+"""Quadratics of unequal curvature, with everything known in closed form: the problem of the theory checks.
+
+    f_i(x) = 1/2 (x - c_i)' A_i (x - c_i),   A_i diagonal
+
+The eigenvalues of every A_i are log-spaced in [1/condition, 1] and permuted per worker. c_i = c + zeta u_i with c
+and u_i standard normal per coordinate. The gradient over a batch carries normal noise whose standard deviation
+per coordinate is sigma for one sample and sigma / sqrt(b) for b; the same batch has the same noise wherever it
+is drawn, and the gradient over all samples has none.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from outpace.benchmarks import splits
+from outpace.benchmarks.problems.problem import Setting
+from outpace.comm import agreement
+from outpace.comm.arrays import to_host
+from outpace.comm.spec import Factor, NonNegativeFloat, PositiveInt
+from outpace.comm.streams import MADE_DATA, NOISE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    dim: PositiveInt
+    condition: Factor = 10.0  # largest over smallest eigenvalue
+    sigma: NonNegativeFloat = 0.0  # standard deviation of one sample's gradient noise, per coordinate
+    zeta: NonNegativeFloat = 0.0  # spread of the workers' minima, per coordinate
+    samples: PositiveInt = 1024  # nominal: how many make an epoch
+
+
+class Quadratic:
+    """Worker i's f_i. `L` and `mu` are those of every f_i, `x_star` and `f_star` belong to their mean."""
+
+    f_star: float
+    x_star: Any
+    zeta2: float  # (1/n) sum ||grad f_i(x_star)||^2
+
+    def __init__(self, spec: Spec, setting: Setting, worker: int, n_samples: int) -> None:
+        self.xp = setting.xp
+        self.dim, self.n_samples, self.n_total = spec.dim, n_samples, spec.samples
+        self.L, self.mu, self.sigma2 = 1.0, 1.0 / spec.condition, spec.sigma**2 * spec.dim
+        self.dtype = np.dtype(setting.dtype)
+        rng = np.random.default_rng([MADE_DATA, setting.seed, worker + 1])
+        a = np.geomspace(1.0, 1.0 / spec.condition, spec.dim)
+        rng.shuffle(a)
+        c = np.random.default_rng([MADE_DATA, setting.seed, 0]).standard_normal(spec.dim)
+        if spec.zeta:
+            c += spec.zeta * rng.standard_normal(spec.dim)
+        self.a = self.xp.asarray(a.astype(self.dtype))
+        self.c = self.xp.asarray(c.astype(self.dtype))
+        self._sigma = spec.sigma
+        self._key = (NOISE, setting.seed, worker)
+        self._noise = np.empty(spec.dim if spec.sigma else 0, dtype=self.dtype)
+
+    def x0(self) -> Any:
+        return self.xp.zeros(self.dim, dtype=self.dtype)
+
+    def loss(self, x: Any) -> float:
+        difference = x - self.c
+        return 0.5 * float((self.a * difference * difference).sum())
+
+    def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
+        self.xp.subtract(x, self.c, out=out)
+        out *= self.a
+        if batch is None or not self._sigma:
+            return
+        np.random.default_rng([*self._key, *batch]).standard_normal(out=self._noise, dtype=self.dtype)
+        self._noise *= self._sigma / np.sqrt(len(batch))
+        out += self.xp.asarray(self._noise)
+
+    def correct(self, x: Any) -> None:
+        return None
+
+
+def build(spec: Spec, setting: Setting) -> list[Quadratic]:
+    """The shares of `setting.workers`, with the minimum of the whole objective; collective."""
+    comm, xp = setting.comm, setting.xp
+    amounts = agreement.together(
+        comm, lambda: [len(share) for share in splits.deal(setting.split, None, setting.n, setting.seed, spec.samples)]
+    )
+    shares = [Quadratic(spec, setting, worker, amounts[worker]) for worker in setting.workers]
+
+    # sum A_i (x - c_i) = 0, coordinate by coordinate
+    curvature, pull = np.zeros(spec.dim), np.zeros(spec.dim)
+    for share in shares:
+        a, c = (np.asarray(to_host(v), dtype=np.float64) for v in (share.a, share.c))
+        curvature += a
+        pull += a * c
+    comm.Allreduce(MPI.IN_PLACE, curvature)
+    comm.Allreduce(MPI.IN_PLACE, pull)
+    x_star = xp.asarray(np.divide(pull, curvature, out=pull))
+    g = xp.empty_like(x_star)
+    known = np.zeros(2)  # f_star, zeta2
+    for share in shares:
+        share.gradient(x_star, None, g)
+        known += share.loss(x_star), float(g @ g)
+    comm.Allreduce(MPI.IN_PLACE, known)
+    for share in shares:
+        share.x_star = x_star
+        share.f_star, share.zeta2 = (known / setting.n).tolist()
+    return shares

@@ -1,0 +1,348 @@
+"""`main(run, Config)`: what the last line of every program calls.
+
+Flags, set-up, the timed run, its evaluation and its trace. A program itself knows none of these.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+import platform
+import shlex
+import signal
+import sys
+import typing
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, NoReturn
+
+import numpy as np
+import tyro
+from mpi4py import MPI
+
+from outpace.benchmarks import archive, problems, provenance, splits, stragglers, traces
+from outpace.benchmarks.evaluate import evaluate
+from outpace.benchmarks.pace import PacedProblem
+from outpace.benchmarks.problems import Problem, Setting
+from outpace.benchmarks.progress import Reporter
+from outpace.benchmarks.reading import Run
+from outpace.benchmarks.stragglers import Delays
+from outpace.benchmarks.traces import Part, Snapshots, Trace, leftovers
+from outpace.benchmarks.watch import Watch
+from outpace.comm import agreement, arrays, clock, spec, topology
+from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
+from outpace.comm.meter import MeteredComm
+from outpace.comm.spec import NonNegativeFloat, PositiveFloat, PositiveInt, UserError
+
+DEFAULT_EPOCHS: Final = 10.0
+AGREEMENT_PERIOD: Final = 4  # steps; at least, see AgreedSteps
+STATUS: Final = {Stop.NO: "complete", Stop.TIME: "complete", Stop.SIGNAL: "partial", Stop.DIVERGED: "diverged"}
+
+RunFunction = Callable[[Any, Any, Any, Any, Any], Any]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What is common to all programs."""
+
+    problem: str = "digits"  # SPEC: digits, quadratic
+    split: str = "iid"  # SPEC: how the samples are dealt to the workers
+    stragglers: str = "none"  # SPEC: delays injected into the gradients, the same for every program
+    backend: Literal["auto", "numpy", "cupy"] = "auto"  # arrays and kernels; auto is cupy where every rank has a GPU
+    epochs: PositiveFloat | None = None  # passes over the data by all workers together; 10 without a time budget
+    time_budget: PositiveFloat | None = None  # seconds; whichever of the two ends first
+    compute_time: NonNegativeFloat = 0.0  # seconds a batch takes at least, by sleeping; 0 is as fast as it goes
+    evaluations: PositiveInt = 20  # at least, start and end not counted, once the run has had as many steps
+    ranks: PositiveInt | None = None  # refuse to run unless the communicator has this size
+    out: Path | None = None  # trace file; default <program>-<config id>.h5
+    overwrite: bool = False  # replace an existing trace, or the parts that a killed run left
+
+
+def main(run: RunFunction, Config: type[Any]) -> NoReturn:
+    """Run one program as this process's command; collective over COMM_WORLD, never returns.
+
+    Exit codes: 0 done, 1 diverged or failed, 2 something for the user to put right, 128 + n ended by signal n.
+    """
+    # Non-finite models are reported once, with step and rank, not by a warning from each operation on them.
+    warnings.simplefilter("ignore", RuntimeWarning)
+    world = MPI.COMM_WORLD
+    name = Path(run.__code__.co_filename).stem
+    try:
+        config, launch = parse_flags(name, Config, sys.argv[1:], quiet=world.rank > 0)
+        code = _main(MeteredComm(world), run, name, config, launch)
+    except UserError as error:
+        if world.rank == 0:
+            print(f"{name}: {error}", file=sys.stderr, flush=True)
+        code = 1 if isinstance(error, Unwritten) else 2
+    except SystemExit as parsed:  # --help, or a flag that the parser refused on every rank
+        code = int(parsed.code or 0)
+    _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Finalise first: an exit code other than 0 would otherwise be an MPI abort, which is for crashes."""
+    sys.stdout.flush()
+    MPI.Finalize()
+    sys.exit(code)
+
+
+def parse_flags(name: str, Config: type[Any], arguments: Sequence[str], quiet: bool = False) -> tuple[Any, Launch]:
+    """The program's Config and the Launch that the flags mean, ranges checked. SystemExit as by argparse."""
+    Flags = dataclasses.make_dataclass(
+        "Flags", [("config", Config, dataclasses.field()), ("launch", Launch, dataclasses.field(default_factory=Launch))]
+    )
+    module = sys.modules[Config.__module__]
+    with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
+        if quiet:
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        flags = tyro.cli(
+            tyro.conf.OmitArgPrefixes[Flags], prog=f"outpace run {name} -n RANKS", description=module.__doc__, args=list(arguments)
+        )
+    spec.check(flags.config)
+    spec.check(flags.launch)
+    return flags.config, flags.launch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a run that follows from its flags, the same on every rank."""
+
+    name: str
+    config: Any
+    launch: Launch
+    n: int  # workers
+    texts: dict[str, str]  # the SPECs with defaults written out
+    period: int  # of AgreedSteps
+    shared: bool  # asynchronous: the workers share the budget
+    config_id: str
+    target: Path
+
+
+def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:
+    """Check what can be checked without a file or a message. Raises UserError."""
+    texts = {
+        "problem": problems.canonical(launch.problem),
+        "split": splits.canonical(launch.split),
+        "stragglers": stragglers.canonical(launch.stragglers),
+        "topology": "none",
+    }
+    stragglers.check_ranks(stragglers.parse(launch.stragglers), ranks)
+    period = AGREEMENT_PERIOD
+    if hasattr(config, "topology"):
+        texts["topology"] = topology.canonical(config.topology)
+        period = max(period, topology.diameter(topology.mixing_matrix(config.topology, ranks)))
+    asked = dataclasses.asdict(config) | dataclasses.asdict(launch) | texts | {"program": name, "n": ranks}
+    for output in ("ranks", "out", "overwrite"):
+        del asked[output]
+    config_id = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    target = launch.out or Path(f"{name}-{config_id}.h5")
+    return Plan(name, config, launch, ranks, texts, period, getattr(config, "asynchronous", False), config_id, target)
+
+
+def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: Launch) -> int:
+    """The whole of one run on this rank; its exit code."""
+    provenance.check_launch(comm.size, launch.ranks)
+    plan = make_plan(name, config, launch, comm.size)
+    agreement.on_root(comm, lambda: _check_target(plan))
+    xp = arrays.load(launch.backend, comm)
+    setting = Setting(comm, [comm.rank], plan.n, launch.split, config.seed, config.dtype, xp)
+    (problem,) = problems.build(launch.problem, setting)
+    return _Execution(comm, run, plan, problem, setting).execute()
+
+
+def _check_target(plan: Plan) -> None:
+    folder = plan.target.parent
+    if not folder.is_dir():
+        raise UserError(f"--out: the folder {folder} does not exist")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--out: the folder {folder} is not writable")
+    if plan.launch.overwrite:
+        return
+    if plan.target.exists():
+        raise UserError(f"--out: {plan.target} exists; name another file or add --overwrite")
+    if leftovers(plan.target):
+        raise UserError(f"--out: parts of a killed run of {plan.target} are left; `outpace show --recover {folder}` or --overwrite")
+
+
+class _Execution:
+    """One run on this rank, from its open part file to the merged trace."""
+
+    def __init__(self, comm: MeteredComm, run: RunFunction, plan: Plan, problem: Problem, setting: Setting) -> None:
+        self.comm, self.run, self.plan, self.problem = comm, run, plan, problem
+        self.diverged_step = -1
+        config, launch = plan.config, plan.launch
+        batches_per_epoch = problem.n_total / (plan.n * config.batch_size)
+        epochs = launch.epochs or (None if launch.time_budget else DEFAULT_EPOCHS)
+        steps = None if epochs is None else max(1, round(epochs * batches_per_epoch))
+        # The store of snapshots and the part file are opened together, so that either all ranks have both or the run
+        # ends before its timed part.
+        dtype = np.dtype(config.dtype)
+        self.capacity = traces.capacity(launch.evaluations, problem.dim, dtype)
+        if self.capacity < 2 * launch.evaluations and comm.rank == 0:
+            print(f"{plan.name}: --evaluations cut to {self.capacity // 2}: snapshots are limited to 512 MB a rank", file=sys.stderr)
+        self.attributes = self._attributes(setting)
+        self.part, self.snapshots = agreement.together(comm, self._open)
+        self.trace = Trace(comm, self.snapshots)
+        self.offset = clock.offset(comm)
+        self.part.append_offset(self.offset)
+        self.budget: Budget
+        if plan.shared:
+            total = None if steps is None else steps * plan.n
+            self.budget = SharedTickets(comm, total, launch.time_budget, self._start, self.trace)
+        else:
+            self.budget = AgreedSteps(comm, steps, launch.time_budget, self._start, plan.period)
+        delays = Delays(stragglers.parse(launch.stragglers), config.seed, comm.rank)
+        self.paced = PacedProblem(problem, comm, self.trace, delays, launch.compute_time, config.batch_size, self._diverged)
+        self.reporter = Reporter(plan.name, self.budget) if comm.rank == 0 else None
+        self.watch = Watch(comm, self.budget, self._flush, self.reporter.show if self.reporter else lambda: None)
+
+    def execute(self) -> int:
+        comm, trace = self.comm, self.trace
+        try:
+            x = self.run(comm, self.paced, self.plan.config, self.budget, trace)
+        except UserError:  # raised on every rank before the timed part: a graph that the program cannot use
+            self._remove_parts()
+            raise
+        if self.reporter:
+            self.reporter.close()
+        if self.diverged_step < 0 and not bool(self.problem.xp.isfinite(x).all()):
+            self._diverged(trace.steps)
+        reason = Stop(comm.allreduce(self.budget.reason, MPI.MAX))
+        last_s = trace.last_s + self.offset.seconds - self.start_s
+        end_s = comm.allreduce(last_s, MPI.MAX)
+        if self.plan.shared:
+            self.snapshots.offer(x, trace.steps, end_s)
+        end = clock.offset(comm)
+        agreement.together(comm, lambda: self._close(end))
+
+        tags = archive.common(comm.allgather(self.snapshots.tags()))
+        tags = tags[tags * traces.SLOT_S < end_s] if self.plan.shared else tags[tags < trace.steps]
+        x_end = arrays.to_host(x).astype(np.float64)
+        x_start = arrays.to_host(self.problem.x0()).astype(np.float64)
+        points = ([point] for point in (x_start, *(self.snapshots[tag] for tag in tags), x_end))
+        values, x_mean = evaluate(comm, self.plan.n, [self.problem], points)
+        attributes = {"status": STATUS[reason]}
+        agreement.on_root(comm, lambda: self._merge(attributes, tags, values, x_mean))
+        return self._report(reason)
+
+    def _start(self) -> float:
+        """Begin the timed part together: the start on this rank's clock."""
+        self.comm.Barrier()
+        self.start_s = self.comm.bcast(clock.now(self.comm))  # on rank 0's clock
+        local = self.start_s - self.offset.seconds
+        self.part.append("json", json.dumps({"started_s": local}).encode())
+        self.trace.start(local)
+        self.comm.meter.reset()
+        return local
+
+    def _open(self) -> tuple[Part, Snapshots]:
+        target, rank = self.plan.target, self.comm.rank
+        header = {
+            "rank": rank,
+            "ranks": self.comm.size,
+            "pid": os.getpid(),
+            "host": platform.node(),
+            "per_step": not self.plan.shared,
+            "capacity": self.capacity,
+            "attributes": self.attributes,
+        }
+        try:
+            if self.plan.launch.overwrite:
+                for path in (traces.part_path(target, rank), traces.models_path(target, rank)):
+                    path.unlink(missing_ok=True)
+            part = Part(target, rank, header)
+            path = traces.models_path(target, rank)
+            return part, Snapshots(self.capacity, self.problem.dim, np.dtype(self.plan.config.dtype), not self.plan.shared, path)
+        except OSError as error:
+            self._remove_parts()
+            raise UserError(f"--out: rank {rank} cannot write beside {target}: {error.strerror}") from None
+
+    def _remove_parts(self) -> None:
+        for path in (traces.part_path(self.plan.target, self.comm.rank), traces.models_path(self.plan.target, self.comm.rank)):
+            path.unlink(missing_ok=True)
+
+    def _flush(self) -> None:
+        self.part.append_rows(self.trace, self.comm.meter.messages, self.comm.meter.nbytes)
+
+    def _diverged(self, step: int) -> None:
+        self.diverged_step = step
+        self.budget.stop(Stop.DIVERGED)
+
+    def _close(self, end: clock.Offset) -> None:
+        try:
+            self.watch.last_flush()
+            self.part.append_offset(end)
+            self.part.close()
+        except OSError as error:
+            raise Unwritten(f"rank {self.comm.rank}: cannot write its part of the trace: {error.strerror}") from None
+
+    def _merge(self, attributes: dict[str, Any], tags: np.ndarray, values: archive.Columns, x_mean: np.ndarray) -> None:
+        try:
+            archive.merge(self.plan.target, attributes, tags, values, x_mean)
+        except OSError as error:
+            raise Unwritten(f"rank 0: cannot write {self.plan.target}: {error.strerror or error}") from None
+
+    def _report(self, reason: Stop) -> int:
+        """Print the one result line, or what went wrong, on rank 0; the exit code on every rank."""
+        failures = [(step, rank) for rank, step in enumerate(self.comm.allgather(self.diverged_step)) if step >= 0]
+        signalled = max(self.comm.allgather(self.watch.signal))
+        code = 1 if failures else 128 + signalled if signalled in (signal.SIGTERM, signal.SIGINT) else 0
+        if self.comm.rank == 0:
+            name, target = self.plan.name, self.plan.target
+            run = Run(target)
+            if failures:
+                step, rank = min(failures)
+                print(
+                    f"{name}: rank {rank}, step {step}: gradient or model is not finite (--step-size "
+                    f"{self.plan.config.step_size:g}); trace kept in {target} with status diverged",
+                    file=sys.stderr,
+                    flush=True,
+                )
+            else:
+                print(f"{name}: {_result(run)}; {STATUS[reason]}, {run.attrs['claim_class']}, wrote {target}", flush=True)
+        return code
+
+    def _attributes(self, setting: Setting) -> dict[str, Any]:
+        """Root attributes of the trace that are known before the run; collective."""
+        plan, launch, comm = self.plan, self.plan.launch, self.comm
+        resolved = dataclasses.asdict(plan.config) | dataclasses.asdict(launch) | plan.texts
+        resolved |= {"backend": setting.xp.__name__, "ranks": comm.size, "out": str(plan.target)}
+        arguments = shlex.join(sys.argv[1:])
+        return {
+            "status": "partial",
+            "algorithm": plan.name,
+            "command": f"mpiexec -n {comm.size} python -m mpi4py -m outpace.algorithms.{plan.name} {arguments}".strip(),
+            "config": json.dumps(resolved),
+            "config_id": plan.config_id,
+            **plan.texts,
+            "backend": setting.xp.__name__,
+            "dtype": plan.config.dtype,
+            "n_workers": plan.n,
+            "dim": self.problem.dim,
+            "n_total": self.problem.n_total,
+            "n_samples": comm.allgather(self.problem.n_samples),
+            "seed": plan.config.seed,
+            "claim_class": provenance.claim_class(comm, emulated=launch.compute_time > 0),
+            "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            **provenance.describe(comm, gpu=setting.xp is not np),
+        }
+
+
+class Unwritten(UserError):
+    """A disk that failed after the timed part; the parts are kept."""
+
+
+def _result(run: Run) -> str:
+    """The result of a run in words. No rate without a valid result: the loss must be finite and have fallen."""
+    loss = run.column("evaluations", "loss")
+    text = f"loss {loss[0]:.4g} -> {loss[-1]:.4g} in {run.attrs['wall_s']:.2f} s"
+    if run.has("evaluations", "accuracy"):
+        text += f", accuracy {run.column('evaluations', 'accuracy')[-1]:.3f}"
+    if not (np.isfinite(loss).all() and loss[-1] < loss[0]):
+        return f"{text}; the loss did not fall, so no rate is given"
+    return f"{text}, {run.samples_per_s():.0f} samples/s"

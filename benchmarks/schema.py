@@ -1,0 +1,114 @@
+"""The trace schema: what one HDF5 file per run holds (described for readers in results/README.md).
+
+The writer, the validator behind `outpace show` and the figures all read this table, so they cannot differ.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+SCHEMA: Final = "outpace/trace"
+VERSION: Final = 1
+
+STATUSES: Final = ("complete", "partial", "diverged")
+CLAIM_CLASSES: Final = ("measured", "emulated", "simulated")
+
+# The kinds of /events, in the order of their numbers. `inject` is the straggler's injected delay, `wait` is
+# for a ticket of the shared budget; time blocked inside a named exchange has the exchange's own kind.
+KINDS: Final = ("compute", "inject", "wait", "exchange", "allreduce", "vote", "pull", "push", "checkpoint")
+KIND: Final = {name: number for number, name in enumerate(KINDS)}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One 1-D column of a group: NumPy dtype, units (UDUNITS words; "1" for a count) and a long name."""
+
+    dtype: str
+    units: str
+    long_name: str
+    optional: bool = False
+
+
+# group -> column -> description. Columns of a group have equal length and share one dimension scale `row`
+# (`worker` in /clock, `coordinate` in /model).
+GROUPS: Final[dict[str, dict[str, Column]]] = {
+    "evaluations": {
+        "t_s": Column("f8", "s", "time since the start of the timed part, on rank 0's clock"),
+        "samples": Column("i8", "1", "samples used by all workers together until then"),
+        "epoch": Column("f8", "1", "samples / n_total"),
+        "loss": Column("f8", "1", "objective at the mean of the local models"),
+        "gradient_norm": Column("f8", "1", "Euclidean norm of the full gradient there"),
+        "consensus": Column("f8", "1", "(1/n) sum of squared distances of the local models to their mean"),
+        "accuracy": Column("f8", "1", "share of held-out samples classified correctly", optional=True),
+        "suboptimality": Column("f8", "1", "objective minus its known minimum", optional=True),
+    },
+    "steps": {
+        "rank": Column("i4", "1", "worker that computed the gradient"),
+        "step": Column("i8", "1", "the worker's own count of gradients, from 0"),
+        "t_s": Column("f8", "s", "time at which the gradient had been applied"),
+        "compute_s": Column("f8", "s", "time in the gradient, emulated compute time included"),
+        "injected_s": Column("f8", "s", "straggler delay injected into the gradient"),
+        "wait_s": Column("f8", "s", "time the gradient loop was blocked on other ranks"),
+        "staleness": Column("i8", "1", "gradients applied anywhere between the read of the model and the use"),
+        "local_writes": Column("i8", "1", "writes to the worker's own model between the read and the use"),
+        "samples": Column("i8", "1", "samples in the gradient"),
+    },
+    "events": {
+        "rank": Column("i4", "1", "rank on which it happened"),
+        "kind": Column("i1", "1", "what happened, see flag_meanings"),
+        "t_start_s": Column("f8", "s", "start"),
+        "t_end_s": Column("f8", "s", "end"),
+        "step": Column("i8", "1", "the worker's own step at the time"),
+        "peer": Column("i4", "1", "the other rank, -1 for none or many"),
+        "nbytes": Column("i8", "byte", "payload sent by this rank"),
+    },
+    "clock": {
+        "offset_s": Column("f8", "s", "rank 0's clock minus this rank's, at the start"),
+        "drift": Column("f8", "1", "change of the offset per second"),
+        "uncertainty_s": Column("f8", "s", "half the shortest round trip of the estimate"),
+    },
+    "model": {"x_mean": Column("f8", "1", "mean of the local models at the end")},
+}
+SCALES: Final = {"clock": "worker", "model": "coordinate"}  # the others: "row"
+
+# /traffic: two (n, n) tables over the scales `sender` and `receiver`, the timed part only.
+TRAFFIC: Final[dict[str, Column]] = {
+    "messages": Column("i8", "1", "messages sent"),
+    "nbytes": Column("i8", "byte", "payload sent"),
+}
+
+ATTRIBUTES: Final[dict[str, type]] = {
+    "schema": str,
+    "schema_version": int,
+    "status": str,
+    "algorithm": str,
+    "command": str,
+    "config": str,  # JSON, all values resolved
+    "config_id": str,  # hash of what was asked for, without the output flags
+    "problem": str,
+    "split": str,
+    "stragglers": str,
+    "topology": str,
+    "backend": str,
+    "dtype": str,
+    "n_workers": int,
+    "dim": int,
+    "n_total": int,
+    "n_samples": list,  # per worker
+    "seed": int,
+    "claim_class": str,
+    "started_utc": str,
+    "wall_s": float,
+    "outpace_version": str,
+    "git_commit": str,
+    "mpi_library": str,
+    "thread_level": str,
+    "hostnames": list,
+    "cpu_model": str,
+    "cores": int,
+    "gpu": str,
+    "python_version": str,
+    "numpy_version": str,
+    "mpi4py_version": str,
+    "h5py_version": str,
+    "cupy_version": str,
+}

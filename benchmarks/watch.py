@@ -1,0 +1,69 @@
+"""The watcher of a rank: one thread that flushes its part file, takes its signals and, on rank 0, shows progress."""
+
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from mpi4py import MPI
+
+from outpace.comm.budget import Budget, Stop
+
+PERIOD_S: Final = 1.0  # between two flushes
+GRACE_S: Final = 5.0  # from SIGTERM or Ctrl-C to a normal end; then the job is aborted
+ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+class Watch:
+    """Starts with the object, which must be made in the main thread, and lives as long as the process.
+
+    A signal asks the budget for an early end, which every rank then reaches in the normal way. SIGTERM and SIGINT
+    (not SIGUSR1, whose sender waits) abort the job if it has not ended GRACE_S later, be it blocked in MPI. Their
+    Python handlers do nothing: Python runs handlers in the main thread only, and not inside an MPI call. Instead the C
+    handler writes the signal's number to a pipe on which this thread sleeps, whichever thread the signal hits.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, budget: Budget, flush: Callable[[], None], show: Callable[[], None]) -> None:
+        self._comm, self._budget, self._flush, self._show = comm, budget, flush, show
+        self.signal = 0  # the last one taken
+        self._lock = threading.Lock()
+        self._flushing = True
+        self._pipe, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in (*ENDING, signal.SIGUSR1):
+            signal.signal(number, lambda *_: None)
+        threading.Thread(target=self._run, name="watch", daemon=True).start()
+
+    def last_flush(self) -> None:
+        """Flush once more and never again; signals are still taken."""
+        with self._lock:
+            self._flushing = False
+            self._flush()
+
+    def _run(self) -> None:
+        deadline = float("inf")
+        while True:
+            readable, _, _ = select.select([self._pipe], [], [], min(PERIOD_S, max(0.0, deadline - time.monotonic())))
+            if readable:
+                self.signal = os.read(self._pipe, 1)[0]
+                self._budget.stop(Stop.SIGNAL)
+                if self.signal in ENDING:
+                    deadline = min(deadline, time.monotonic() + GRACE_S)
+            try:
+                with self._lock:
+                    if self._flushing:
+                        self._flush()
+                        self._show()
+            except OSError as error:
+                self._abort(f"cannot write its part of the trace: {error.strerror}", 1)
+            if time.monotonic() >= deadline:
+                self._abort(f"{signal.Signals(self.signal).name}, and the run did not end within {GRACE_S:g} s", 128 + self.signal)
+
+    def _abort(self, cause: str, code: int) -> None:
+        print(f"rank {self._comm.rank}: {cause}; the job ends, what was written is kept for `outpace show --recover`", file=sys.stderr, flush=True)
+        self._comm.Abort(code)

@@ -1,0 +1,1 @@
+"""What the programs share between ranks. Knows no problem and no trace file."""

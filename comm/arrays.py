@@ -1,0 +1,131 @@
+"""NumPy and CuPy arrays side by side, and what MPI sees of them.
+
+MPI must not be handed a device array unless it was built for that, and never one whose kernels are still
+running (mpi4py cannot synchronise for us). So every array that is sent or received has a `twin`: the array
+itself where MPI can read it, else a pinned host copy. `copy` moves the data between the two, and costs nothing
+where they are one:
+
+    g_wire = twin(g, comm)           # once
+    copy(g, g_wire)                  # before MPI reads
+    comm.Allreduce(MPI.IN_PLACE, g_wire)
+    copy(g_wire, g)                  # after MPI wrote
+"""
+
+import ctypes
+import functools
+import os
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from outpace.comm.spec import UserError
+
+LOCAL_RANK_VARIABLES = ("SLURM_LOCALID", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK")
+
+
+def module(x: Any) -> ModuleType:
+    """The array module of `x`: numpy or cupy."""
+    if isinstance(x, np.ndarray):
+        return np
+    import cupy
+
+    return cupy  # type: ignore[no-any-return]
+
+
+def load(backend: str, comm: MPI.Intracomm) -> ModuleType:
+    """numpy or cupy for `backend` numpy, cupy or auto (cupy where every rank has a device); collective.
+
+    With cupy the rank's device is chosen: the only visible one, else by local rank. Raises UserError on every
+    rank where cupy was asked for and some rank has no device.
+    """
+    if backend == "numpy":
+        return np
+    reason = _no_device()
+    reasons = [(rank, text) for rank, text in enumerate(comm.allgather(reason)) if text]
+    if not reasons:
+        import cupy
+
+        cupy.cuda.Device(local_rank(comm) % cupy.cuda.runtime.getDeviceCount()).use()
+        return cupy  # type: ignore[no-any-return]
+    if backend == "cupy":
+        raise UserError(f"--backend cupy: rank {reasons[0][0]} {reasons[0][1]}; allowed here: numpy, auto")
+    return np
+
+
+def local_rank(comm: MPI.Intracomm) -> int:
+    """This rank's number on its node, from the launcher where it says so; else collective over comm."""
+    for name in LOCAL_RANK_VARIABLES:
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    rank = node.rank
+    node.Free()
+    return int(rank)
+
+
+def _no_device() -> str:
+    """Why this process cannot use CuPy, or nothing."""
+    try:
+        import cupy
+    except ImportError:
+        return "has no CuPy"
+    return "" if cupy.cuda.is_available() else "has CuPy but no GPU"
+
+
+def cuda_aware(comm: MPI.Intracomm) -> bool:
+    """Whether this MPI says that it reads device memory. In doubt it does not: guessing wrong is a crash."""
+    info = comm.Get_info()
+    kinds = info.Get("mpi_memory_alloc_kinds") or ""
+    info.Free()
+    return "cuda" in kinds or _cuda_support_of_library()
+
+
+@functools.cache
+def _cuda_support_of_library() -> bool:
+    # The symbol is not global in the process, so the loaded library is found among the mapped files.
+    with open("/proc/self/maps") as maps:
+        libraries = {line.split()[-1] for line in maps if "/libmpi" in line}
+    for library in libraries:
+        query = getattr(ctypes.CDLL(library), "MPIX_Query_cuda_support", None)
+        if query is not None:
+            return bool(query())
+    return False
+
+
+def twin(x: Any, comm: MPI.Intracomm) -> Any:
+    """The array through which MPI sees `x`: `x` itself, or a pinned host array of its shape and dtype."""
+    if isinstance(x, np.ndarray) or cuda_aware(comm):
+        return x
+    import cupyx
+
+    return cupyx.empty_like_pinned(x)
+
+
+def copy(source: Any, target: Any) -> None:
+    """Make `target` hold `source`, on whichever side each lives; complete, for MPI too, on return."""
+    if source is not target:
+        if isinstance(source, np.ndarray) and isinstance(target, np.ndarray):
+            np.copyto(target, source)
+            return
+        if isinstance(target, np.ndarray):
+            source.get(out=target)
+        elif isinstance(source, np.ndarray):
+            target.set(source)
+        else:
+            target[...] = source
+    synchronise(source)
+
+
+def synchronise(x: Any) -> None:
+    """Wait until the kernels that write `x` are done."""
+    if not isinstance(x, np.ndarray):
+        import cupy
+
+        cupy.cuda.get_current_stream().synchronize()
+
+
+def to_host(x: Any) -> np.ndarray:
+    """`x` as a NumPy array, without a copy where it is one."""
+    return x if isinstance(x, np.ndarray) else x.get()  # type: ignore[no-any-return]

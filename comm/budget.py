@@ -1,0 +1,162 @@
+"""The budget of a run: `for k in budget:` is the loop of every program.
+
+A synchronous program counts its own steps and every rank leaves the loop at the same k. An asynchronous one
+shares the budget: k counts the gradients of all workers, each k is handed out once, and exactly K are applied.
+Both end early when the time is up, on a signal and when a gradient is not finite.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from enum import IntEnum
+from typing import Any, Final, Protocol
+
+import numpy as np
+from mpi4py import MPI
+
+from outpace.comm import clock, threads
+
+ASK, TICKET = 1, 2  # message tags
+NONE_LEFT: Final = -1
+
+
+class Stop(IntEnum):
+    """Why a loop ends before its budget is used up; the largest one counts."""
+
+    NO = 0
+    TIME = 1
+    SIGNAL = 2
+    DIVERGED = 3
+
+
+class Waits(Protocol):
+    """The part of a trace that a budget needs."""
+
+    def phase(self, kind: str) -> AbstractContextManager[Any]: ...
+
+
+class Budget:
+    """`total` rounds (None: no limit) and `seconds` (None: no limit), whichever ends first.
+
+    `start` is called on every rank when the loop begins and returns the start of the timed part on the local
+    clock; what a program does before its loop is set-up and not timed.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, total: int | None, seconds: float | None, start: Callable[[], float]) -> None:
+        self.comm = comm
+        self.total = total
+        self.seconds = seconds
+        self._start = start
+        self._deadline = np.inf
+        self.reason = Stop.NO
+        self.count = 0  # rounds begun; of all workers on rank 0 where tickets are shared
+
+    def stop(self, reason: Stop) -> None:
+        """Ask for an early end, from any thread of any rank; the loops end as soon as it can be agreed."""
+        self.reason = max(self.reason, reason)
+
+    def _begin(self) -> None:
+        started = self._start()
+        if self.seconds is not None:
+            self._deadline = started + self.seconds
+
+    def _look(self) -> Stop:
+        if self.reason is Stop.NO and clock.now(self.comm) >= self._deadline:
+            self.stop(Stop.TIME)
+        return self.reason
+
+
+class AgreedSteps(Budget):
+    """k = 0, 1, ... the same on every rank, for synchronous programs.
+
+    Every `period` steps each rank posts a non-blocking maximum over the reasons to stop and reads it `period`
+    steps later. With a period of at least the graph's diameter nobody waits for anyone whom the program's own
+    messages have not already waited for; a rank that stopped by its own clock would hang its neighbours.
+    """
+
+    def __init__(
+        self, comm: MPI.Intracomm, total: int | None, seconds: float | None, start: Callable[[], float], period: int
+    ) -> None:
+        super().__init__(comm, total, seconds, start)
+        self.period = period
+
+    def __iter__(self) -> Iterator[int]:
+        comm = self.comm.Dup()
+        mine, agreed = np.zeros(1, dtype=np.int8), np.zeros(1, dtype=np.int8)
+        request = MPI.REQUEST_NULL
+        self._begin()
+        for k in itertools.count() if self.total is None else range(self.total):
+            if k % self.period == 0:
+                request.Wait()
+                if agreed[0]:
+                    break
+                mine[0] = self._look()
+                request = comm.Iallreduce(mine, agreed, MPI.MAX)
+            self.count = k + 1
+            yield k
+        request.Wait()
+        self.stop(Stop(agreed[0]))
+        comm.Free()
+
+
+class SharedTickets(Budget):
+    """k = 0 .. K-1 handed out once each over all ranks, by rank 0, for asynchronous programs.
+
+    The gradient loop makes no remote call: a thread fetches its next ticket while the current gradient is
+    computed. `mpi4py.util.sync.Counter` would be shorter, but an MPI may serve it only when rank 0 enters MPI,
+    so that a slow rank 0 slows everybody.
+    """
+
+    def __init__(
+        self, comm: MPI.Intracomm, total: int | None, seconds: float | None, start: Callable[[], float], trace: Waits
+    ) -> None:
+        super().__init__(comm, total, seconds, start)
+        self._trace = trace
+        self._lock = threads.lock(comm)
+
+    def __iter__(self) -> Iterator[int]:
+        comm = self.comm.Dup()
+        wanted, tickets = threads.channel(comm), threads.channel(comm)
+        self._begin()
+        if comm.rank == 0:
+            thread = threads.start(comm, self._serve, comm)
+            yield from iter(self._take, NONE_LEFT)
+        else:
+            thread = threads.start(comm, self._fetch, comm, wanted, tickets)
+            wanted.put(True)
+            while True:
+                with self._trace.phase("wait"):
+                    k = tickets.get()
+                if k == NONE_LEFT:
+                    break
+                wanted.put(True)  # the next one travels while this gradient is computed
+                yield k
+        thread.join()
+        comm.Free()
+
+    def _take(self) -> int:
+        with self._lock:
+            if self.count == self.total or self._look():
+                return NONE_LEFT
+            self.count += 1
+            return self.count - 1
+
+    def _serve(self, comm: MPI.Intracomm) -> None:
+        """Rank 0: answer every other rank until it was told that none is left."""
+        reason, ticket, status = np.empty(1, dtype=np.int64), np.empty(1, dtype=np.int64), MPI.Status()
+        told = 0
+        while told < comm.size - 1:
+            clock.wait(comm, [comm.Irecv(reason, MPI.ANY_SOURCE, ASK)], [status])
+            self.stop(Stop(reason[0]))
+            ticket[0] = self._take()
+            told += ticket[0] == NONE_LEFT
+            clock.wait(comm, [comm.Isend(ticket, status.source, TICKET)])
+
+    def _fetch(self, comm: MPI.Intracomm, wanted: threads.Channel[bool], tickets: threads.Channel[int]) -> None:
+        """The other ranks: one ticket for each one wanted, until none is left. The request carries a wish to stop."""
+        reason, ticket = np.empty(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
+        while ticket[0] != NONE_LEFT:
+            wanted.get()
+            reason[0] = self.reason
+            clock.wait(comm, [comm.Irecv(ticket, 0, TICKET), comm.Isend(reason, 0, ASK)])
+            tickets.put(int(ticket[0]))

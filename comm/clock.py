@@ -1,0 +1,103 @@
+"""Time: the local clock, sleeping, waiting for messages without burning a core, and aligned clocks.
+
+Programs take time from here, never from `time`, and pass their communicator: whoever runs them decides
+what a second is.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from mpi4py import MPI
+
+SPIN_S: Final = 100e-6  # yield the core this long before sleeping: a message under way arrives sooner than a nap ends
+NAP_S: Final = (20e-6, 1e-3)  # shortest and longest sleep between two looks at a request
+ROUND_TRIPS: Final = 200  # per offset estimate; the fastest one is kept
+
+
+def now(comm: MPI.Intracomm) -> float:
+    """Seconds on this rank's monotonic clock; ranks of one node share it."""
+    return time.monotonic()
+
+
+def sleep(comm: MPI.Intracomm, seconds: float) -> None:
+    time.sleep(seconds)
+
+
+def wait(comm: MPI.Intracomm, requests: Sequence[MPI.Request], statuses: list[MPI.Status] | None = None) -> None:
+    """Complete every request. Polls at a falling rate and sleeps in between, so that ranks may share cores."""
+    requests = list(requests)
+    spin_until = time.monotonic() + SPIN_S
+    nap = NAP_S[0]
+    while not MPI.Request.Testall(requests, statuses):
+        if time.monotonic() < spin_until:
+            time.sleep(0)
+        else:
+            time.sleep(nap)
+            nap = min(2 * nap, NAP_S[1])
+
+
+@dataclass(frozen=True)
+class Offset:
+    """Rank 0's clock minus this rank's: `seconds`, right to `uncertainty` s, as of local time `at`."""
+
+    at: float
+    seconds: float
+    uncertainty: float
+
+
+def offset(comm: MPI.Intracomm, read: Callable[[], float] | None = None) -> Offset:
+    """This rank's offset to rank 0 by ping-pong, from the fastest of ROUND_TRIPS round trips; collective.
+
+    Ranks on rank 0's node read the same clock, so their offset is 0 by definition; `read` replaces the clock
+    (and lifts that rule).
+    """
+    clock = read or time.monotonic
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    beside_root = node.allgather(comm.rank)[0] == 0
+    node.Free()
+    measured = comm.allgather(comm.rank > 0 and (read is not None or not beside_root))
+    here = Offset(clock(), 0.0, 0.0)
+    ping, pong = np.empty(1), np.empty(1)
+    for rank in np.flatnonzero(measured):
+        if comm.rank == 0:
+            for _ in range(ROUND_TRIPS):
+                comm.Recv(ping, int(rank))
+                pong[0] = clock()
+                comm.Send(pong, int(rank))
+        elif comm.rank == rank:
+            best = np.inf
+            for _ in range(ROUND_TRIPS):
+                sent = clock()
+                comm.Send(ping, 0)
+                comm.Recv(pong, 0)
+                received = clock()
+                if received - sent < best:
+                    best = received - sent
+                    middle = (sent + received) / 2
+                    here = Offset(middle, pong[0] - middle, best / 2)
+    return here
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Maps a rank's clock to rank 0's by the offsets at the start and, where there is one, at the end."""
+
+    start: Offset
+    end: Offset | None = None
+
+    @property
+    def drift(self) -> float:
+        """Change of the offset per second of the local clock."""
+        if self.end is None or self.end.at <= self.start.at:
+            return 0.0
+        return (self.end.seconds - self.start.seconds) / (self.end.at - self.start.at)
+
+    @property
+    def uncertainty(self) -> float:
+        return max(self.start.uncertainty, self.end.uncertainty if self.end else 0.0)
+
+    def to_root(self, local: np.ndarray) -> np.ndarray:
+        return local + self.start.seconds + self.drift * (local - self.start.at)

@@ -1,0 +1,121 @@
+"""A communicator that counts what this rank sends, to whom, where it is sent.
+
+Point-to-point and neighbour messages are charged to their destination. A collective is charged the lower bound
+of its payload as a ring would send it, to the next rank (B bytes per rank, n ranks):
+
+    Allreduce   2(n-1)/n B in 2(n-1) messages      Allgather  (n-1) B in n-1 messages
+    Alltoall    its n-1 blocks, to their receivers
+"""
+
+import threading
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+
+class Meter:
+    """Messages and payload bytes that this rank has sent to each rank, shape (n,) each."""
+
+    def __init__(self, n: int) -> None:
+        self.messages = np.zeros(n, dtype=np.int64)
+        self.nbytes = np.zeros(n, dtype=np.int64)
+        self._lock = threading.Lock()  # the gradient loop and the communication thread both send
+
+    def sent(self, destination: int, nbytes: int, messages: int = 1) -> None:
+        with self._lock:
+            self.messages[destination] += messages
+            self.nbytes[destination] += nbytes
+
+    def reset(self) -> None:
+        with self._lock:
+            self.messages[:] = 0
+            self.nbytes[:] = 0
+
+
+def payload(buffer: Any) -> int:
+    """Bytes of an MPI buffer argument: an array, `[array, type]`, `[array, count, type]` or None."""
+    if buffer is None:
+        return 0
+    if isinstance(buffer, list | tuple):
+        array, *_, datatype = buffer
+        if len(buffer) == 3:
+            return int(buffer[1]) * int(datatype.Get_size())
+        return payload(array)
+    return int(buffer.nbytes)
+
+
+class MeteredComm(MPI.Intracomm):
+    """An intracommunicator with a `meter`. `Dup` and the graph communicators made from it share that meter."""
+
+    meter: Meter
+
+    def __new__(cls, comm: MPI.Intracomm, meter: Meter | None = None) -> "MeteredComm":
+        self = super().__new__(cls, comm)
+        self.meter = meter or Meter(comm.size)
+        return self
+
+    def Dup(self, info: MPI.Info | None = None) -> "MeteredComm":
+        return MeteredComm(MPI.Intracomm(self).Dup(info), self.meter)
+
+    def Create_dist_graph_adjacent(self, *args: Any, **kwargs: Any) -> "MeteredGraph":
+        return MeteredGraph(super().Create_dist_graph_adjacent(*args, **kwargs), self.meter)
+
+    def Send(self, buf: Any, dest: int, tag: int = 0) -> None:
+        self.meter.sent(dest, payload(buf))
+        super().Send(buf, dest, tag)
+
+    def Isend(self, buf: Any, dest: int, tag: int = 0) -> MPI.Request:
+        self.meter.sent(dest, payload(buf))
+        return super().Isend(buf, dest, tag)
+
+    def Sendrecv(self, sendbuf: Any, dest: int, *args: Any, **kwargs: Any) -> None:
+        self.meter.sent(dest, payload(sendbuf))
+        super().Sendrecv(sendbuf, dest, *args, **kwargs)
+
+    def Allreduce(self, sendbuf: Any, recvbuf: Any, op: MPI.Op = MPI.SUM) -> None:
+        self._charge_allreduce(recvbuf)
+        super().Allreduce(sendbuf, recvbuf, op)
+
+    def Iallreduce(self, sendbuf: Any, recvbuf: Any, op: MPI.Op = MPI.SUM) -> MPI.Request:
+        self._charge_allreduce(recvbuf)
+        return super().Iallreduce(sendbuf, recvbuf, op)
+
+    def Allgather(self, sendbuf: Any, recvbuf: Any) -> None:
+        n = self.size
+        block = payload(recvbuf) // n
+        if n > 1:
+            self.meter.sent((self.rank + 1) % n, (n - 1) * block, n - 1)
+        super().Allgather(sendbuf, recvbuf)
+
+    def Alltoall(self, sendbuf: Any, recvbuf: Any) -> None:
+        block = payload(recvbuf) // self.size
+        for rank in range(self.size):
+            if rank != self.rank:
+                self.meter.sent(rank, block)
+        super().Alltoall(sendbuf, recvbuf)
+
+    def _charge_allreduce(self, recvbuf: Any) -> None:
+        # A ring sends every chunk but one while reducing and again while gathering; a chunk is B/n rounded so
+        # that the n of them make B, hence the sum over ranks is 2(n-1)B to the byte.
+        n, nbytes = self.size, payload(recvbuf)
+        chunk = nbytes * (self.rank + 1) // n - nbytes * self.rank // n
+        if n > 1:
+            self.meter.sent((self.rank + 1) % n, 2 * (nbytes - chunk), 2 * (n - 1))
+
+
+class MeteredGraph(MPI.Distgraphcomm):
+    """A distributed-graph communicator that charges each neighbour message to its destination."""
+
+    meter: Meter
+
+    def __new__(cls, graph: MPI.Distgraphcomm, meter: Meter) -> "MeteredGraph":
+        self = super().__new__(cls, graph)
+        self.meter = meter
+        self.destinations = graph.Get_dist_neighbors()[1]
+        return self
+
+    def Ineighbor_allgather(self, sendbuf: Any, recvbuf: Any) -> MPI.Request:
+        for destination in self.destinations:
+            self.meter.sent(destination, payload(sendbuf))
+        return super().Ineighbor_allgather(sendbuf, recvbuf)

@@ -1,0 +1,160 @@
+"""SPECs: `name` or `name:key=value,key=value`, one frozen dataclass per name, one parser.
+
+A field's type gives the form of its value, its default makes the key optional and an `Annotated` `Range`
+bounds it. The dataclasses that make the command line flags are checked by the same rules (`check`).
+"""
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+class UserError(ValueError):
+    """Something the user can put right. Its text is the one line that is printed; the exit code is 2."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values a number may take: between `above` and `below` exclusive, and from `least` to `most` inclusive."""
+
+    above: float = -math.inf
+    below: float = math.inf
+    least: float = -math.inf
+    most: float = math.inf
+
+    def holds(self, value: float) -> bool:
+        return self.above < value < self.below and self.least <= value <= self.most and math.isfinite(value)
+
+    def __str__(self) -> str:
+        bounds = []
+        if self.above > -math.inf:
+            bounds.append(f"more than {_text(self.above)}")
+        if self.least > -math.inf:
+            bounds.append(f"at least {_text(self.least)}")
+        if self.below < math.inf:
+            bounds.append(f"less than {self.below:g}")
+        if self.most < math.inf:
+            bounds.append(f"at most {_text(self.most)}")
+        return " and ".join(bounds) or "finite"
+
+
+PositiveInt = Annotated[int, Range(least=1)]
+NonNegativeInt = Annotated[int, Range(least=0)]
+PositiveFloat = Annotated[float, Range(above=0)]
+NonNegativeFloat = Annotated[float, Range(least=0)]
+Probability = Annotated[float, Range(above=0, most=1)]
+Decay = Annotated[float, Range(least=0, below=1)]
+Factor = Annotated[float, Range(least=1)]  # a slow-down: 1 is full speed
+Switch = Annotated[int, Range(least=0, most=1)]  # `key=1` turns it on
+Seed = Annotated[int, Range(least=0, most=2**32 - 1)]  # one word of a NumPy seed, see `streams`
+
+
+def parse(text: str, catalogue: Mapping[str, type[T]], what: str) -> T:
+    """The dataclass instance that a SPEC means; `what` names the flag in errors.
+
+    Only the first `:` and the first `=` of a pair split, so a path may hold both.
+
+    >>> @dataclass(frozen=True)
+    ... class Fixed:
+    ...     rank: tuple[int, ...]
+    ...     factor: Factor
+    >>> parse("fixed:rank=0+3,factor=10", {"fixed": Fixed}, "--stragglers")
+    Fixed(rank=(0, 3), factor=10.0)
+
+    Raises UserError: unknown name or key, missing key, malformed value, value out of range.
+    """
+    name, _, rest = text.partition(":")
+    if name not in catalogue:
+        raise UserError(f"{what}: unknown name '{name}'; allowed: {', '.join(catalogue)}")
+    kind = catalogue[name]
+    hints = _hints(kind)
+    values: dict[str, Any] = {}
+    for pair in rest.split(",") if rest else []:
+        key, equals, value = pair.partition("=")
+        if key not in hints:
+            raise UserError(f"{what} {name}: unknown key '{key}'; allowed: {', '.join(hints) or 'none'}")
+        if not equals or not value:
+            raise UserError(f"{what} {name}: '{pair}' is not of the form key=value")
+        if key in values:
+            raise UserError(f"{what} {name}: key '{key}' given twice")
+        values[key] = _convert(value, hints[key], f"{what} {name}: {key}")
+    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]  # type: ignore[arg-type]
+    if missing:
+        raise UserError(f"{what} {name}: needs {', '.join(key + '=' for key in missing)}")
+    spec = kind(**values)
+    check(spec, lambda key: f"{what} {name}: {key}")
+    return spec
+
+
+def render(spec: Any, catalogue: Mapping[str, type[Any]]) -> str:
+    """The SPEC text of a parsed SPEC with every default written out, so that equal SPECs are equal text."""
+    name = next(name for name, kind in catalogue.items() if type(spec) is kind)
+    values = []
+    for f in fields(spec):
+        value = getattr(spec, f.name)
+        if value is None:
+            continue
+        parts = value if isinstance(value, tuple) else (value,)
+        values.append(f"{f.name}={'+'.join(map(_text, parts))}")
+    return name + (":" + ",".join(values) if values else "")
+
+
+def check(config: Any, label: Any = lambda key: "--" + key.replace("_", "-")) -> None:
+    """Raise UserError for the first field outside its `Range` or `Literal`; `label(key)` names it."""
+    for key, hint in _hints(type(config)).items():
+        value = getattr(config, key)
+        if value is None:
+            continue
+        base, bounds = _split(hint)
+        if get_origin(base) is Literal and value not in get_args(base):
+            allowed = ", ".join(map(str, get_args(base)))
+            raise UserError(f"{label(key)} is '{value}'; allowed: {allowed}")
+        for bound in bounds:
+            for number in value if isinstance(value, tuple) else (value,):
+                if not bound.holds(number):
+                    rule = bound if math.isfinite(number) else "finite"
+                    raise UserError(f"{label(key)} is {_text(number)}; it must be {rule}")
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {f.name: hints[f.name] for f in fields(kind)}
+
+
+def _split(hint: Any) -> tuple[Any, list[Range]]:
+    """A field's plain type and its ranges, those of a tuple's items among them, with `None |` and `Annotated`
+    taken off."""
+    if get_origin(hint) in (Union, types.UnionType):
+        (hint,) = (option for option in get_args(hint) if option is not type(None))
+    if get_origin(hint) is Annotated:
+        hint, *extras = get_args(hint)
+        base, bounds = _split(hint)
+        return base, [extra for extra in extras if isinstance(extra, Range)] + bounds
+    if get_origin(hint) is tuple:
+        return hint, _split(get_args(hint)[0])[1]
+    return hint, []
+
+
+def _text(value: Any) -> str:
+    """The shortest text that reads back as the same value: 10 for 10.0."""
+    return repr(float(value)).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def _convert(text: str, hint: Any, label: str) -> Any:
+    base, _ = _split(hint)
+    if get_origin(base) is tuple:
+        return tuple(_convert(part, get_args(base)[0], label) for part in text.split("+"))
+    try:
+        if base is int:
+            number = float(text)  # 1e6 is an integer to a person
+            if number != int(number):
+                raise ValueError
+            return int(text) if text.lstrip("+-").isdigit() else int(number)
+        return base(text) if base in (float, str) else text
+    except (ValueError, OverflowError):
+        form = "a whole number" if base is int else "a number"
+        raise UserError(f"{label} is '{text}', not {form}") from None

@@ -1,0 +1,18 @@
+"""Random streams: what they are for. Every one is `numpy.random.default_rng([PURPOSE, seed, ...])`.
+
+The purpose comes first, so two uses never share numbers, however alike the rest is. Within a purpose the list
+has one fixed length, and each of its numbers is below 2^32. NumPy cuts the numbers into words of 32 bits and
+pads with zeros: `[5, 1]` is the stream of `[5, 1, 0]`, and `[5, 2**32 + 7, 0]` that of `[5, 7, 1]`. Worker 0
+would repeat what all workers share, and worker 0 of a large seed what worker 1 of a small one draws.
+"""
+
+from typing import Final
+
+BATCHES: Final = 1  # which samples a gradient uses
+DELAYS: Final = 2  # injected straggler delays
+NOISE: Final = 3  # gradient noise of made problems
+SPLIT: Final = 4  # which samples a worker holds
+INIT: Final = 5  # the start x_0
+PEERS: Final = 6  # whom a worker averages with
+MADE_DATA: Final = 7  # data and coefficients of made problems
+GRAPH: Final = 8  # edges of random topologies

@@ -1,0 +1,48 @@
+"""Threads for the communication side of a program, and what it shares with the gradient loop.
+
+Everything takes the communicator and keeps no state here, for the reason given in `clock`.
+"""
+
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from mpi4py import MPI
+
+
+def start(comm: MPI.Intracomm, target: Callable[..., None], *args: Any) -> threading.Thread:
+    """Run `target(*args)` in a thread. An exception in it ends the job: nobody would miss the thread otherwise.
+
+    Raises RuntimeError where this MPI cannot be called from two threads.
+    """
+    if MPI.Query_thread() != MPI.THREAD_MULTIPLE:
+        raise RuntimeError("this program calls MPI from two threads, and this MPI was started without MPI_THREAD_MULTIPLE")
+
+    def guarded() -> None:
+        try:
+            target(*args)
+        except BaseException:
+            print(f"rank {comm.rank}: exception in the communication thread\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+            comm.Abort(1)
+
+    thread = threading.Thread(target=guarded, name=target.__name__, daemon=True)
+    thread.start()
+    return thread
+
+
+Channel = queue.SimpleQueue  # first in, first out; `get` sleeps until there is something
+
+
+def lock(comm: MPI.Intracomm) -> threading.Lock:
+    return threading.Lock()
+
+
+def event(comm: MPI.Intracomm) -> threading.Event:
+    return threading.Event()
+
+
+def channel(comm: MPI.Intracomm) -> Channel[Any]:
+    return queue.SimpleQueue()
