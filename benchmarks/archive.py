@@ -39,16 +39,22 @@ class Parts:
 
     def seconds(self, rank: int, local: np.ndarray) -> np.ndarray:
         """Times of a rank's clock as seconds since the start."""
-        return self._alignments[rank].to_root(local) - self.headers[0]["started_s"]
+        started_s: float = self.headers[0]["started_s"]
+        return self._alignments[rank].to_root(local) - started_s
 
     def steps(self) -> Columns:
         """The columns of /steps in the order of time."""
         parts = []
         for rank, tables in enumerate(self._tables):
             rows = tables["steps"]
-            columns = {name: rows[name] for name in ("step", "compute_s", "injected_s", "wait_s", "local_writes", "samples")}
-            columns |= {"t_s": self.seconds(rank, rows["t_s"]), "read_s": self.seconds(rank, rows["read_s"])} if len(rows) else {
-                "t_s": rows["t_s"], "read_s": rows["read_s"]}
+            columns = {
+                name: rows[name] for name in ("step", "compute_s", "injected_s", "wait_s", "local_writes", "samples")
+            }
+            columns |= (
+                {"t_s": self.seconds(rank, rows["t_s"]), "read_s": self.seconds(rank, rows["read_s"])}
+                if len(rows)
+                else {"t_s": rows["t_s"], "read_s": rows["read_s"]}
+            )
             parts.append(columns | {"rank": np.full(len(rows), rank)})
         merged = _sorted(_concatenate(parts), "t_s")
         # Applied anywhere between the read and the use: only the merge sees all workers on one clock.
@@ -90,7 +96,9 @@ def evaluation_times(steps: Columns, tags: np.ndarray, per_step: bool, n: int) -
     """`t_s` and `samples` of snapshots: when every rank had taken that many steps, or at that moment."""
     if not per_step:
         moments = tags * traces.SLOT_S
-        return moments, np.concatenate([[0], np.cumsum(steps["samples"])])[np.searchsorted(steps["t_s"], moments, "right")]
+        return moments, np.concatenate([[0], np.cumsum(steps["samples"])])[
+            np.searchsorted(steps["t_s"], moments, "right")
+        ]
     moments, samples = np.empty(len(tags)), np.empty(len(tags), dtype=np.int64)
     for i, tag in enumerate(tags):
         moments[i] = steps["t_s"][steps["step"] == tag - 1].max()
@@ -107,7 +115,10 @@ def merge(target: Path, attributes: dict[str, Any], tags: np.ndarray, values: Co
     t_s, samples = evaluation_times(steps, tags, header["per_step"], header["attributes"]["n_workers"])
     t_s, samples = np.concatenate([[0.0], t_s]), np.concatenate([[0], samples])
     if len(t_s) < len(values["loss"]):
-        t_s, samples = np.append(t_s, steps["t_s"].max(initial=0.0)), np.append(samples, steps["samples"].sum())
+        t_s, samples = (
+            np.append(t_s, steps["t_s"].max(initial=0.0)),
+            np.append(samples, steps["samples"].sum()),
+        )
     attributes = header["attributes"] | {"wall_s": float(steps["t_s"].max(initial=0.0))} | attributes
     groups = {
         "evaluations": {"t_s": t_s, "samples": samples, "epoch": samples / attributes["n_total"], **values},
@@ -126,7 +137,7 @@ def write(target: Path, attributes: Mapping[str, Any], groups: Mapping[str, Colu
     temporary = target.with_name(f"{target.name}.part-merged")
     try:
         with h5py.File(temporary, "w") as file:
-            for name, value in (attributes | {"schema": schema.SCHEMA, "schema_version": schema.VERSION}).items():
+            for name, value in ({**attributes} | {"schema": schema.SCHEMA, "schema_version": schema.VERSION}).items():
                 file.attrs[name] = value
             for group, columns in groups.items():
                 _write_group(file.create_group(group), schema.GROUPS[group], columns, schema.SCALES.get(group, "row"))
@@ -161,17 +172,21 @@ def recover(folder: Path) -> list[Path]:
         config = json.loads(attributes["config"])
         setting = Setting(MPI.COMM_SELF, range(n), n, config["split"], config["seed"], attributes["dtype"], np)
         shares = problems.build(config["problem"], setting)
-        stores = [Snapshots.read(models_path(target, rank), header["capacity"], attributes["dim"], dtype) for rank in range(n)]
+        stores = [
+            Snapshots.read(models_path(target, rank), header["capacity"], attributes["dim"], dtype) for rank in range(n)
+        ]
         tags = _recoverable(parts, stores, header["per_step"])
         start = [share.x0().astype(np.float64) for share in shares]
-        values, x_mean = evaluate(MPI.COMM_SELF, n, shares, [start, *([store[tag] for store in stores] for tag in tags)])
+        values, x_mean = evaluate(
+            MPI.COMM_SELF, n, shares, [start, *([store[tag] for store in stores] for tag in tags)]
+        )
         merge(target, {"status": "partial"}, tags, values, x_mean)
     return targets
 
 
 def common(stores: Sequence[np.ndarray]) -> np.ndarray:
     """The tags that every rank has."""
-    tags = stores[0]
+    tags: np.ndarray = stores[0]
     for other in stores[1:]:
         tags = np.intersect1d(tags, other)
     return tags
@@ -191,7 +206,9 @@ def _recoverable(parts: Parts, stores: Sequence[Snapshots], per_step: bool) -> n
 
 def _alignment(rows: np.ndarray) -> Alignment:
     offsets = [Offset(*row.tolist()) for row in rows]
-    return Alignment(offsets[0], offsets[1] if len(offsets) > 1 else None) if offsets else Alignment(Offset(0.0, 0.0, 0.0))
+    return (
+        Alignment(offsets[0], offsets[1] if len(offsets) > 1 else None) if offsets else Alignment(Offset(0.0, 0.0, 0.0))
+    )
 
 
 def _concatenate(parts: Sequence[Columns]) -> Columns:
@@ -210,7 +227,11 @@ def _write_group(group: h5py.Group, described: Mapping[str, schema.Column], colu
     for name, column in described.items():
         if name not in columns and column.optional:
             continue
-        packed = {"chunks": (min(length, CHUNK),), "shuffle": True, "compression": "gzip", "compression_opts": 1} if length else {}
+        packed = (
+            {"chunks": (min(length, CHUNK),), "shuffle": True, "compression": "gzip", "compression_opts": 1}
+            if length
+            else {}
+        )
         dataset = group.create_dataset(name, data=columns[name].astype(column.dtype), **packed)
         dataset.attrs["units"] = column.units
         dataset.attrs["long_name"] = column.long_name

@@ -33,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="outpace", description="Distributed SGD on machines whose workers do not run at one pace.")
+    parser = argparse.ArgumentParser(
+        prog="outpace", description="Distributed SGD on machines whose workers do not run at one pace."
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     one = commands.add_parser(
@@ -48,12 +50,23 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("-n", dest="workers", type=_positive, required=True, metavar="RANKS", help="number of ranks")
     one.set_defaults(command=run)
 
-    one = commands.add_parser("show", help="what a trace holds", description="What traces hold; exit code 1 where one is broken.")
+    one = commands.add_parser(
+        "show", help="what a trace holds", description="What traces hold; exit code 1 where one is broken."
+    )
     one.add_argument("files", nargs="*", type=Path, metavar="FILE")
-    one.add_argument("--recover", type=Path, metavar="DIR", help="first turn the parts that killed runs left in DIR into traces")
+    one.add_argument(
+        "--recover",
+        type=Path,
+        metavar="DIR",
+        help="first turn the parts that killed runs left in DIR into traces",
+    )
     one.set_defaults(command=show)
 
-    one = commands.add_parser("plot", help="draw one figure from traces", description="Draw one figure; without arguments list the figures.")
+    one = commands.add_parser(
+        "plot",
+        help="draw one figure from traces",
+        description="Draw one figure; without arguments list the figures.",
+    )
     one.add_argument("figure", nargs="?", metavar="FIGURE")
     one.add_argument("files", nargs="*", type=Path, metavar="FILE")
     one.add_argument("-o", "--out", type=Path, help="file to write, .pdf, .png or .svg; default FIGURE.pdf")
@@ -61,15 +74,29 @@ def _parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser("micro", help="micro-benchmarks of the primitives beside raw MPI, validated first")
     one.add_argument("name", help="gossip, record or step")
-    one.add_argument("-n", dest="workers", type=_positive, metavar="RANKS", help="number of ranks; the benchmark's own default")
+    one.add_argument(
+        "-n",
+        dest="workers",
+        type=_positive,
+        metavar="RANKS",
+        help="number of ranks; the benchmark's own default",
+    )
     one.set_defaults(command=micro)
 
     one = commands.add_parser("doctor", help="what works here: MPI, threads, GPU")
     one.set_defaults(command=doctor)
 
     one = commands.add_parser("race", help="the main job: the three programs, with and without a slow worker")
-    one.add_argument("-o", "--out", type=Path, default=Path("results/runs/race"), help="folder for traces and figures (default %(default)s)")
-    one.add_argument("-n", dest="workers", type=_positive, default=4, metavar="RANKS", help="number of ranks (default 4)")
+    one.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        default=Path("results/runs/race"),
+        help="folder for traces and figures (default %(default)s)",
+    )
+    one.add_argument(
+        "-n", dest="workers", type=_positive, default=4, metavar="RANKS", help="number of ranks (default 4)"
+    )
     one.add_argument("--factor", type=float, default=10.0, help="how much slower the slow worker is (default 10)")
     one.add_argument("--epochs", type=float, default=20.0, help="passes over the data (default 20)")
     one.set_defaults(command=race)
@@ -100,7 +127,9 @@ def run(options: argparse.Namespace) -> int:
         from outpace.benchmarks.program import make_plan, parse_flags
 
         module = importlib.import_module(f"outpace.algorithms.{options.program}")
-        target = make_plan(options.program, *parse_flags(options.program, module.Config, options.flags), options.workers).target
+        target = make_plan(
+            options.program, *parse_flags(options.program, module.Config, options.flags), options.workers
+        ).target
         print(launcher.explain(ended, target), file=sys.stderr)
     return ended.code
 

@@ -25,7 +25,13 @@ def examine(comm: MPI.Intracomm) -> list[tuple[str, str, str]]:
         ("GPU", *_gpu()),
     ]
     aware = arrays.cuda_aware(comm)
-    lines.append(("CUDA-aware MPI", "yes" if aware else "no", "device arrays go to MPI directly" if aware else "GPU runs stage messages through pinned memory"))
+    lines.append(
+        (
+            "CUDA-aware MPI",
+            "yes" if aware else "no",
+            "device arrays go to MPI directly" if aware else "GPU runs stage messages through pinned memory",
+        )
+    )
     return lines
 
 
@@ -59,7 +65,10 @@ def _message(comm: MPI.Intracomm) -> tuple[str, str]:
 
 def _cores(comm: MPI.Intracomm) -> tuple[str, str]:
     cores = provenance.usable_cores()
-    return "ok", f"{cores} usable here; more ranks than that is `emulated`, and needs --compute-time for honest timings"
+    return (
+        "ok",
+        f"{cores} usable here; more ranks than that is `emulated`, and needs --compute-time for honest timings",
+    )
 
 
 def _blas() -> tuple[str, str]:

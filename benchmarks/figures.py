@@ -1,9 +1,9 @@
 """The figures over traces, behind `outpace plot`: one function each, all in the table FIGURES.
 
-A figure function gets the runs and an empty matplotlib figure of one column's width, and fills it. What every
-figure owes its reader is added by `compose`: the lines that state problem, split, workers and claim class,
-and the legend outside of the data. A new figure is one function and one row of FIGURES; the first line of its
-docstring is what `outpace plot` lists.
+A figure function gets the runs and an empty matplotlib figure of one column's width, fills it and returns
+what its readers must know of how repetitions are drawn. `compose` adds what every figure states (problem,
+split, workers, claim class) and the legend outside of the data. A new figure is one function and one row of
+FIGURES; the first line of its docstring is what `outpace plot` lists.
 
 In every figure a program has one colour and one marker, and a straggler setting one dash pattern, so that a
 print in grey can be read. Runs that differ in nothing but seed and length are repetitions of one another:
@@ -26,14 +26,14 @@ from outpace.comm.spec import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 SUFFIXES: Final = (".pdf", ".png", ".svg")
 WIDTH: Final = 3.5  # inches: one column of a two-column page
-HEIGHT: Final = 2.3  # inches: one panel with its labels, without the legend
+HEIGHT: Final = 1.95  # inches: one panel with its labels, without the facts above and the legend below
 LINE: Final = 58  # characters of 8 pt in WIDTH
-ENTRY: Final = 46  # the same in a line of the legend
+ENTRY: Final = 44  # the same beside a handle of the legend or above a panel
+NO_BREAK: Final = "\u00a0"  # a space at which no line ends
 INTERVAL_FROM: Final = 10  # repetitions from which an interval replaces the single runs
 BOOTSTRAP: Final = 71  # purpose of the random numbers behind the intervals of ratios
 
@@ -132,36 +132,36 @@ def compose(name: str, runs: Sequence[Run]) -> "Figure":
     _check_shared(name, runs)
     with _style():
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-        FIGURES[name](runs, figure)
-        figure.suptitle(_facts(runs), x=0.01, ha="left", color="0.3")
+        note = FIGURES[name](runs, figure)
+        facts = figure.suptitle(_facts(runs, note), x=0.01, ha="left", color="0.3")
+        figure.set_figheight(figure.get_figheight() + facts.get_window_extent().height / figure.dpi)
         _add_legend(figure)
     return figure
 
 
-def loss_time(runs: Sequence[Run], figure: "Figure") -> None:
+def loss_time(runs: Sequence[Run], figure: "Figure") -> str:
     """Loss against time; logarithmic where it spans a factor of ten."""
-    _curves(runs, figure.add_subplot(), ("t_s", "time (s)"), ("loss", "loss at the mean model"))
+    return _curves(runs, figure.add_subplot(), ("t_s", "time (s)"), ("loss", "loss at the mean model"))
 
 
-def loss_epochs(runs: Sequence[Run], figure: "Figure") -> None:
+def loss_epochs(runs: Sequence[Run], figure: "Figure") -> str:
     """Loss against passes over the data; logarithmic where it spans a factor of ten."""
-    _curves(
-        runs, figure.add_subplot(), ("epoch", "epochs of all workers"), ("loss", "loss at the mean model")
-    )
+    _curves(runs, figure.add_subplot(), ("epoch", "epochs of all workers"), ("loss", "loss at the mean model"))
 
 
-def consensus(runs: Sequence[Run], figure: "Figure") -> None:
+def consensus(runs: Sequence[Run], figure: "Figure") -> str:
     """Mean squared distance of the local models to their mean, against time."""
     label = "mean squared distance\nto the mean model"
-    _curves(runs, figure.add_subplot(), ("t_s", "time (s)"), ("consensus", label), log=True)
+    return _curves(runs, figure.add_subplot(), ("t_s", "time (s)"), ("consensus", label), log=True)
 
 
-def epoch_time(runs: Sequence[Run], figure: "Figure") -> None:
+def epoch_time(runs: Sequence[Run], figure: "Figure") -> str:
     """Time per epoch against the factor of the slow ranks, in seconds and over the same without them."""
+    groups = _repetitions(runs)
     factors, count = _slow_downs(runs)
     n = runs[0].attrs["n_workers"]
     absolute, relative = figure.subplots(2, 1, sharex=True)
-    figure.set_figheight(2 * HEIGHT - 0.4)
+    figure.set_figheight(2 * HEIGHT)
     for members in _grouped(runs, "algorithm"):
         times: dict[float, list[float]] = {}
         for run in members:
@@ -171,7 +171,7 @@ def epoch_time(runs: Sequence[Run], figure: "Figure") -> None:
         if 1.0 not in times:
             raise UserError(f"epoch-time: no run of {name} with --stragglers none to compare with")
         look = {**_look(members[0], runs), "linestyle": DASHES[0]}
-        _points(absolute, times, None, label=name + _counted(times.values()), **look)
+        _points(absolute, times, None, label=name, **look)
         _points(relative, times, times[1.0], **look)
     s = np.geomspace(1, max(factors.values()), 100)
     relative.plot(s, s, label="ideal synchronous: s", dashes=(1.5, 1.5), **LAW)
@@ -183,9 +183,10 @@ def epoch_time(runs: Sequence[Run], figure: "Figure") -> None:
     relative.set_xlabel(f"injected slow-down s of {'one rank' if count == 1 else f'{count} ranks'} of {n}")
     absolute.set_ylabel("time per epoch (s)")
     relative.set_ylabel("time per epoch over\nthat without stragglers")
+    return _medians(groups)
 
 
-def speed_up(runs: Sequence[Run], figure: "Figure") -> None:
+def speed_up(runs: Sequence[Run], figure: "Figure") -> str:
     """Samples per second against the number of workers, over those of the smallest number."""
     for run in runs:
         if run.attrs["claim_class"] == "emulated" and not _compute_per_sample(run):
@@ -193,7 +194,7 @@ def speed_up(runs: Sequence[Run], figure: "Figure") -> None:
                 f"speed-up: ranks of {run.path} shared cores, which allows no claim of speed-up; "
                 "allowed: runs with --compute-time, or with a core for each rank"
             )
-    _repetitions(runs)  # refuses those that are none
+    groups = _repetitions(runs)
     axes = figure.add_subplot()
     smallest = set()
     for members in _grouped(runs, "algorithm", "stragglers"):
@@ -204,8 +205,8 @@ def speed_up(runs: Sequence[Run], figure: "Figure") -> None:
         if len(rates) == 1:
             raise UserError(f"speed-up: {members[0].label}: needs runs with two or more numbers of workers")
         smallest.add(least)
-        base = f"; 1 is {float(f'{np.median(rates[least]):.3g}'):g} samples/s at n = {least}"
-        label = members[0].label + base + _counted(rates.values())
+        base = f"{float(f'{np.median(rates[least]):.3g}'):g}/s at n = {least}"
+        label = f"{members[0].label} ({base.replace(' ', NO_BREAK)})"
         _points(axes, rates, rates[least], label=label, **_look(members[0], runs))
     counts = sorted({run.attrs["n_workers"] for run in runs})
     for least in smallest:
@@ -214,10 +215,11 @@ def speed_up(runs: Sequence[Run], figure: "Figure") -> None:
     _log_ticks(axes, counts)
     _log_axis(axes)
     axes.set_xlabel("workers n")
-    axes.set_ylabel("samples/s over those\nof the smallest n")
+    axes.set_ylabel("samples/s over those\nat the smallest n")
+    return _medians(groups)
 
 
-def staleness(runs: Sequence[Run], figure: "Figure") -> None:
+def staleness(runs: Sequence[Run], figure: "Figure") -> str:
     """Share of the gradients by their staleness, with the mean and the reference n - 1."""
     groups = _repetitions(runs)
     values = {run.path: run.column("steps", "staleness") for run in runs}
@@ -230,7 +232,7 @@ def staleness(runs: Sequence[Run], figure: "Figure") -> None:
     floor = 0.5 / max(len(column) for column in values.values())  # half of the smallest share there can be
     reference = runs[0].attrs["n_workers"] - 1
     panels = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    figure.set_figheight(0.6 + 0.95 * len(groups))
+    figure.set_figheight(0.3 + 0.95 * len(groups))
     for axes, group in zip(panels, groups, strict=True):
         colour = _look(group[0], runs)["color"]
         shares = np.array([np.histogram(values[run.path], edges)[0] / len(values[run.path]) for run in group])
@@ -246,9 +248,7 @@ def staleness(runs: Sequence[Run], figure: "Figure") -> None:
         top = axes.get_xaxis_transform()
         axes.plot(mean, 1, "v", color="black", transform=top, clip_on=False, label="mean")
         axes.axvline(reference, label=f"n − 1 = {reference}", dashes=(5, 2), **LAW)
-        axes.set_title(
-            _wrapped(f"{group[0].label}: mean {mean:.3g}{_counted([group])}{_ended(group)}"), pad=8
-        )
+        axes.set_title(_wrapped(f"{group[0].label}: mean {mean:.3g}{_ended(group)}", ENTRY), pad=8)
         axes.set_ylabel("share of the\ngradients")
     panels[0].set_yscale("log")
     panels[0].set_ylim(floor, 1.5)
@@ -256,9 +256,10 @@ def staleness(runs: Sequence[Run], figure: "Figure") -> None:
     panels[0].set_yticks(decades, [f"{100 * share:g} %" for share in decades])
     panels[0].set_yticks([], minor=True)
     panels[-1].set_xlabel("staleness (gradients applied meanwhile)")
+    return _medians(groups)
 
 
-def timeline(runs: Sequence[Run], figure: "Figure") -> None:
+def timeline(runs: Sequence[Run], figure: "Figure") -> str:
     """What each worker did in a few steps about the middle of each run."""
     import matplotlib.ticker
 
@@ -269,7 +270,7 @@ def timeline(runs: Sequence[Run], figure: "Figure") -> None:
     row = 0.15 if max(ranks) <= 16 else 2.4 / max(ranks)  # inches
     heights = [0.4 + row * count for count in ranks]
     panels = figure.subplots(len(runs), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    figure.set_figheight(0.7 + sum(heights))
+    figure.set_figheight(0.35 + sum(heights))
     labels = [run.label for run in runs]
     for run, axes, count, (middle, _) in zip(runs, panels, ranks, windows, strict=True):
         end = run.column("events", "t_end_s").max()
@@ -292,7 +293,7 @@ def timeline(runs: Sequence[Run], figure: "Figure") -> None:
                         label=legend,
                     )
         seed = f", seed {run.attrs['seed']}" if labels.count(run.label) > 1 else ""
-        axes.set_title(_wrapped(f"{run.label}{seed}, from {start:.3g} s{_ended([run])}"))
+        axes.set_title(_wrapped(f"{run.label}{seed}, from {start:.3g} s{_ended([run])}", ENTRY))
         axes.set_ylim(count - 0.4, -0.6)
         n = run.attrs["n_workers"]
         axes.yaxis.set_major_locator(matplotlib.ticker.MultipleLocator(math.ceil(0.12 / row)))
@@ -301,9 +302,10 @@ def timeline(runs: Sequence[Run], figure: "Figure") -> None:
         axes.set_ylabel("rank")
     panels[-1].set_xlim(0, scale * length)
     panels[-1].set_xlabel(f"time in the window ({unit})")
+    return ""
 
 
-FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], None]]] = {
+FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
     "loss-time": loss_time,
     "loss-epochs": loss_epochs,
     "epoch-time": epoch_time,
@@ -382,9 +384,7 @@ def _slow_downs(runs: Sequence[Run]) -> tuple[dict[Path, float], int]:
         if factors[run.path] > 1:
             first = first or (run, len(ranks))
             if len(ranks) != first[1]:
-                raise _differ(
-                    first[0], run, "number of slow ranks", first[1], len(ranks), "one figure holds one"
-                )
+                raise _differ(first[0], run, "number of slow ranks", first[1], len(ranks), "one figure holds one")
     if first is None:
         raise UserError("epoch-time: no run is slowed down; needs runs with --stragglers fixed:rank=,factor=")
     return factors, first[1]
@@ -398,25 +398,22 @@ def _compute_per_sample(run: Run) -> float:
 # How they are drawn.
 
 
-def _curves(
-    runs: Sequence[Run], axes: "Axes", x: tuple[str, str], y: tuple[str, str], log: bool = False
-) -> None:
-    """Draw a column of /evaluations against another, each given with its axis label."""
+def _curves(runs: Sequence[Run], axes: "Axes", x: tuple[str, str], y: tuple[str, str], log: bool = False) -> str:
+    """Draw a column of /evaluations against another, each given with its axis label; return the note."""
+    groups = _repetitions(runs)
     drawn = []
-    for group in _repetitions(runs):
+    for group in groups:
         look = _look(group[0], runs)
         curves = [_curve(run, x[0], y[0]) for run in group]
         drawn += curves
-        label = group[0].label + _counted([group]) + _ended(group)
+        label = group[0].label + _ended(group)
         if log and not any(values.any() for _, values in curves):
             label += ", exactly 0"
         if len(group) > 1:
             grid, table = _on_one_grid(group, curves)
             if len(group) < INTERVAL_FROM:
                 for curve in curves:
-                    axes.plot(
-                        *curve, color=look["color"], linestyle=look["linestyle"], linewidth=0.5, alpha=0.6
-                    )
+                    axes.plot(*curve, color=look["color"], linestyle=look["linestyle"], linewidth=0.5, alpha=0.6)
             else:
                 axes.fill_between(grid, *_interval(table), color=look["color"], alpha=0.2, linewidth=0)
             curves = [(grid, np.median(table, axis=0))]
@@ -429,18 +426,22 @@ def _curves(
     if log or (len(positive) == len(values) and positive.max() >= 10 * positive.min()):
         _log_axis(axes)
     # A run that explodes must not flatten the others.
-    starts = max(values[0] for _, values in drawn)
-    if 0 < 10 * starts < values.max():
-        axes.set_ylim(top=10 * starts)
+    start = max(values[0] for _, values in drawn)
+    if 0 < 10 * start < values.max():
+        axes.set_ylim(0.7 * positive.min() if axes.get_yscale() == "log" else None, 10 * start)
     ends = [xs[-1] for xs, _ in drawn]
     if max(ends) >= 5 * min(ends) > 0:  # else the fast runs would stand in a corner
-        axes.set_xscale("log", nonpositive="mask")
-        axes.set_xlim(left=0.8 * min(xs[xs > 0][0] for xs, _ in drawn))
-        _plain_numbers(axes.xaxis)
+        first = min(xs[xs > 0][0] for xs, _ in drawn)
+        axes.set_xscale("symlog", linthresh=first, linscale=0.3)
+        decades = 10.0 ** np.arange(math.ceil(math.log10(first)), math.log10(max(ends)))
+        axes.set_xticks([0.0, *decades], ["0", *(f"{decade:g}" for decade in decades)])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel(f"{x[1]}, logarithmic from {first:.1g} on")
     else:
-        axes.set_xlim(left=0)
-    axes.set_xlabel(x[1])
+        axes.set_xlabel(x[1])
+    axes.set_xlim(left=0)
     axes.set_ylabel(y[1])
+    return _medians(groups)
 
 
 def _curve(run: Run, x: str, y: str) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -482,12 +483,17 @@ def _points(
         if len(values[x]) < INTERVAL_FROM or (base and len(base) < INTERVAL_FROM):
             each = {
                 "marker": look["marker"],
-                "markersize": 2.5,
-                "markerfacecolor": "white",
+                "markersize": 3,
+                "markerfacecolor": "none",
                 "markeredgewidth": 0.5,
             }
             axes.plot(
-                [x] * len(values[x]), np.array(values[x]) / unit, linestyle="", color=look["color"], **each
+                [x] * len(values[x]),
+                np.array(values[x]) / unit,
+                ls="",
+                color=look["color"],
+                zorder=1.5,
+                **each,
             )
         elif values[x] is not base:
             low, high = _ratio_interval(values[x], base) if base else _interval(np.array(values[x]))
@@ -536,15 +542,9 @@ def _window(run: Run) -> tuple[float, float]:
 def _spans(run: Run, kinds: Collection[str], start: float, end: float) -> tuple[NDArray[Any], NDArray[Any]]:
     """Ranks (rows,) and (begin, duration) (rows, 2) in seconds from `start` of the events between the two."""
     t_start, t_end = run.column("events", "t_start_s"), run.column("events", "t_end_s")
-    inside = (
-        np.isin(run.column("events", "kind"), [KIND[kind] for kind in kinds])
-        & (t_end > start)
-        & (t_start < end)
-    )
+    inside = np.isin(run.column("events", "kind"), [KIND[kind] for kind in kinds]) & (t_end > start) & (t_start < end)
     begin = np.maximum(t_start[inside], start)
-    return run.column("events", "rank")[inside], np.stack(
-        [begin - start, np.minimum(t_end[inside], end) - begin], 1
-    )
+    return run.column("events", "rank")[inside], np.stack([begin - start, np.minimum(t_end[inside], end) - begin], 1)
 
 
 def _look(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
@@ -555,32 +555,30 @@ def _look(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
     levels = sorted({(_slowness(other), other.attrs["stragglers"]) for other in runs})
     texts = ["none", *(text for _, text in levels if text != "none")]
     if len(texts) > len(DASHES):
-        raise UserError(
-            f"{len(texts) - 1} straggler settings in one figure; allowed: {len(DASHES) - 1} besides none"
-        )
+        raise UserError(f"{len(texts) - 1} straggler settings in one figure; allowed: {len(DASHES) - 1} besides none")
     return {"color": colour, "marker": marker, "linestyle": DASHES[texts.index(stragglers)]}
 
 
-def _counted(groups: Iterable[Collection[Any]]) -> str:
-    """What a label says of the number of repetitions, the same or a range over the groups."""
+def _medians(groups: list[list[Run]]) -> str:
+    """What a figure says of its repetitions; nothing where there are none."""
     counts = sorted({len(group) for group in groups})
     if counts == [1]:
         return ""
     number = f"{counts[0]} runs" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} runs"
-    return f" (median{', 95 % interval' if counts[0] >= INTERVAL_FROM else ''} of {number})"
+    thin = ", thin: each run" if counts[0] < INTERVAL_FROM else ""
+    interval = ", with 95 % intervals" if counts[-1] >= INTERVAL_FROM else ""
+    return f"medians of {number}{thin}{interval}"
 
 
 def _ended(group: Sequence[Run]) -> str:
     """What a label says of runs that did not come to their end."""
     statuses = [run.attrs["status"] for run in group]
-    return "".join(
-        f", {statuses.count(status) if len(group) > 1 else ''} {status}".replace("  ", " ")
-        for status in ("partial", "diverged")
-        if status in statuses
-    )
+    of = f"of {len(group)} " if len(group) > 1 else ""
+    counts = {status: statuses.count(status) for status in ("partial", "diverged") if status in statuses}
+    return "".join(f", {f'{count} {of}' if of else ''}{status}" for status, count in counts.items())
 
 
-def _facts(runs: Sequence[Run]) -> str:
+def _facts(runs: Sequence[Run], note: str) -> str:
     """What every figure states: problem, split, workers, claim class, emulated compute time."""
     attrs, config = runs[0].attrs, runs[0].config
     counts = sorted({run.attrs["n_workers"] for run in runs})
@@ -588,7 +586,9 @@ def _facts(runs: Sequence[Run]) -> str:
     claim = attrs["claim_class"]
     if _compute_per_sample(runs[0]):
         claim += f": compute slept to {1e3 * config['compute_time']:g} ms per {config['batch_size']} samples"
-    return _wrapped(f"{attrs['problem']} · split {attrs['split']} · {workers} · {claim}")
+    facts = [attrs["problem"], f"split {attrs['split']}", workers, note, claim]
+    whole = [fact.replace(" ", NO_BREAK) for fact in facts if fact]
+    return _wrapped(" · ".join(whole))
 
 
 def _wrapped(text: str, width: int = LINE) -> str:
@@ -597,19 +597,19 @@ def _wrapped(text: str, width: int = LINE) -> str:
 
 
 def _log_axis(axes: "Axes") -> None:
-    """Make the y axis logarithmic; zeros are not drawn."""
-    axes.set_yscale("log", nonpositive="mask")
-    _plain_numbers(axes.yaxis)
-
-
-def _plain_numbers(axis: "Axis") -> None:
-    """Label a logarithmic axis in plain numbers, which stay at 8 pt, at 1, 2, 5 where it has few decades."""
+    """Make the y axis logarithmic, with ticks at 1, 2, 5 where it has few decades; zeros are not drawn."""
     import matplotlib.ticker
 
-    low, high = axis.get_view_interval()
-    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
-    axis.set_major_formatter(lambda value, _: f"{value:g}".replace("e-0", "e-").replace("e+0", "e"))
-    axis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+    axes.set_yscale("log", nonpositive="mask")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+    axes.yaxis.set_major_formatter(_plain)
+    axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+
+
+def _plain(value: float, _: int) -> str:
+    """A tick label without an exponent above the line, which would be smaller than 8 pt."""
+    return f"{value:g}".replace("e-0", "e-").replace("e+0", "e")
 
 
 def _log_ticks(axes: "Axes", ticks: Sequence[float]) -> None:

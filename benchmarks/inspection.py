@@ -44,7 +44,9 @@ def _check_column(file: h5py.File, name: str, column: schema.Column, dimensions:
         raise UserError(f"{file.filename}: column /{name} is missing")
     dataset = file[name]
     if dataset.dtype != np.dtype(column.dtype) or dataset.ndim != dimensions:
-        raise UserError(f"{file.filename}: /{name} is {dataset.ndim}-D {dataset.dtype}, not {dimensions}-D {np.dtype(column.dtype)}")
+        raise UserError(
+            f"{file.filename}: /{name} is {dataset.ndim}-D {dataset.dtype}, not {dimensions}-D {np.dtype(column.dtype)}"
+        )
     if dataset.attrs.get("units") != column.units:
         raise UserError(f"{file.filename}: /{name} has units {dataset.attrs.get('units')!r}, not {column.units!r}")
     if any(len(dimension) == 0 for dimension in dataset.dims):
@@ -74,8 +76,10 @@ def summary(run: Run) -> Table:
     steps = {name: run.column("steps", name) for name in ("rank", "compute_s", "injected_s", "wait_s", "staleness")}
     rows: dict[str, Any] = {
         "program": f"{run.name} ({a['algorithm']}), {a['status']}, {a['claim_class']}",
-        "workers": f"{a['n_workers']} on {len(set(a['hostnames']))} node(s), {a['cores']} core(s), {a['backend']} {a['dtype']}",
-        "problem": f"{a['problem']}, dim {a['dim']}, {a['n_total']} samples ({_span(a['n_samples'])} a worker), split {a['split']}",
+        "workers": f"{a['n_workers']}, {len(set(a['hostnames']))} node(s), {a['cores']} core(s)",
+        "arrays": f"{a['backend']} {a['dtype']}",
+        "problem": f"{a['problem']}, dim {a['dim']}",
+        "data": f"{a['n_total']} samples, {_span(a['n_samples'])} a worker, split {a['split']}",
         "topology": a["topology"],
         "stragglers": a["stragglers"],
         "run": f"{len(steps['rank'])} gradients in {a['wall_s']:.3f} s, started {a['started_utc']}, seed {a['seed']}",
@@ -95,8 +99,12 @@ def summary(run: Run) -> Table:
         rows["gradients by rank"] = " ".join(map(str, np.bincount(steps["rank"], minlength=a["n_workers"])))
     sent = run.column("traffic", "nbytes").sum(axis=1)
     messages = run.column("traffic", "messages").sum(axis=1)
-    rows["sent"] = f"{sent.sum() / 1e6:.3f} MB in {messages.sum()} messages; busiest rank {sent.max(initial=0) / 1e6:.3f} MB"
-    rows["versions"] = f"outpace {a['outpace_version']} ({a['git_commit'][:12]}), {a['mpi_library']}, numpy {a['numpy_version']}"
+    rows["sent"] = (
+        f"{sent.sum() / 1e6:.3f} MB in {messages.sum()} messages; busiest rank {sent.max(initial=0) / 1e6:.3f} MB"
+    )
+    rows["versions"] = (
+        f"outpace {a['outpace_version']} ({a['git_commit'][:12]}), {a['mpi_library']}, numpy {a['numpy_version']}"
+    )
     rows["command"] = a["command"]
     for name, text in rows.items():
         table.add_row(name, str(text))

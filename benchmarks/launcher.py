@@ -39,7 +39,9 @@ def mpiexec() -> list[str]:
     beside = Path(sys.executable).parent / "mpiexec"
     found = str(beside) if beside.exists() else shutil.which("mpiexec")
     if not found:
-        raise UserError("no mpiexec beside this Python or on the PATH; install the extra `mpich` or set OUTPACE_LAUNCHER")
+        raise UserError(
+            "no mpiexec beside this Python or on the PATH; install the extra `mpich` or set OUTPACE_LAUNCHER"
+        )
     return [found]
 
 
@@ -50,7 +52,11 @@ def command(module: str, ranks: int, arguments: Sequence[str]) -> list[str]:
 
 def environment(ranks: int) -> dict[str, str]:
     """This environment with what every launch sets; what the user has set stays."""
-    terminal = {"TTY_COMPATIBLE": "1", "TTY_INTERACTIVE": "1", "COLUMNS": str(shutil.get_terminal_size().columns)}
+    terminal = {
+        "TTY_COMPATIBLE": "1",
+        "TTY_INTERACTIVE": "1",
+        "COLUMNS": str(shutil.get_terminal_size().columns),
+    }
     return ENVIRONMENT | (terminal if sys.stderr.isatty() else {}) | dict(os.environ) | {"OUTPACE_RANKS": str(ranks)}
 
 
@@ -69,7 +75,10 @@ def launch(module: str, ranks: int, arguments: Sequence[str]) -> Ended:
     line = command(module, ranks, arguments)
     print(shlex.join(line), file=sys.stderr, flush=True)
     process = subprocess.Popen(line, env=environment(ranks), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    forward = {number: signal.signal(number, lambda number, _: process.send_signal(number)) for number in (signal.SIGTERM, signal.SIGINT)}
+    forward = {
+        number: signal.signal(number, lambda number, _: process.send_signal(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
     said: list[bytes] = []
     streams = [(process.stdout, sys.stdout), (process.stderr, sys.stderr)]
     readers = [threading.Thread(target=_tee, args=(source, target, said)) for source, target in streams]

@@ -13,12 +13,11 @@ import platform
 import shlex
 import signal
 import sys
-import typing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn
+from typing import Annotated, Any, Final, Literal, NoReturn
 
 import numpy as np
 import tyro
@@ -40,22 +39,32 @@ from outpace.comm.spec import NonNegativeFloat, PositiveFloat, PositiveInt, User
 
 DEFAULT_EPOCHS: Final = 10.0
 AGREEMENT_PERIOD: Final = 4  # steps; at least, see AgreedSteps
-STATUS: Final = {Stop.NO: "complete", Stop.TIME: "complete", Stop.SIGNAL: "partial", Stop.DIVERGED: "diverged"}
+STATUS: Final = {
+    Stop.NO: "complete",
+    Stop.TIME: "complete",
+    Stop.SIGNAL: "partial",
+    Stop.DIVERGED: "diverged",
+}
 
 RunFunction = Callable[[Any, Any, Any, Any, Any], Any]
+
+
+def names(purpose: str, catalogue: Mapping[str, Any]) -> Any:
+    """The help of a flag that takes a SPEC: its purpose and the names allowed."""
+    return tyro.conf.arg(help=f"SPEC of {purpose}: {', '.join(catalogue)}")
 
 
 @dataclass(frozen=True)
 class Launch:
     """What is common to all programs."""
 
-    problem: str = "digits"  # SPEC: digits, quadratic
-    split: str = "iid"  # SPEC: how the samples are dealt to the workers
-    stragglers: str = "none"  # SPEC: delays injected into the gradients, the same for every program
-    backend: Literal["auto", "numpy", "cupy"] = "auto"  # arrays and kernels; auto is cupy where every rank has a GPU
-    epochs: PositiveFloat | None = None  # passes over the data by all workers together; 10 without a time budget
+    problem: Annotated[str, names("the objective", problems.PROBLEMS)] = "digits"
+    split: Annotated[str, names("how samples are dealt to workers", splits.SPLITS)] = "iid"
+    stragglers: Annotated[str, names("delays of gradients, equal for all programs", stragglers.STRAGGLERS)] = "none"
+    backend: Literal["auto", "numpy", "cupy"] = "auto"  # auto is cupy where every rank has a GPU
+    epochs: PositiveFloat | None = None  # passes over the data by all workers; 10 without a time budget
     time_budget: PositiveFloat | None = None  # seconds; whichever of the two ends first
-    compute_time: NonNegativeFloat = 0.0  # seconds a batch takes at least, by sleeping; 0 is as fast as it goes
+    compute_time: NonNegativeFloat = 0.0  # seconds a batch takes at least, by sleeping
     evaluations: PositiveInt = 20  # at least, start and end not counted, once the run has had as many steps
     ranks: PositiveInt | None = None  # refuse to run unless the communicator has this size
     out: Path | None = None  # trace file; default <program>-<config id>.h5
@@ -92,20 +101,21 @@ def _leave(code: int) -> NoReturn:
 
 def parse_flags(name: str, Config: type[Any], arguments: Sequence[str], quiet: bool = False) -> tuple[Any, Launch]:
     """The program's Config and the Launch that the flags mean, ranges checked. SystemExit as by argparse."""
-    Flags = dataclasses.make_dataclass(
-        "Flags", [("config", Config, dataclasses.field()), ("launch", Launch, dataclasses.field(default_factory=Launch))]
-    )
+    Flags: Any = dataclasses.make_dataclass("Flags", [("program", Config), ("launch", Launch)])
     module = sys.modules[Config.__module__]
     with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
         if quiet:
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
         flags = tyro.cli(
-            tyro.conf.OmitArgPrefixes[Flags], prog=f"outpace run {name} -n RANKS", description=module.__doc__, args=list(arguments)
+            tyro.conf.OmitArgPrefixes[Flags],
+            prog=f"outpace run {name} -n RANKS",
+            description=module.__doc__,
+            args=list(arguments),
         )
-    spec.check(flags.config)
+    spec.check(flags.program)
     spec.check(flags.launch)
-    return flags.config, flags.launch
+    return flags.program, flags.launch
 
 
 @dataclass(frozen=True)
@@ -166,7 +176,9 @@ def _check_target(plan: Plan) -> None:
     if plan.target.exists():
         raise UserError(f"--out: {plan.target} exists; name another file or add --overwrite")
     if leftovers(plan.target):
-        raise UserError(f"--out: parts of a killed run of {plan.target} are left; `outpace show --recover {folder}` or --overwrite")
+        raise UserError(
+            f"--out: parts of a killed run of {plan.target} are left; `outpace show --recover {folder}` or --overwrite"
+        )
 
 
 class _Execution:
@@ -175,6 +187,7 @@ class _Execution:
     def __init__(self, comm: MeteredComm, run: RunFunction, plan: Plan, problem: Problem, setting: Setting) -> None:
         self.comm, self.run, self.plan, self.problem = comm, run, plan, problem
         self.diverged_step = -1
+        self.start_s = 0.0
         config, launch = plan.config, plan.launch
         batches_per_epoch = problem.n_total / (plan.n * config.batch_size)
         epochs = launch.epochs or (None if launch.time_budget else DEFAULT_EPOCHS)
@@ -184,7 +197,10 @@ class _Execution:
         dtype = np.dtype(config.dtype)
         self.capacity = traces.capacity(launch.evaluations, problem.dim, dtype)
         if self.capacity < 2 * launch.evaluations and comm.rank == 0:
-            print(f"{plan.name}: --evaluations cut to {self.capacity // 2}: snapshots are limited to 512 MB a rank", file=sys.stderr)
+            print(
+                f"{plan.name}: --evaluations cut to {self.capacity // 2}: snapshots are limited to 512 MB a rank",
+                file=sys.stderr,
+            )
         self.attributes = self._attributes(setting)
         self.part, self.snapshots = agreement.together(comm, self._open)
         self.trace = Trace(comm, self.snapshots)
@@ -197,7 +213,9 @@ class _Execution:
         else:
             self.budget = AgreedSteps(comm, steps, launch.time_budget, self._start, plan.period)
         delays = Delays(stragglers.parse(launch.stragglers), config.seed, comm.rank)
-        self.paced = PacedProblem(problem, comm, self.trace, delays, launch.compute_time, config.batch_size, self._diverged)
+        self.paced = PacedProblem(
+            problem, comm, self.trace, delays, launch.compute_time, config.batch_size, self._diverged
+        )
         self.reporter = Reporter(plan.name, self.budget) if comm.rank == 0 else None
         self.watch = Watch(comm, self.budget, self._flush, self.reporter.show if self.reporter else lambda: None)
 
@@ -234,7 +252,7 @@ class _Execution:
         """Begin the timed part together: the start on this rank's clock."""
         self.comm.Barrier()
         self.start_s = self.comm.bcast(clock.now(self.comm))  # on rank 0's clock
-        local = self.start_s - self.offset.seconds
+        local: float = self.start_s - self.offset.seconds
         self.part.append("json", json.dumps({"started_s": local}).encode())
         self.trace.start(local)
         self.comm.meter.reset()
@@ -257,13 +275,18 @@ class _Execution:
                     path.unlink(missing_ok=True)
             part = Part(target, rank, header)
             path = traces.models_path(target, rank)
-            return part, Snapshots(self.capacity, self.problem.dim, np.dtype(self.plan.config.dtype), not self.plan.shared, path)
+            return part, Snapshots(
+                self.capacity, self.problem.dim, np.dtype(self.plan.config.dtype), not self.plan.shared, path
+            )
         except OSError as error:
             self._remove_parts()
             raise UserError(f"--out: rank {rank} cannot write beside {target}: {error.strerror}") from None
 
     def _remove_parts(self) -> None:
-        for path in (traces.part_path(self.plan.target, self.comm.rank), traces.models_path(self.plan.target, self.comm.rank)):
+        for path in (
+            traces.part_path(self.plan.target, self.comm.rank),
+            traces.models_path(self.plan.target, self.comm.rank),
+        ):
             path.unlink(missing_ok=True)
 
     def _flush(self) -> None:
@@ -304,7 +327,10 @@ class _Execution:
                     flush=True,
                 )
             else:
-                print(f"{name}: {_result(run)}; {STATUS[reason]}, {run.attrs['claim_class']}, wrote {target}", flush=True)
+                print(
+                    f"{name}: {_result(run)}; {STATUS[reason]}, {run.attrs['claim_class']}, wrote {target}",
+                    flush=True,
+                )
         return code
 
     def _attributes(self, setting: Setting) -> dict[str, Any]:

@@ -6,7 +6,14 @@ import time
 from typing import Final
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from outpace.comm.budget import Budget
 
@@ -22,7 +29,13 @@ class Reporter:
         self._bar: Progress | None = None
         console = Console(stderr=True)
         if console.is_terminal:
-            columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=console, auto_refresh=False, transient=True)
             self._task = self._bar.add_task(name, total=budget.total)
             self._bar.start()
@@ -32,7 +45,11 @@ class Reporter:
             self._bar.update(self._task, completed=self._budget.count, refresh=True)
         elif "SLURM_JOB_ID" in os.environ and time.monotonic() >= self._next_line:
             self._next_line += LINE_EVERY_S
-            print(f"{self._name}: {self._budget.count} of {self._budget.total or 'open'}", file=sys.stderr, flush=True)
+            print(
+                f"{self._name}: {self._budget.count} of {self._budget.total or 'open'}",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def close(self) -> None:
         if self._bar:

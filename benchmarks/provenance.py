@@ -46,7 +46,7 @@ def claim_class(comm: MPI.Intracomm, emulated: bool) -> str:
 
 
 def ranks_share_cores(seats: list[tuple[str, frozenset[int], float]]) -> bool:
-    """Whether some node has fewer cores than ranks, by the affinity masks and CPU quota (node, mask, quota) of each rank.
+    """Whether some node has fewer cores than ranks, by each rank's (node, affinity mask, CPU quota in cores).
 
     >>> ranks_share_cores([("a", frozenset({0, 1}), 2.0), ("a", frozenset({0, 1}), 2.0)])
     False
@@ -116,7 +116,9 @@ def _git_commit() -> str:
     here = Path(__file__).resolve()
     try:
         for command in (["ls-files", "--error-unmatch", here.name], ["rev-parse", "HEAD"]):
-            done = subprocess.run(["git", *command], cwd=here.parent, capture_output=True, text=True, timeout=10, check=True)
+            done = subprocess.run(
+                ["git", *command], cwd=here.parent, capture_output=True, text=True, timeout=10, check=True
+            )
         return done.stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return "unknown"

@@ -23,7 +23,9 @@ FIGURES: Final = ("loss-time", "loss-epochs", "epoch-time", "timeline", "stalene
 def race(folder: Path, workers: int, factor: float, epochs: float) -> int:
     """Run the six races in `folder`, print the table, draw the figures; the first exit code that is not 0, or 0."""
     if workers < 2 or workers % 2:
-        raise UserError(f"-n is {workers}; a ring of workers that AD-PSGD can use has an even number of them, at least 2")
+        raise UserError(
+            f"-n is {workers}; a ring of workers that AD-PSGD can use has an even number of them, at least 2"
+        )
     if not factor > 1:
         raise UserError(f"--factor is {factor:g}; it must be more than 1")
     if not epochs > 0:
@@ -32,13 +34,16 @@ def race(folder: Path, workers: int, factor: float, epochs: float) -> int:
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     console = Console(stderr=True)
-    homogeneous, slowed = {}, {}
+    homogeneous: dict[str, Run] = {}
+    slowed: dict[str, Run] = {}
     levels = [(homogeneous, "equal", "none"), (slowed, "slow", f"fixed:rank={workers - 1},factor={factor:g}")]
     total = len(levels) * len(PROGRAMS)
     for traces, level, stragglers in levels:
         for program in PROGRAMS:
             out = folder / f"{program}-{level}.h5"
-            console.print(f"[bold]{len(homogeneous) + len(slowed) + 1} of {total}[/]: {program}, stragglers {stragglers}")
+            console.print(
+                f"[bold]{len(homogeneous) + len(slowed) + 1} of {total}[/]: {program}, stragglers {stragglers}"
+            )
             flags = ["--problem", "digits", "--compute-time", str(COMPUTE_TIME_S), "--stragglers", stragglers]
             flags += ["--epochs", f"{epochs:g}", "--out", str(out)]
             ended = launcher.launch(f"outpace.algorithms.{program}", workers, flags)
@@ -63,7 +68,12 @@ def table(homogeneous: dict[str, Run], slowed: dict[str, Run]) -> Table:
     """One row per run; the slow-down is of the epoch time against the program's own homogeneous run."""
     first = homogeneous[PROGRAMS[0]].attrs
     title = f"{first['problem']}, {first['n_workers']} workers, {first['claim_class']}"
-    shown = Table(title=title, caption=f"target loss {TARGET_LOSS:g} on the training images", title_justify="left", caption_justify="left")
+    shown = Table(
+        title=title,
+        caption=f"target loss {TARGET_LOSS:g} on the training images",
+        title_justify="left",
+        caption_justify="left",
+    )
     shown.add_column("program")
     shown.add_column("stragglers", no_wrap=True)
     for column in ("samples/s", "s to target", "accuracy", "slow-down"):

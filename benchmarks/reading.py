@@ -58,9 +58,7 @@ class Run:
         self.path = Path(path)
         with self._open() as file:
             self.attrs: dict[str, Any] = {name: _plain(value) for name, value in file.attrs.items()}
-            self._columns = {
-                name: set(group) for name, group in file.items() if isinstance(group, h5py.Group)
-            }
+            self._columns = {name: set(group) for name, group in file.items() if isinstance(group, h5py.Group)}
         if self.attrs.get("schema") != schema.SCHEMA:
             raise UserError(f"{self.path}: not a trace: its attribute schema is not '{schema.SCHEMA}'")
         if self.attrs.get("schema_version") != schema.VERSION:

@@ -37,7 +37,7 @@ class Iid(Split):
 
 @dataclass(frozen=True, kw_only=True)
 class ByLabels(Split):
-    """Worker i holds the labels (i classes + j) mod n_labels, j < classes; a label's holders share it evenly."""
+    """Worker i holds the labels (i classes + j) mod n_labels, j < classes; holders share a label evenly."""
 
     classes: PositiveInt = 2  # labels per worker
 
@@ -102,8 +102,8 @@ def deal(text: str, labels: Labels | None, n: int, seed: int, n_total: int | Non
     >>> [len(share) for share in deal("size:ratio=4", None, 3, seed=0, n_total=70)]
     [10, 20, 40]
 
-    Raises UserError for a bad SPEC, a label that no worker would hold, a worker without samples, and data without
-    labels where the split needs them.
+    Raises UserError for a bad SPEC, a label that no worker would hold, a worker without samples, and data
+    without labels where the split needs them.
     """
     split = spec.parse(text, SPLITS, "--split")
     name = text.partition(":")[0]

@@ -1,8 +1,8 @@
 """Stragglers: how much longer than its compute time a gradient takes, as seconds to sleep after it.
 
-Every kind but `trace` has a factor >= 1 per (rank, step), and (factor - 1) x the compute time is injected. The
-factor is a function of seed, rank and step alone, so every program meets the same delays in whatever order its
-steps come. `trace` makes gradients as slow as those of an earlier run.
+Every kind but `trace` has a factor >= 1 per (rank, step), and (factor - 1) x the compute time is injected.
+The factor is a function of seed, rank and step alone, so every program meets the same delays, in whatever
+order its steps come. `trace` makes gradients as slow as those of an earlier run.
 """
 
 from dataclasses import dataclass

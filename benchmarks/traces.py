@@ -27,15 +27,30 @@ from outpace.comm.spec import UserError
 # Times in parts are seconds on the rank's own clock. `read_s` is when the gradient's model was read (NaN where the
 # program is synchronous); the merge turns it into staleness once all clocks are known.
 STEPS: Final = np.dtype(
-    [("step", "<i8"), ("t_s", "<f8"), ("read_s", "<f8"), ("compute_s", "<f8"), ("injected_s", "<f8"), ("wait_s", "<f8")]
-    + [("local_writes", "<i8"), ("samples", "<i8")]
+    [
+        ("step", "<i8"),
+        ("t_s", "<f8"),
+        ("read_s", "<f8"),
+        ("compute_s", "<f8"),
+        ("injected_s", "<f8"),
+        ("wait_s", "<f8"),
+        ("local_writes", "<i8"),
+        ("samples", "<i8"),
+    ]
 )
 EVENTS: Final = np.dtype(
-    [("kind", "<i8"), ("t_start_s", "<f8"), ("t_end_s", "<f8"), ("step", "<i8"), ("peer", "<i8"), ("nbytes", "<i8")]
+    [
+        ("kind", "<i8"),
+        ("t_start_s", "<f8"),
+        ("t_end_s", "<f8"),
+        ("step", "<i8"),
+        ("peer", "<i8"),
+        ("nbytes", "<i8"),
+    ]
 )
 TRAFFIC: Final = np.dtype([("receiver", "<i8"), ("messages", "<i8"), ("nbytes", "<i8")])
 OFFSETS: Final = np.dtype([("at", "<f8"), ("seconds", "<f8"), ("uncertainty", "<f8")])
-TABLES: Final = {"json": None, "steps": STEPS, "events": EVENTS, "traffic": TRAFFIC, "offsets": OFFSETS}
+TABLES: Final = {"json": np.dtype("u1"), "steps": STEPS, "events": EVENTS, "traffic": TRAFFIC, "offsets": OFFSETS}
 
 _NUMBER: Final = {name: number for number, name in enumerate(TABLES)}
 _BLOCK: Final = struct.Struct("<4sIQ")  # magic, table number, payload bytes
@@ -53,12 +68,20 @@ class Phase:
     __slots__ = ("_background", "_kind", "_nbytes", "_peer", "_start", "_trace")
 
     def __init__(self, trace: "Trace", kind: int, peer: int, nbytes: int, background: bool) -> None:
-        self._trace, self._kind, self._peer, self._nbytes, self._background = trace, kind, peer, nbytes, background
+        self._trace, self._kind, self._peer, self._nbytes, self._background = (
+            trace,
+            kind,
+            peer,
+            nbytes,
+            background,
+        )
 
     def __enter__(self) -> None:
         self._start = clock.now(self._trace.comm)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
         trace = self._trace
         end = clock.now(trace.comm)
         trace._events.append(_EVENT.pack(self._kind, self._start, end, trace.steps, self._peer, self._nbytes))
@@ -181,7 +204,7 @@ class Snapshots:
     def __getitem__(self, tag: int) -> np.ndarray:
         """The copy with this tag, float64, shape (dim,)."""
         (row,) = np.flatnonzero(self._tags == tag)
-        return self._models[row].astype(np.float64)
+        return np.asarray(self._models[row], dtype=np.float64)
 
 
 def capacity(evaluations: int, dim: int, dtype: np.dtype[Any]) -> int:
@@ -206,7 +229,7 @@ class Part:
 
     def __init__(self, target: Path, rank: int, header: dict[str, Any]) -> None:
         self.path = part_path(target, rank)
-        self._file: BinaryIO = open(self.path, "xb", buffering=0)
+        self._file: BinaryIO = open(self.path, "xb", buffering=0)  # noqa: SIM115, open as long as the run
         self.append("json", json.dumps(header).encode())
 
     def append(self, table: str, payload: bytes) -> None:
@@ -224,7 +247,11 @@ class Part:
         self.append("events", events)
         receivers = np.flatnonzero(messages)
         traffic = np.empty(len(receivers), dtype=TRAFFIC)
-        traffic["receiver"], traffic["messages"], traffic["nbytes"] = receivers, messages[receivers], nbytes[receivers]
+        traffic["receiver"], traffic["messages"], traffic["nbytes"] = (
+            receivers,
+            messages[receivers],
+            nbytes[receivers],
+        )
         self.append("traffic", traffic.tobytes())
 
     def append_offset(self, offset: clock.Offset) -> None:

@@ -27,7 +27,9 @@ class Watch:
     handler writes the signal's number to a pipe on which this thread sleeps, whichever thread the signal hits.
     """
 
-    def __init__(self, comm: MPI.Intracomm, budget: Budget, flush: Callable[[], None], show: Callable[[], None]) -> None:
+    def __init__(
+        self, comm: MPI.Intracomm, budget: Budget, flush: Callable[[], None], show: Callable[[], None]
+    ) -> None:
         self._comm, self._budget, self._flush, self._show = comm, budget, flush, show
         self.signal = 0  # the last one taken
         self._lock = threading.Lock()
@@ -62,8 +64,15 @@ class Watch:
             except OSError as error:
                 self._abort(f"cannot write its part of the trace: {error.strerror}", 1)
             if time.monotonic() >= deadline:
-                self._abort(f"{signal.Signals(self.signal).name}, and the run did not end within {GRACE_S:g} s", 128 + self.signal)
+                self._abort(
+                    f"{signal.Signals(self.signal).name}, and the run did not end within {GRACE_S:g} s",
+                    128 + self.signal,
+                )
 
     def _abort(self, cause: str, code: int) -> None:
-        print(f"rank {self._comm.rank}: {cause}; the job ends, what was written is kept for `outpace show --recover`", file=sys.stderr, flush=True)
+        print(
+            f"rank {self._comm.rank}: {cause}; the job ends, what was written is kept for `outpace show --recover`",
+            file=sys.stderr,
+            flush=True,
+        )
         self._comm.Abort(code)

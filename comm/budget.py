@@ -42,7 +42,9 @@ class Budget:
     clock; what a program does before its loop is set-up and not timed.
     """
 
-    def __init__(self, comm: MPI.Intracomm, total: int | None, seconds: float | None, start: Callable[[], float]) -> None:
+    def __init__(
+        self, comm: MPI.Intracomm, total: int | None, seconds: float | None, start: Callable[[], float]
+    ) -> None:
         self.comm = comm
         self.total = total
         self.seconds = seconds
@@ -75,7 +77,12 @@ class AgreedSteps(Budget):
     """
 
     def __init__(
-        self, comm: MPI.Intracomm, total: int | None, seconds: float | None, start: Callable[[], float], period: int
+        self,
+        comm: MPI.Intracomm,
+        total: int | None,
+        seconds: float | None,
+        start: Callable[[], float],
+        period: int,
     ) -> None:
         super().__init__(comm, total, seconds, start)
         self.period = period
@@ -108,7 +115,12 @@ class SharedTickets(Budget):
     """
 
     def __init__(
-        self, comm: MPI.Intracomm, total: int | None, seconds: float | None, start: Callable[[], float], trace: Waits
+        self,
+        comm: MPI.Intracomm,
+        total: int | None,
+        seconds: float | None,
+        start: Callable[[], float],
+        trace: Waits,
     ) -> None:
         super().__init__(comm, total, seconds, start)
         self._trace = trace

@@ -19,7 +19,7 @@ class UserError(ValueError):
 
 @dataclass(frozen=True)
 class Range:
-    """The values a number may take: between `above` and `below` exclusive, and from `least` to `most` inclusive."""
+    """The values a number may take: over `above`, under `below`, and from `least` to `most` inclusive."""
 
     above: float = -math.inf
     below: float = math.inf
@@ -36,7 +36,7 @@ class Range:
         if self.least > -math.inf:
             bounds.append(f"at least {_text(self.least)}")
         if self.below < math.inf:
-            bounds.append(f"less than {self.below:g}")
+            bounds.append(f"less than {_text(self.below)}")
         if self.most < math.inf:
             bounds.append(f"at most {_text(self.most)}")
         return " and ".join(bounds) or "finite"

@@ -19,13 +19,19 @@ def start(comm: MPI.Intracomm, target: Callable[..., None], *args: Any) -> threa
     Raises RuntimeError where this MPI cannot be called from two threads.
     """
     if MPI.Query_thread() != MPI.THREAD_MULTIPLE:
-        raise RuntimeError("this program calls MPI from two threads, and this MPI was started without MPI_THREAD_MULTIPLE")
+        raise RuntimeError(
+            "this program calls MPI from two threads, and this MPI was started without MPI_THREAD_MULTIPLE"
+        )
 
     def guarded() -> None:
         try:
             target(*args)
         except BaseException:
-            print(f"rank {comm.rank}: exception in the communication thread\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+            print(
+                f"rank {comm.rank}: exception in the communication thread\n{traceback.format_exc()}",
+                file=sys.stderr,
+                flush=True,
+            )
             comm.Abort(1)
 
     thread = threading.Thread(target=guarded, name=target.__name__, daemon=True)

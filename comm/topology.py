@@ -153,9 +153,7 @@ class RandomRegular(Topology):
                 f"with {n} worker{'s' * (n > 1)} it must be less than {n}"
             )
         if self.degree * n % 2:
-            raise UserError(
-                f"--topology random-regular: degree is {self.degree}; with {n} workers it must be even"
-            )
+            raise UserError(f"--topology random-regular: degree is {self.degree}; with {n} workers it must be even")
         if self.degree == 1 and n > 2:
             raise UserError(f"--topology random-regular: degree is 1; with {n} workers it must be at least 2")
         opposite = [n // 2] if self.degree % 2 else []
@@ -393,9 +391,7 @@ def _flaw(W: Matrix, n: int) -> str | None:
     if abs(sums[i] - 1) > TOLERANCE:
         return f"row {i} sums to {float(sums[i])!r}; rows must sum to 1, to {TOLERANCE:g} (write all digits)"
     if not _connected(W):
-        return (
-            f"no way leads from worker 0 to worker {(_hops(W, 0) < 0).argmax()}; the graph must be connected"
-        )
+        return f"no way leads from worker 0 to worker {(_hops(W, 0) < 0).argmax()}; the graph must be connected"
     return None
 
 

@@ -79,7 +79,8 @@ def build(spec: Spec, setting: Setting) -> list[Quadratic]:
     """The shares of `setting.workers`, with the minimum of the whole objective; collective."""
     comm, xp = setting.comm, setting.xp
     amounts = agreement.together(
-        comm, lambda: [len(share) for share in splits.deal(setting.split, None, setting.n, setting.seed, spec.samples)]
+        comm,
+        lambda: [len(share) for share in splits.deal(setting.split, None, setting.n, setting.seed, spec.samples)],
     )
     shares = [Quadratic(spec, setting, worker, amounts[worker]) for worker in setting.workers]
 

@@ -112,7 +112,7 @@ def test_flags_are_named_as_flags():
         step_size: Annotated[float, Range(above=0)] = 0.1
 
     check(Config())
-    with pytest.raises(UserError, match="^--step-size is -1; it must be more than 0$"):
+    with pytest.raises(UserError, match=r"^--step-size is -1; it must be more than 0$"):
         check(Config(step_size=-1.0))
 
 
