@@ -201,7 +201,8 @@ def _recoverable(parts: Parts, stores: Sequence[Snapshots], per_step: bool) -> n
     if per_step:
         reached = [int((steps["rank"] == rank).sum()) for rank in range(len(stores))]
         return tags[tags <= min(reached)]
-    return tags[tags * traces.SLOT_S <= steps["t_s"].max(initial=0.0)]
+    end_s: float = steps["t_s"].max(initial=0.0)
+    return tags[tags * traces.SLOT_S <= end_s]
 
 
 def _alignment(rows: np.ndarray) -> Alignment:

@@ -12,6 +12,7 @@ fewer than ten are drawn thin with their median thick, ten or more as their medi
 
 import math
 import os
+import re
 import textwrap
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
@@ -293,7 +294,8 @@ def timeline(runs: Sequence[Run], figure: "Figure") -> str:
                         label=legend,
                     )
         seed = f", seed {run.attrs['seed']}" if labels.count(run.label) > 1 else ""
-        axes.set_title(_wrapped(f"{run.label}{seed}, from {start:.3g} s{_ended([run])}", ENTRY))
+        begin = f"from {start:.3g} s".replace(" ", NO_BREAK)
+        axes.set_title(_wrapped(f"{run.label}{seed}, {begin}{_ended([run])}", ENTRY))
         axes.set_ylim(count - 0.4, -0.6)
         n = run.attrs["n_workers"]
         axes.yaxis.set_major_locator(matplotlib.ticker.MultipleLocator(math.ceil(0.12 / row)))
@@ -588,12 +590,12 @@ def _facts(runs: Sequence[Run], note: str) -> str:
         claim += f": compute slept to {1e3 * config['compute_time']:g} ms per {config['batch_size']} samples"
     facts = [attrs["problem"], f"split {attrs['split']}", workers, note, claim]
     whole = [fact.replace(" ", NO_BREAK) for fact in facts if fact]
-    return _wrapped(" · ".join(whole))
+    return _wrapped("; ".join(whole))
 
 
 def _wrapped(text: str, width: int = LINE) -> str:
     """The text in lines that fit; the commas of a SPEC become places to break."""
-    return textwrap.fill(text.replace(",", ", ").replace(",  ", ", "), width)
+    return textwrap.fill(re.sub(r",(?=\S)", ", ", text), width)
 
 
 def _log_axis(axes: "Axes") -> None:

@@ -26,10 +26,11 @@ from mpi4py import MPI
 from outpace.benchmarks import archive, problems, provenance, splits, stragglers, traces
 from outpace.benchmarks.evaluate import evaluate
 from outpace.benchmarks.pace import PacedProblem
-from outpace.benchmarks.problems import Problem, Setting
+from outpace.benchmarks.problems import PROBLEMS, Problem, Setting
 from outpace.benchmarks.progress import Reporter
 from outpace.benchmarks.reading import Run
-from outpace.benchmarks.stragglers import Delays
+from outpace.benchmarks.splits import SPLITS
+from outpace.benchmarks.stragglers import STRAGGLERS, Delays
 from outpace.benchmarks.traces import Part, Snapshots, Trace, leftovers
 from outpace.benchmarks.watch import Watch
 from outpace.comm import agreement, arrays, clock, spec, topology
@@ -58,9 +59,9 @@ def names(purpose: str, catalogue: Mapping[str, Any]) -> Any:
 class Launch:
     """What is common to all programs."""
 
-    problem: Annotated[str, names("the objective", problems.PROBLEMS)] = "digits"
-    split: Annotated[str, names("how samples are dealt to workers", splits.SPLITS)] = "iid"
-    stragglers: Annotated[str, names("delays of gradients, equal for all programs", stragglers.STRAGGLERS)] = "none"
+    problem: Annotated[str, names("the objective", PROBLEMS)] = "digits"
+    split: Annotated[str, names("how samples are dealt to workers", SPLITS)] = "iid"
+    stragglers: Annotated[str, names("delays of gradients, equal for all programs", STRAGGLERS)] = "none"
     backend: Literal["auto", "numpy", "cupy"] = "auto"  # auto is cupy where every rank has a GPU
     epochs: PositiveFloat | None = None  # passes over the data by all workers; 10 without a time budget
     time_budget: PositiveFloat | None = None  # seconds; whichever of the two ends first
@@ -108,7 +109,7 @@ def parse_flags(name: str, Config: type[Any], arguments: Sequence[str], quiet: b
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
         flags = tyro.cli(
-            tyro.conf.OmitArgPrefixes[Flags],
+            tyro.conf.OmitArgPrefixes[Flags],  # type: ignore[misc]
             prog=f"outpace run {name} -n RANKS",
             description=module.__doc__,
             args=list(arguments),

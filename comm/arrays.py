@@ -128,4 +128,4 @@ def synchronise(x: Any) -> None:
 
 def to_host(x: Any) -> np.ndarray:
     """`x` as a NumPy array, without a copy where it is one."""
-    return x if isinstance(x, np.ndarray) else x.get()  # type: ignore[no-any-return]
+    return x if isinstance(x, np.ndarray) else x.get()

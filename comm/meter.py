@@ -108,6 +108,7 @@ class MeteredGraph(MPI.Distgraphcomm):
     """A distributed-graph communicator that charges each neighbour message to its destination."""
 
     meter: Meter
+    destinations: list[int]
 
     def __new__(cls, graph: MPI.Distgraphcomm, meter: Meter) -> "MeteredGraph":
         self = super().__new__(cls, graph)

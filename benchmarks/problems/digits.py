@@ -123,9 +123,9 @@ class Digits:
 def build(spec: Spec, setting: Setting) -> list[Digits]:
     """The shares of `setting.workers`; rank 0 loads the images and sends every process its part; collective."""
     comm = setting.comm
-    held = comm.gather(list(setting.workers))
-    parts = agreement.on_root(comm, lambda: _deal(setting))
-    mine = comm.scatter([[parts[worker] for worker in workers] for workers in held] if comm.rank == 0 else None)
+    held = comm.gather(list(setting.workers)) or []  # both empty but on rank 0
+    parts = agreement.on_root(comm, lambda: _deal(setting)) or []
+    mine = comm.scatter([[parts[worker] for worker in workers] for workers in held] or None)
     n_total = comm.allreduce(sum(len(train.labels) for train, _ in mine))
     return [Digits(spec, setting, train, held_out, n_total) for train, held_out in mine]
 
