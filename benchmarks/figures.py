@@ -76,7 +76,7 @@ PROGRAMS: Final = {
 }
 OTHERS: Final = (("#555555", "*"), ("#AAAAAA", "h"), ("#333333", "d"))  # programs that are not in the table
 DASHES: Final = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (10, 3)), (0, (3, 4)))
-LAW: Final = {"color": "0.25", "linewidth": 0.9, "zorder": 4}  # a law or a reference, always dashed
+LAW: Final[dict[str, Any]] = {"color": "0.25", "linewidth": 0.9, "zorder": 4}  # a law or a reference, always dashed
 
 # How a timeline shows the kinds of events: legend text, kinds, colour, hatch.
 COMMUNICATION: Final = ("exchange", "allreduce", "vote", "pull", "push")
@@ -94,6 +94,12 @@ ABOUT: Final = {"speed-up": ("n_workers",)}
 
 # Flags that say how long a run is, which seed it has and where it is written.
 NOT_SETTINGS: Final = frozenset({"seed", "epochs", "time_budget", "evaluations", "out", "overwrite"})
+
+
+def describe() -> list[str]:
+    """One line for each figure: its name and what it shows."""
+    width = max(map(len, FIGURES))
+    return [f"{name:{width}}  {(figure.__doc__ or '').splitlines()[0]}" for name, figure in FIGURES.items()]
 
 
 def draw(name: str, paths: Iterable[str | Path], out: str | Path) -> None:
@@ -147,7 +153,7 @@ def loss_time(runs: Sequence[Run], figure: "Figure") -> str:
 
 def loss_epochs(runs: Sequence[Run], figure: "Figure") -> str:
     """Loss against passes over the data; logarithmic where it spans a factor of ten."""
-    _curves(runs, figure.add_subplot(), ("epoch", "epochs of all workers"), ("loss", "loss at the mean model"))
+    return _curves(runs, figure.add_subplot(), ("epoch", "epochs of all workers"), ("loss", "loss at the mean model"))
 
 
 def consensus(runs: Sequence[Run], figure: "Figure") -> str:
@@ -168,9 +174,9 @@ def epoch_time(runs: Sequence[Run], figure: "Figure") -> str:
         for run in members:
             _check_same_settings(members[0], run, besides=("stragglers",))
             times.setdefault(factors[run.path], []).append(run.epoch_time())
-        name = members[0].name
+        name = members[0].name + _ended(members)
         if 1.0 not in times:
-            raise UserError(f"epoch-time: no run of {name} with --stragglers none to compare with")
+            raise UserError(f"epoch-time: no run of {members[0].name} with --stragglers none to compare with")
         look = {**_look(members[0], runs), "linestyle": DASHES[0]}
         _points(absolute, times, None, label=name, **look)
         _points(relative, times, times[1.0], **look)
@@ -207,7 +213,7 @@ def speed_up(runs: Sequence[Run], figure: "Figure") -> str:
             raise UserError(f"speed-up: {members[0].label}: needs runs with two or more numbers of workers")
         smallest.add(least)
         base = f"{float(f'{np.median(rates[least]):.3g}'):g}/s at n = {least}"
-        label = f"{members[0].label} ({base.replace(' ', NO_BREAK)})"
+        label = f"{members[0].label} ({base.replace(' ', NO_BREAK)}){_ended(members)}"
         _points(axes, rates, rates[least], label=label, **_look(members[0], runs))
     counts = sorted({run.attrs["n_workers"] for run in runs})
     for least in smallest:
@@ -295,7 +301,7 @@ def timeline(runs: Sequence[Run], figure: "Figure") -> str:
                     )
         seed = f", seed {run.attrs['seed']}" if labels.count(run.label) > 1 else ""
         begin = f"from {start:.3g} s".replace(" ", NO_BREAK)
-        axes.set_title(_wrapped(f"{run.label}{seed}, {begin}{_ended([run])}", ENTRY))
+        axes.set_title(_wrapped(f"{run.label}{seed}, {begin}{_ended([run])}", LINE - 8))
         axes.set_ylim(count - 0.4, -0.6)
         n = run.attrs["n_workers"]
         axes.yaxis.set_major_locator(matplotlib.ticker.MultipleLocator(math.ceil(0.12 / row)))
@@ -435,8 +441,10 @@ def _curves(runs: Sequence[Run], axes: "Axes", x: tuple[str, str], y: tuple[str,
     if max(ends) >= 5 * min(ends) > 0:  # else the fast runs would stand in a corner
         first = min(xs[xs > 0][0] for xs, _ in drawn)
         axes.set_xscale("symlog", linthresh=first, linscale=0.3)
-        decades = 10.0 ** np.arange(math.ceil(math.log10(first)), math.log10(max(ends)))
-        axes.set_xticks([0.0, *decades], ["0", *(f"{decade:g}" for decade in decades)])
+        decades = 10.0 ** np.arange(math.floor(math.log10(first)), math.log10(max(ends)))
+        steps = (1, 2, 5) if max(ends) < 30 * first else (1,)
+        ticks = [0.0, *(step * decade for decade in decades for step in steps if step * decade >= first)]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_xticks([], minor=True)
         axes.set_xlabel(f"{x[1]}, logarithmic from {first:.1g} on")
     else:
@@ -480,23 +488,11 @@ def _points(
     xs = sorted(values)
     axes.plot(xs, [np.median(values[x]) / unit for x in xs], label=label, **look)
     for x in xs:
-        if len(values[x]) == 1:
-            continue
-        if len(values[x]) < INTERVAL_FROM or (base and len(base) < INTERVAL_FROM):
-            each = {
-                "marker": look["marker"],
-                "markersize": 3,
-                "markerfacecolor": "none",
-                "markeredgewidth": 0.5,
-            }
-            axes.plot(
-                [x] * len(values[x]),
-                np.array(values[x]) / unit,
-                ls="",
-                color=look["color"],
-                zorder=1.5,
-                **each,
-            )
+        each = np.array(values[x]) / unit
+        if len(each) < INTERVAL_FROM or (base and len(base) < INTERVAL_FROM):
+            if len(each) > 1:
+                small = {"linestyle": "", "markersize": 3, "markerfacecolor": "none", "markeredgewidth": 0.5}
+                axes.plot([x] * len(each), each, zorder=1.5, **{**look, **small})
         elif values[x] is not base:
             low, high = _ratio_interval(values[x], base) if base else _interval(np.array(values[x]))
             axes.vlines(x, low, high, color=look["color"], linewidth=0.9)
@@ -609,7 +605,7 @@ def _log_axis(axes: "Axes") -> None:
     axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
 
-def _plain(value: float, _: int) -> str:
+def _plain(value: float, _: float) -> str:
     """A tick label without an exponent above the line, which would be smaller than 8 pt."""
     return f"{value:g}".replace("e-0", "e-").replace("e+0", "e")
 
@@ -623,7 +619,7 @@ def _log_ticks(axes: "Axes", ticks: Sequence[float]) -> None:
 
 def _add_legend(figure: "Figure") -> None:
     """One legend below all panels, in as many columns as fit; the figure grows by its height."""
-    entries = {}
+    entries: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)

@@ -158,7 +158,8 @@ def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:
 def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: Launch) -> int:
     """The whole of one run on this rank; its exit code."""
     provenance.check_launch(comm.size, launch.ranks)
-    plan = make_plan(name, config, launch, comm.size)
+    # A SPEC may name a file, which some ranks may not see.
+    plan = agreement.together(comm, lambda: make_plan(name, config, launch, comm.size))
     agreement.on_root(comm, lambda: _check_target(plan))
     xp = arrays.load(launch.backend, comm)
     setting = Setting(comm, [comm.rank], plan.n, launch.split, config.seed, config.dtype, xp)
@@ -213,7 +214,7 @@ class _Execution:
             self.budget = SharedTickets(comm, total, launch.time_budget, self._start, self.trace)
         else:
             self.budget = AgreedSteps(comm, steps, launch.time_budget, self._start, plan.period)
-        delays = Delays(stragglers.parse(launch.stragglers), config.seed, comm.rank)
+        delays = agreement.together(comm, lambda: Delays(stragglers.parse(launch.stragglers), config.seed, comm.rank))
         self.paced = PacedProblem(
             problem, comm, self.trace, delays, launch.compute_time, config.batch_size, self._diverged
         )

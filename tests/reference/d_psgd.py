@@ -1,0 +1,13 @@
+"""X <- W X - gamma G(X)."""
+
+from reference import Batches, start
+
+from outpace.comm import topology
+
+
+def run(shares, cfg, steps):
+    W = topology.mixing_matrix(cfg.topology, len(shares))
+    X, batches = start(shares), Batches(shares, cfg)
+    for _ in range(steps):
+        X = W @ X - cfg.step_size * batches.gradients(X)
+    return X
