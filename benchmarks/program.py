@@ -24,7 +24,7 @@ import numpy as np
 import tyro
 from mpi4py import MPI
 
-from outpace.benchmarks import archive, problems, provenance, splits, stragglers, traces
+from outpace.benchmarks import archive, launcher, problems, provenance, splits, stragglers, traces
 from outpace.benchmarks.evaluate import evaluate
 from outpace.benchmarks.pace import PacedProblem
 from outpace.benchmarks.problems import PROBLEMS, Problem, Setting
@@ -82,6 +82,7 @@ def main(run: RunFunction, Config: type[Any]) -> NoReturn:
     warnings.simplefilter("ignore", RuntimeWarning)
     world = MPI.COMM_WORLD
     name = Path(run.__code__.co_filename).stem
+    _life = launcher.report(world.rank)  # kept open until the process ends
     try:
         config, launch = parse_flags(name, Config, sys.argv[1:], quiet=world.rank > 0)
         code = _main(MeteredComm(world), run, name, config, launch)
