@@ -25,15 +25,22 @@ def validate(path: Path) -> None:
             plain = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
             if not isinstance(plain, kind):
                 raise UserError(f"{path}: attribute {name} is {plain!r}, not a {kind.__name__}")
-        for name, allowed in (("status", schema.STATUSES), ("claim_class", schema.CLAIM_CLASSES)):
+        choices = {
+            "status": schema.STATUSES,
+            "claim_class": schema.CLAIM_CLASSES,
+            "progress": schema.PROGRESS,
+        }
+        for name, allowed in choices.items():
             if file.attrs[name] not in allowed:
                 raise UserError(f"{path}: {name} is '{file.attrs[name]}'; allowed: {', '.join(allowed)}")
         for group, columns in schema.GROUPS.items():
             lengths = {_check_column(file, f"{group}/{name}", column, 1) for name, column in columns.items()} - {None}
             if len(lengths) > 1:
                 raise UserError(f"{path}: the columns of /{group} have different lengths: {sorted(map(str, lengths))}")
-        for name, column in schema.TRAFFIC.items():
-            _check_column(file, f"traffic/{name}", column, 2)
+        for group, table in schema.TABLES.items():
+            if group in file or not table.optional:
+                for name, column in table.columns.items():
+                    _check_column(file, f"{group}/{name}", column, 2)
 
 
 def _check_column(file: h5py.File, name: str, column: schema.Column, dimensions: int) -> tuple[int, ...] | None:

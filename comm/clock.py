@@ -7,10 +7,12 @@ what a second is.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from mpi4py import MPI
+
+T = TypeVar("T")
 
 SPIN_S: Final = 100e-6  # yield the core this long before sleeping: a message under way arrives sooner than a nap ends
 NAP_S: Final = (20e-6, 1e-3)  # shortest and longest sleep between two looks at a request
@@ -29,14 +31,25 @@ def sleep(comm: MPI.Intracomm, seconds: float) -> None:
 def wait(comm: MPI.Intracomm, requests: Sequence[MPI.Request], statuses: list[MPI.Status] | None = None) -> None:
     """Complete every request. Polls at a falling rate and sleeps in between, so that ranks may share cores."""
     requests = list(requests)
+    _poll(lambda: MPI.Request.Testall(requests, statuses))
+
+
+def wait_some(comm: MPI.Intracomm, requests: list[MPI.Request], statuses: list[MPI.Status]) -> list[int]:
+    """Complete at least one of the requests, in the manner of `wait`: their indices, and as many statuses in front."""
+    return _poll(lambda: MPI.Request.Testsome(requests, statuses)) or []
+
+
+def _poll(test: Callable[[], T]) -> T:
+    """The first result of `test` that is true."""
     spin_until = time.monotonic() + SPIN_S
     nap = NAP_S[0]
-    while not MPI.Request.Testall(requests, statuses):
+    while not (result := test()):
         if time.monotonic() < spin_until:
             time.sleep(0)
         else:
             time.sleep(nap)
             nap = min(2 * nap, NAP_S[1])
+    return result
 
 
 @dataclass(frozen=True)
