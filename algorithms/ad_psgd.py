@@ -26,7 +26,7 @@ from outpace.benchmarks.program import main
 from outpace.comm import threads, topology
 from outpace.comm.arrays import copy, twin
 from outpace.comm.clock import wait
-from outpace.comm.spec import NonNegativeInt, PositiveFloat, PositiveInt
+from outpace.comm.spec import PositiveFloat, PositiveInt, Seed
 from outpace.comm.streams import BATCHES, PEERS
 
 MODEL, DONE = 1, 2  # message tags
@@ -38,7 +38,7 @@ class Config:
     batch_size: PositiveInt = 16  # M, samples per gradient of one worker
     topology: str = "ring"  # SPEC of the graph, which must be bipartite
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
-    seed: NonNegativeInt = 0  # of data order, batches and delays
+    seed: Seed = 0  # of data order, batches and delays
     asynchronous: ClassVar[bool] = True  # the workers share the budget
 
 

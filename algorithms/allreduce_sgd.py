@@ -17,7 +17,7 @@ from mpi4py import MPI
 
 from outpace.benchmarks.program import main
 from outpace.comm.arrays import copy, twin
-from outpace.comm.spec import Decay, NonNegativeInt, PositiveFloat, PositiveInt
+from outpace.comm.spec import Decay, PositiveFloat, PositiveInt, Seed
 from outpace.comm.streams import BATCHES
 
 
@@ -29,7 +29,7 @@ class Config:
     beta1: Decay = 0.9  # decay of the momentum, or of Adam's first moment
     beta2: Decay = 0.999  # decay of Adam's second moment
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
-    seed: NonNegativeInt = 0  # of data order, batches and delays
+    seed: Seed = 0  # of data order, batches and delays
 
 
 def run(comm, problem, cfg, budget, trace):

@@ -15,7 +15,7 @@ import numpy as np
 from outpace.benchmarks.program import main
 from outpace.comm import topology
 from outpace.comm.arrays import copy, twin
-from outpace.comm.spec import NonNegativeInt, PositiveFloat, PositiveInt
+from outpace.comm.spec import PositiveFloat, PositiveInt, Seed
 from outpace.comm.streams import BATCHES
 
 
@@ -25,7 +25,7 @@ class Config:
     batch_size: PositiveInt = 16  # M, samples per gradient of one worker
     topology: str = "ring"  # SPEC of the graph, whose Metropolis weights are W
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
-    seed: NonNegativeInt = 0  # of data order, batches and delays
+    seed: Seed = 0  # of data order, batches and delays
 
 
 def run(comm, problem, cfg, budget, trace):

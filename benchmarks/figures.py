@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 SUFFIXES: Final = (".pdf", ".png", ".svg")
 WIDTH: Final = 3.5  # inches: one column of a two-column page
 HEIGHT: Final = 1.95  # inches: one panel with its labels, without the facts above and the legend below
-LINE: Final = 58  # characters of 8 pt in WIDTH
-ENTRY: Final = 44  # the same beside a handle of the legend or above a panel
+LINE: Final = 55  # characters of 8 pt in WIDTH
+ENTRY: Final = 42  # the same beside a handle of the legend or above a panel
+LINE_HEIGHT: Final = 0.14  # inches of a line of text
 NO_BREAK: Final = "\u00a0"  # a space at which no line ends
 INTERVAL_FROM: Final = 10  # repetitions from which an interval replaces the single runs
 BOOTSTRAP: Final = 71  # purpose of the random numbers behind the intervals of ratios
@@ -76,7 +77,7 @@ PROGRAMS: Final = {
 }
 OTHERS: Final = (("#555555", "*"), ("#AAAAAA", "h"), ("#333333", "d"))  # programs that are not in the table
 DASHES: Final = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (10, 3)), (0, (3, 4)))
-LAW: Final = {"color": "0.25", "linewidth": 0.9, "zorder": 4}  # a law or a reference, always dashed
+LAW: Final[dict[str, Any]] = {"color": "0.25", "linewidth": 0.9, "zorder": 4}  # a law or a reference, always dashed
 
 # How a timeline shows the kinds of events: legend text, kinds, colour, hatch.
 COMMUNICATION: Final = ("exchange", "allreduce", "vote", "pull", "push")
@@ -94,6 +95,12 @@ ABOUT: Final = {"speed-up": ("n_workers",)}
 
 # Flags that say how long a run is, which seed it has and where it is written.
 NOT_SETTINGS: Final = frozenset({"seed", "epochs", "time_budget", "evaluations", "out", "overwrite"})
+
+
+def describe() -> list[str]:
+    """One line for each figure: its name and what it shows."""
+    width = max(map(len, FIGURES))
+    return [f"{name:{width}}  {(figure.__doc__ or '').splitlines()[0]}" for name, figure in FIGURES.items()]
 
 
 def draw(name: str, paths: Iterable[str | Path], out: str | Path) -> None:
@@ -147,7 +154,7 @@ def loss_time(runs: Sequence[Run], figure: "Figure") -> str:
 
 def loss_epochs(runs: Sequence[Run], figure: "Figure") -> str:
     """Loss against passes over the data; logarithmic where it spans a factor of ten."""
-    _curves(runs, figure.add_subplot(), ("epoch", "epochs of all workers"), ("loss", "loss at the mean model"))
+    return _curves(runs, figure.add_subplot(), ("epoch", "epochs of all workers"), ("loss", "loss at the mean model"))
 
 
 def consensus(runs: Sequence[Run], figure: "Figure") -> str:
@@ -168,9 +175,9 @@ def epoch_time(runs: Sequence[Run], figure: "Figure") -> str:
         for run in members:
             _check_same_settings(members[0], run, besides=("stragglers",))
             times.setdefault(factors[run.path], []).append(run.epoch_time())
-        name = members[0].name
+        name = members[0].name + _ended(members)
         if 1.0 not in times:
-            raise UserError(f"epoch-time: no run of {name} with --stragglers none to compare with")
+            raise UserError(f"epoch-time: no run of {members[0].name} with --stragglers none to compare with")
         look = {**_look(members[0], runs), "linestyle": DASHES[0]}
         _points(absolute, times, None, label=name, **look)
         _points(relative, times, times[1.0], **look)
@@ -207,7 +214,7 @@ def speed_up(runs: Sequence[Run], figure: "Figure") -> str:
             raise UserError(f"speed-up: {members[0].label}: needs runs with two or more numbers of workers")
         smallest.add(least)
         base = f"{float(f'{np.median(rates[least]):.3g}'):g}/s at n = {least}"
-        label = f"{members[0].label} ({base.replace(' ', NO_BREAK)})"
+        label = f"{members[0].label} ({base.replace(' ', NO_BREAK)}){_ended(members)}"
         _points(axes, rates, rates[least], label=label, **_look(members[0], runs))
     counts = sorted({run.attrs["n_workers"] for run in runs})
     for least in smallest:
@@ -233,12 +240,16 @@ def staleness(runs: Sequence[Run], figure: "Figure") -> str:
     floor = 0.5 / max(len(column) for column in values.values())  # half of the smallest share there can be
     reference = runs[0].attrs["n_workers"] - 1
     panels = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    figure.set_figheight(0.3 + 0.95 * len(groups))
-    for axes, group in zip(panels, groups, strict=True):
+    means = [float(np.median([values[run.path].mean() for run in group])) for group in groups]
+    titles = [
+        _wrapped(f"{group[0].label}: mean {mean:.3g}{_ended(group)}", ENTRY)
+        for group, mean in zip(groups, means, strict=True)
+    ]
+    figure.set_figheight(0.3 + 0.8 * len(groups) + LINE_HEIGHT * _lines(titles))
+    for axes, group, mean, title in zip(panels, groups, means, titles, strict=True):
         colour = _look(group[0], runs)["color"]
         shares = np.array([np.histogram(values[run.path], edges)[0] / len(values[run.path]) for run in group])
         shares = np.maximum(shares, floor)  # no bar on a logarithmic axis
-        mean = float(np.median([values[run.path].mean() for run in group]))
         axes.stairs(np.median(shares, axis=0), edges, baseline=floor, fill=True, color=colour, alpha=0.45)
         if len(group) < INTERVAL_FROM:
             for share in shares:
@@ -249,7 +260,7 @@ def staleness(runs: Sequence[Run], figure: "Figure") -> str:
         top = axes.get_xaxis_transform()
         axes.plot(mean, 1, "v", color="black", transform=top, clip_on=False, label="mean")
         axes.axvline(reference, label=f"n − 1 = {reference}", dashes=(5, 2), **LAW)
-        axes.set_title(_wrapped(f"{group[0].label}: mean {mean:.3g}{_ended(group)}", ENTRY), pad=8)
+        axes.set_title(title, pad=8)
         axes.set_ylabel("share of the\ngradients")
     panels[0].set_yscale("log")
     panels[0].set_ylim(floor, 1.5)
@@ -269,13 +280,19 @@ def timeline(runs: Sequence[Run], figure: "Figure") -> str:
     unit, scale = ("ms", 1e3) if length < 2 else ("s", 1.0)
     ranks = [int(run.column("events", "rank").max()) + 1 for run in runs]  # servers included
     row = 0.15 if max(ranks) <= 16 else 2.4 / max(ranks)  # inches
-    heights = [0.4 + row * count for count in ranks]
-    panels = figure.subplots(len(runs), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    figure.set_figheight(0.35 + sum(heights))
-    labels = [run.label for run in runs]
-    for run, axes, count, (middle, _) in zip(runs, panels, ranks, windows, strict=True):
+    starts = []
+    for run, (middle, _) in zip(runs, windows, strict=True):
         end = run.column("events", "t_end_s").max()
-        start = min(max(0.0, middle - length / 2), max(0.0, end - length))
+        starts.append(min(max(0.0, middle - length / 2), max(0.0, end - length)))
+    labels = [run.label for run in runs]
+    titles = []
+    for run, start in zip(runs, starts, strict=True):
+        seed = f", seed {run.attrs['seed']}" if labels.count(run.label) > 1 else ""
+        begin = f"from {start:.3g} s".replace(" ", NO_BREAK)
+        titles.append(_wrapped(f"{run.label}{seed}, {begin}{_ended([run])}", LINE - 5))
+    panels = figure.subplots(len(runs), 1, sharex=True, squeeze=False, height_ratios=ranks)[:, 0]
+    figure.set_figheight(0.35 + 0.25 * len(runs) + row * sum(ranks) + LINE_HEIGHT * _lines(titles))
+    for run, axes, count, start, title in zip(runs, panels, ranks, starts, titles, strict=True):
         for legend, kinds, colour, hatch in BARS:
             rank, spans = _spans(run, kinds, start, start + length)
             lanes = [(-0.4, 0.8, 2, 0.3)]
@@ -293,9 +310,7 @@ def timeline(runs: Sequence[Run], figure: "Figure") -> str:
                         zorder=zorder,
                         label=legend,
                     )
-        seed = f", seed {run.attrs['seed']}" if labels.count(run.label) > 1 else ""
-        begin = f"from {start:.3g} s".replace(" ", NO_BREAK)
-        axes.set_title(_wrapped(f"{run.label}{seed}, {begin}{_ended([run])}", ENTRY))
+        axes.set_title(title)
         axes.set_ylim(count - 0.4, -0.6)
         n = run.attrs["n_workers"]
         axes.yaxis.set_major_locator(matplotlib.ticker.MultipleLocator(math.ceil(0.12 / row)))
@@ -435,8 +450,10 @@ def _curves(runs: Sequence[Run], axes: "Axes", x: tuple[str, str], y: tuple[str,
     if max(ends) >= 5 * min(ends) > 0:  # else the fast runs would stand in a corner
         first = min(xs[xs > 0][0] for xs, _ in drawn)
         axes.set_xscale("symlog", linthresh=first, linscale=0.3)
-        decades = 10.0 ** np.arange(math.ceil(math.log10(first)), math.log10(max(ends)))
-        axes.set_xticks([0.0, *decades], ["0", *(f"{decade:g}" for decade in decades)])
+        decades = 10.0 ** np.arange(math.floor(math.log10(first)), math.log10(max(ends)))
+        steps = (1, 2, 5) if max(ends) < 30 * first else (1,)
+        ticks = [0.0, *(step * decade for decade in decades for step in steps if step * decade >= first)]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_xticks([], minor=True)
         axes.set_xlabel(f"{x[1]}, logarithmic from {first:.1g} on")
     else:
@@ -480,23 +497,11 @@ def _points(
     xs = sorted(values)
     axes.plot(xs, [np.median(values[x]) / unit for x in xs], label=label, **look)
     for x in xs:
-        if len(values[x]) == 1:
-            continue
-        if len(values[x]) < INTERVAL_FROM or (base and len(base) < INTERVAL_FROM):
-            each = {
-                "marker": look["marker"],
-                "markersize": 3,
-                "markerfacecolor": "none",
-                "markeredgewidth": 0.5,
-            }
-            axes.plot(
-                [x] * len(values[x]),
-                np.array(values[x]) / unit,
-                ls="",
-                color=look["color"],
-                zorder=1.5,
-                **each,
-            )
+        each = np.array(values[x]) / unit
+        if len(each) < INTERVAL_FROM or (base and len(base) < INTERVAL_FROM):
+            if len(each) > 1:
+                small = {"linestyle": "", "markersize": 3, "markerfacecolor": "none", "markeredgewidth": 0.5}
+                axes.plot([x] * len(each), each, zorder=1.5, **{**look, **small})
         elif values[x] is not base:
             low, high = _ratio_interval(values[x], base) if base else _interval(np.array(values[x]))
             axes.vlines(x, low, high, color=look["color"], linewidth=0.9)
@@ -598,6 +603,10 @@ def _wrapped(text: str, width: int = LINE) -> str:
     return textwrap.fill(re.sub(r",(?=\S)", ", ", text), width)
 
 
+def _lines(texts: list[str]) -> int:
+    return sum(text.count("\n") + 1 for text in texts)
+
+
 def _log_axis(axes: "Axes") -> None:
     """Make the y axis logarithmic, with ticks at 1, 2, 5 where it has few decades; zeros are not drawn."""
     import matplotlib.ticker
@@ -609,7 +618,7 @@ def _log_axis(axes: "Axes") -> None:
     axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 
 
-def _plain(value: float, _: int) -> str:
+def _plain(value: float, _: float) -> str:
     """A tick label without an exponent above the line, which would be smaller than 8 pt."""
     return f"{value:g}".replace("e-0", "e-").replace("e+0", "e")
 
@@ -623,7 +632,7 @@ def _log_ticks(axes: "Axes", ticks: Sequence[float]) -> None:
 
 def _add_legend(figure: "Figure") -> None:
     """One legend below all panels, in as many columns as fit; the figure grows by its height."""
-    entries = {}
+    entries: dict[str, Any] = {}
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             entries.setdefault(label, handle)

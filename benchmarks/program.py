@@ -13,6 +13,7 @@ import platform
 import shlex
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from outpace.benchmarks.splits import SPLITS
 from outpace.benchmarks.stragglers import STRAGGLERS, Delays
 from outpace.benchmarks.traces import Part, Snapshots, Trace, leftovers
 from outpace.benchmarks.watch import Watch
-from outpace.comm import agreement, arrays, clock, spec, topology
+from outpace.comm import agreement, arrays, clock, spec, threads, topology
 from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
 from outpace.comm.meter import MeteredComm
 from outpace.comm.server import Layout
@@ -91,6 +92,8 @@ def main(run: RunFunction, Config: type[Any]) -> NoReturn:
         code = 1 if isinstance(error, Unwritten) else 2
     except SystemExit as parsed:  # --help, or a flag that the parser refused on every rank
         code = int(parsed.code or 0)
+    except Exception:
+        threads.abort(world, traceback.format_exc(), 1)
     _leave(code)
 
 
@@ -169,7 +172,8 @@ def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:
 def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: Launch) -> int:
     """The whole of one run on this rank; its exit code."""
     provenance.check_launch(comm.size, launch.ranks)
-    plan = make_plan(name, config, launch, comm.size)
+    # A SPEC may name a file, which some ranks may not see.
+    plan = agreement.together(comm, lambda: make_plan(name, config, launch, comm.size))
     agreement.on_root(comm, lambda: _check_target(plan))
     xp = arrays.load(launch.backend, comm)
     workers = [comm.rank] if comm.rank < plan.n else []
@@ -238,7 +242,7 @@ class _Execution:
             self.budget = SharedTickets(comm, total, launch.time_budget, self._start, self.trace, plan.layout)
         else:
             self.budget = AgreedSteps(comm, steps, launch.time_budget, self._start, plan.period)
-        self.paced: PacedProblem | Unshared = problem if isinstance(problem, Unshared) else self._pace(problem)
+        self.paced = agreement.together(comm, self._pace)
         self.reporter = Reporter(plan.name, self.budget) if comm.rank == self.budget.desk else None
         self.watch = Watch(comm, self.budget, self._flush, self.reporter.show if self.reporter else lambda: None)
 
@@ -248,6 +252,9 @@ class _Execution:
             x = self.run(comm, self.paced, self.plan.config, self.budget, trace)
         except UserError:  # raised on every rank before the timed part: a graph that the program cannot use
             self._remove_parts()
+            raise
+        except Exception:
+            self.watch.last_flush()
             raise
         if self.reporter:
             self.reporter.close()
@@ -269,11 +276,13 @@ class _Execution:
         agreement.on_root(comm, lambda: self._merge(attributes, tags, values, x_mean))
         return self._report(reason)
 
-    def _pace(self, problem: Problem) -> PacedProblem:
+    def _pace(self) -> PacedProblem | Unshared:
+        if isinstance(self.problem, Unshared):
+            return self.problem
         config, launch = self.plan.config, self.plan.launch
         delays = Delays(stragglers.parse(launch.stragglers), config.seed, self.comm.rank)
         return PacedProblem(
-            problem, self.comm, self.trace, delays, launch.compute_time, config.batch_size, self._diverged
+            self.problem, self.comm, self.trace, delays, launch.compute_time, config.batch_size, self._diverged
         )
 
     def _points(self, x: Any, tags: np.ndarray) -> tuple[list[slice], int, Iterator[list[np.ndarray]]]:

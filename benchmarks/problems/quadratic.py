@@ -67,7 +67,7 @@ class Quadratic:
         out *= self.a
         if batch is None or not self._sigma:
             return
-        np.random.default_rng([*self._key, *batch]).standard_normal(out=self._noise, dtype=self.dtype)
+        np.random.default_rng([*self._key, len(batch), *batch]).standard_normal(out=self._noise, dtype=self.dtype)
         self._noise *= self._sigma / np.sqrt(len(batch))
         out += self.xp.asarray(self._noise)
 

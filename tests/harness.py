@@ -1,0 +1,105 @@
+"""Running one program inside a test, on any communicator, with its budget and its trace in memory."""
+
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from outpace.benchmarks import problems, traces
+from outpace.benchmarks.pace import PacedProblem
+from outpace.benchmarks.problems import Setting
+from outpace.benchmarks.stragglers import Delays, parse
+from outpace.benchmarks.traces import Snapshots, Trace
+from outpace.comm import clock
+from outpace.comm.budget import AgreedSteps, SharedTickets
+from outpace.comm.meter import MeteredComm
+
+
+class CheckedComm(MeteredComm):
+    """A communicator whose duplicates must hold no message when they are freed."""
+
+    def Dup(self, info: MPI.Info | None = None) -> "CheckedComm":
+        return CheckedComm(MPI.Intracomm(self).Dup(info), self.meter)
+
+    def Free(self) -> None:
+        assert not self.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG), "freed with a message left in it"
+        super().Free()
+
+
+@dataclass
+class Outcome:
+    """This rank's result of one run; `steps` and `events` are records of traces.STEPS and traces.EVENTS."""
+
+    x: Any
+    steps: np.ndarray
+    events: np.ndarray
+    sent: np.ndarray  # bytes to each rank
+    wall_s: float
+
+
+def shares(text: str, n: int, dtype: str = "float64", split: str = "iid", seed: int = 0) -> list[Any]:
+    """All workers' shares of a problem, in this process."""
+    return problems.build(text, Setting(MPI.COMM_SELF, range(n), n, split, seed, dtype, np))
+
+
+def share(comm: MPI.Intracomm, text: str, dtype: str = "float64", split: str = "iid", seed: int = 0) -> Any:
+    """This rank's share; collective."""
+    return problems.build(text, Setting(comm, [comm.rank], comm.size, split, seed, dtype, np))[0]
+
+
+class RandomStart:
+    """A problem whose workers start at different points, to see what averaging alone does."""
+
+    def __init__(self, problem: Any, rank: int) -> None:
+        self._problem, self._rank = problem, rank
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._problem, name)
+
+    def x0(self) -> np.ndarray:
+        return np.random.default_rng([99, self._rank]).standard_normal(self._problem.dim)
+
+
+def execute(
+    comm: MeteredComm,
+    program: ModuleType,
+    problem: Any,
+    steps: int | None,
+    seconds: float | None = None,
+    compute_time: float = 0.0,
+    stragglers: str = "none",
+    period: int = 8,
+    **config: Any,
+) -> Outcome:
+    """Run `program` for `steps` gradients per worker on average; collective. Set-up as `benchmarks.program` does it."""
+    cfg = program.Config(**{"dtype": "float64", **config})
+    trace = Trace(comm, Snapshots(0, problem.dim, np.dtype(cfg.dtype), per_step=True))
+    started = []
+
+    def start() -> float:
+        comm.Barrier()
+        trace.start(clock.now(comm))
+        comm.meter.reset()
+        started.append(clock.now(comm))
+        return started[0]
+
+    if getattr(cfg, "asynchronous", False):
+        budget = SharedTickets(comm, None if steps is None else steps * comm.size, seconds, start, trace)
+    else:
+        budget = AgreedSteps(comm, steps, seconds, start, period)
+    delays = Delays(parse(stragglers), cfg.seed, comm.rank)
+    paced = PacedProblem(problem, comm, trace, delays, compute_time, cfg.batch_size, lambda step: None)
+    x = program.run(comm, paced, cfg, budget, trace)
+    wall_s = clock.now(comm) - started[0]
+    comm.Barrier()
+    assert not comm.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG), "a message is left in the communicator"
+    rows, events = trace.drain()
+    return Outcome(
+        x,
+        np.frombuffer(rows, dtype=traces.STEPS),
+        np.frombuffer(events, dtype=traces.EVENTS),
+        comm.meter.nbytes.copy(),
+        wall_s,
+    )

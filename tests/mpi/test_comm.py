@@ -1,0 +1,181 @@
+"""The shared floor: budgets, the meter, clocks, agreement."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+from harness import CheckedComm
+from mpi4py import MPI
+
+from outpace.benchmarks.traces import Snapshots, Trace
+from outpace.comm import agreement, clock, threads
+from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
+from outpace.comm.spec import UserError
+
+
+def begin(comm: CheckedComm) -> float:
+    comm.Barrier()
+    return clock.now(comm)
+
+
+def tickets(comm: CheckedComm, total: int | None, seconds: float | None = None) -> SharedTickets:
+    return SharedTickets(
+        comm, total, seconds, lambda: begin(comm), Trace(comm, Snapshots(0, 1, np.dtype("f8"), per_step=True))
+    )
+
+
+def test_every_ticket_is_handed_out_once(comm: CheckedComm) -> None:
+    taken = []
+    for k in tickets(comm, 57):
+        taken.append(k)
+        time.sleep(0.001 * (1 + comm.rank))
+    assert sorted(itertools.chain.from_iterable(comm.allgather(taken))) == list(range(57))
+    if comm.size > 1:
+        assert 0 < len(taken) < 57
+
+
+@pytest.mark.parametrize("reason", [Stop.TIME, Stop.DIVERGED])
+@pytest.mark.parametrize("shared", [False, True])
+def test_early_ends_are_agreed(comm: CheckedComm, shared: bool, reason: Stop) -> None:
+    """The last rank alone wants to stop. Synchronous loops end at one k on every rank, and every loop ends soon."""
+    budget: Budget = tickets(comm, None) if shared else AgreedSteps(comm, None, None, lambda: begin(comm), period=3)
+    count = 0
+    for _ in budget:
+        count += 1
+        assert count < 2000
+        if comm.rank == comm.size - 1 and count == 10:
+            budget.stop(reason)
+        if shared:
+            time.sleep(0.001)
+        else:
+            comm.Barrier()  # as a synchronous program would
+    if not shared:
+        assert comm.allgather(count) == [count] * comm.size
+        assert count <= 10 + 2 * 3
+        assert budget.reason == reason
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_time_budget(comm: CheckedComm, shared: bool) -> None:
+    budget: Budget = tickets(comm, None, 0.2) if shared else AgreedSteps(comm, None, 0.2, lambda: begin(comm), period=2)
+    start = time.monotonic()
+    for _ in budget:
+        time.sleep(0.005)
+        if not shared:
+            comm.Barrier()
+    assert 0.19 < time.monotonic() - start < 1.5
+
+
+@pytest.mark.ranks(2, 3, 4)
+def test_agreed_steps_wait_for_nobody(comm: CheckedComm) -> None:
+    """With a period of the graph's diameter, the agreement does not tie a fast rank to a slow one more tightly than
+    the period: rank 0 may be that far ahead of the last rank."""
+    period, lead = 4, []
+    for k in AgreedSteps(comm, 40, None, lambda: begin(comm), period=period):
+        if comm.rank == comm.size - 1:
+            time.sleep(0.003)
+        lead.append((time.monotonic(), k))
+    starts = comm.allgather(np.array([t for t, _ in lead]))
+    ahead = max(np.searchsorted(starts[0], t) - k for k, t in enumerate(starts[-1]))
+    assert period <= ahead <= 2 * period + 1
+
+
+def test_meter_charges_what_is_sent(comm: CheckedComm) -> None:
+    n, rank = comm.size, comm.rank
+    right, left = (rank + 1) % n, (rank - 1) % n
+    comm.meter.reset()
+    dup = comm.Dup()
+    sent, received = np.arange(5.0), np.empty(5)
+    if n > 1:
+        request = dup.Isend(sent, right, 3)
+        dup.Recv(received, left, 3)
+        request.Wait()
+        dup.Sendrecv(sent, right, 4, received, left, 4)
+        dup.Isend([None, MPI.BYTE], right, 5).Wait()
+        dup.Recv([None, MPI.BYTE], left, 5)
+        assert comm.meter.nbytes[right] == 80
+        assert comm.meter.messages[right] == 3
+        assert comm.meter.nbytes.sum() == 80
+    comm.meter.reset()
+    total = np.ones(11, dtype="f4")
+    dup.Allreduce(MPI.IN_PLACE, total)
+    assert (total == n).all()
+    # a ring moves 2(n-1) times the vector in all, to the byte
+    assert dup.allreduce(int(comm.meter.nbytes.sum())) == 2 * (n - 1) * 44
+    assert (np.flatnonzero(comm.meter.nbytes) == ([right] if n > 1 else [])).all()
+    dup.Free()
+
+
+def test_meter_of_a_graph(comm: CheckedComm) -> None:
+    peers = [rank for rank in range(comm.size) if rank != comm.rank]
+    graph = comm.Create_dist_graph_adjacent(peers, peers)
+    comm.meter.reset()
+    received = np.empty((len(peers), 3))
+    graph.Ineighbor_allgather(np.full(3, float(comm.rank)), received).Wait()
+    assert (received[:, 0] == peers).all()
+    assert [int(v) for v in comm.meter.nbytes] == [24 * (rank != comm.rank) for rank in range(comm.size)]
+    graph.Free()
+
+
+def test_offset_of_a_skewed_clock(comm: CheckedComm) -> None:
+    """Every rank's clock is set 1000 s per rank apart and runs 1e-3 fast; ping-pong finds both to its own uncertainty,
+    and aligned stamps of one moment agree. A sign error is off by thousands of seconds."""
+    rate = 1 + 1e-3 * (comm.rank > 0)
+    origin = time.monotonic()
+
+    def skewed() -> float:
+        return 1000.0 * comm.rank + rate * (time.monotonic() - origin)
+
+    # all ranks share one node here, so the true offset of a stamp can be computed
+    origin = comm.bcast(origin)
+    start = clock.offset(comm, skewed)
+    time.sleep(0.3)
+    end = clock.offset(comm, skewed)
+    alignment = clock.Alignment(start, end)
+    comm.Barrier()
+    local, true = skewed(), time.monotonic() - origin
+    aligned = float(alignment.to_root(np.array([local]))[0])
+    assert abs(aligned - true) < 5e-4 + 3 * alignment.uncertainty
+    if comm.rank:
+        assert start.uncertainty > 0
+        assert abs(alignment.drift + 1e-3) < 1e-3
+    assert clock.offset(comm).seconds == 0  # one node, one clock
+
+
+def test_errors_of_one_rank_are_everybodys(comm: CheckedComm) -> None:
+    def fail_on_last() -> int:
+        if comm.rank == comm.size - 1:
+            raise UserError("the last rank cannot")
+        return 1
+
+    with pytest.raises(UserError, match="the last rank cannot"):
+        agreement.together(comm, fail_on_last)
+    assert agreement.on_root(comm, lambda: 5) == (5 if comm.rank == 0 else None)
+
+
+def test_wait_sleeps(comm: CheckedComm) -> None:
+    """Waiting 0.3 s for a message costs little processor time: a rank that polls without sleeping takes all of it."""
+    if comm.size == 1:
+        pytest.skip("needs a peer")
+    buffer, status = np.empty(1), MPI.Status()
+    if comm.rank == 0:
+        time.sleep(0.3)
+        for rank in range(1, comm.size):
+            comm.Send(np.array([5.0]), rank, 9)
+        return
+    before = time.thread_time()
+    clock.wait(comm, [comm.Irecv(buffer, MPI.ANY_SOURCE, MPI.ANY_TAG)], [status])
+    assert time.thread_time() - before < 0.1
+    assert (buffer[0], status.source, status.tag) == (5.0, 0, 9)
+
+
+def test_threads_return_what_they_are_given(comm: CheckedComm) -> None:
+    box, lock = threads.channel(comm), threads.lock(comm)
+
+    def work(a: int, b: int) -> None:
+        with lock:
+            box.put(a + b)
+
+    threads.start(comm, work, 2, 3).join()
+    assert box.get() == 5

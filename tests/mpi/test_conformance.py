@@ -1,0 +1,206 @@
+"""One table of all programs, one contract for all of them. A new program is one row."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import CheckedComm, RandomStart, execute, share, shares
+from mpi4py import MPI
+from reference import allreduce_sgd as allreduce_form
+from reference import d_psgd as d_psgd_form
+
+from outpace.algorithms import ad_psgd, allreduce_sgd, d_psgd
+from outpace.comm import topology
+from outpace.comm.spec import UserError
+
+GRAPHS = (
+    "ring",
+    "ring:lazy=1",
+    "path",
+    "star",
+    "complete",
+    "torus",
+    "hypercube",
+    "exponential",
+    "random-regular:degree=3",
+    "erdos-renyi:p=0.7",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A program's contract.
+
+    `cost(n, dim, degrees)` is the bytes that each rank sends per step, shape (n,), for dim float64 numbers; for an
+    asynchronous program the bytes of all ranks together, per gradient, as a range (least, most).
+    """
+
+    program: ModuleType
+    synchronous: bool
+    cost: Callable[[int, int, np.ndarray], Any]
+    reference: ModuleType | None = None
+    gossip: bool = False  # takes --topology
+    refused: tuple[tuple[int, dict[str, Any]], ...] = ()  # (n, config) that raise UserError on every rank
+    variants: tuple[dict[str, Any], ...] = field(default=({},))
+
+    @property
+    def pace(self) -> dict[str, Any]:
+        """Emulated compute time for asynchronous programs: without it the rank that holds the tickets takes most."""
+        return {} if self.synchronous else {"compute_time": 0.001}
+
+    @property
+    def name(self) -> str:
+        return self.program.__name__.rpartition(".")[2]
+
+
+def ring_allreduce(n: int, nbytes: int) -> np.ndarray:
+    """2(n-1)/n of the vector; chunks are cut at whole bytes."""
+    chunks = np.diff(nbytes * np.arange(n + 1) // n)
+    return 2 * (nbytes - chunks) if n > 1 else np.zeros(1)
+
+
+ROWS = [
+    Row(
+        allreduce_sgd,
+        synchronous=True,
+        cost=lambda n, dim, degrees: ring_allreduce(n, 8 * dim),
+        reference=allreduce_form,
+        variants=({}, {"rule": "momentum"}, {"rule": "adam", "step_size": 0.05}),
+    ),
+    Row(
+        d_psgd,
+        synchronous=True,
+        cost=lambda n, dim, degrees: 8 * dim * degrees,
+        reference=d_psgd_form,
+        gossip=True,
+        refused=((3, {"topology": "hypercube"}), (3, {"topology": "random-regular:degree=3"})),
+    ),
+    Row(
+        ad_psgd,
+        synchronous=False,
+        # Every gradient of an active worker is one exchange, a model each way; half of the workers are active, but
+        # which of them computes how much is open. Tickets are 8 bytes there and back.
+        cost=lambda n, dim, degrees: (0, 2 * 8 * dim + 16) if n > 1 else (0, 0),
+        gossip=True,
+        refused=((3, {"topology": "ring"}), (5, {"topology": "ring"}), (4, {"topology": "complete"})),
+    ),
+]
+PROBLEM = "quadratic:dim=10,sigma=0.3,zeta=1"
+STEPS = 25
+
+
+def allowed(row: Row, text: str, n: int) -> bool:
+    try:
+        W = topology.mixing_matrix(text, n)
+        return row.synchronous or topology.bipartite(W)
+    except UserError:
+        return False
+
+
+def configurations(row: Row, n: int) -> list[dict[str, Any]]:
+    graphs = [{"topology": text} for text in GRAPHS if allowed(row, text, n)] if row.gossip else [{}]
+    return [{**variant, **graph} for variant in row.variants for graph in graphs]
+
+
+by_row = pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
+
+
+@by_row
+def test_equals_its_matrix_form(comm: CheckedComm, row: Row) -> None:
+    """To 1e-12, on every graph that allows n. Catches a gradient at the wrong model, a wrong weight, a torn buffer."""
+    if row.reference is None:
+        pytest.skip(f"{row.name} is asynchronous")
+    for problem in (PROBLEM, "digits:hidden=5"):
+        everyone = shares(problem, comm.size)
+        mine = share(comm, problem)
+        for config in configurations(row, comm.size):
+            x = execute(comm, row.program, mine, STEPS, **config).x
+            X = row.reference.run(everyone, row.program.Config(**config, dtype="float64"), STEPS)
+            np.testing.assert_allclose(x, X[comm.rank], rtol=0, atol=1e-12, err_msg=str(config))
+
+
+@by_row
+def test_learns_and_counts(comm: CheckedComm, row: Row) -> None:
+    """The mean model improves, and all workers together compute exactly the gradients of the budget."""
+    problem = share(comm, PROBLEM)
+    for config in configurations(row, comm.size):
+        outcome = execute(comm, row.program, problem, 40, **row.pace, **{"step_size": 0.1, **config})
+        assert outcome.x.shape == (10,)
+        assert np.isfinite(outcome.x).all()
+        mean = comm.allreduce(outcome.x) / comm.size
+        loss, start = (comm.allreduce(problem.loss(x)) / comm.size for x in (mean, problem.x0()))
+        assert loss - problem.f_star < 0.2 * (start - problem.f_star)
+        assert comm.allreduce(len(outcome.steps)) == 40 * comm.size
+        assert comm.allreduce(outcome.steps["samples"].sum()) == 40 * comm.size * 16
+        if row.synchronous:
+            assert len(outcome.steps) == 40
+
+
+@by_row
+def test_repeats_exactly(comm: CheckedComm, row: Row) -> None:
+    """A synchronous program is a function of its seed."""
+    if not row.synchronous:
+        pytest.skip(f"{row.name} is asynchronous")
+    problem = share(comm, PROBLEM)
+    first, second = (execute(comm, row.program, problem, STEPS, seed=3).x for _ in range(2))
+    np.testing.assert_allclose(first, second, rtol=0, atol=1e-13)
+    other = execute(comm, row.program, problem, STEPS, seed=4).x
+    assert np.abs(other - first).max() > 1e-3
+
+
+@by_row
+def test_refuses_on_every_rank(comm: CheckedComm, row: Row) -> None:
+    """A graph or a number of workers that the program cannot use is an error everywhere, before any message."""
+    for n, config in row.refused:
+        if n == comm.size:
+            with pytest.raises(UserError):
+                execute(comm, row.program, share(comm, PROBLEM), STEPS, **config)
+
+
+@by_row
+def test_two_halves_at_once(comm: CheckedComm, row: Row) -> None:
+    """Two disjoint communicators run side by side: a program that uses COMM_WORLD mixes them up or hangs."""
+    if comm.size not in (2, 4, 8):
+        pytest.skip("needs two equal halves that every graph allows")
+    half = CheckedComm(MPI.Intracomm(comm).Split(comm.rank % 2))
+    problem = share(half, f"quadratic:dim=10,zeta={comm.rank % 2}")
+    x = execute(half, row.program, problem, 100, **row.pace, step_size=0.3).x
+    mean = half.allreduce(x) / half.size
+    assert np.linalg.norm(mean - problem.x_star) < 0.2 * np.linalg.norm(problem.x_star)
+    half.Free()
+
+
+@by_row
+def test_bytes_are_the_documented_cost(comm: CheckedComm, row: Row) -> None:
+    """The meter against the formula, to the byte; both are bytes sent."""
+    dim, n = 10, comm.size
+    for config in configurations(row, n)[: 1 if not row.gossip else None]:
+        outcome = execute(comm, row.program, share(comm, PROBLEM), STEPS, period=1000, **config)
+        W = topology.mixing_matrix(config.get("topology", "complete"), n)
+        degrees = (W > 0).sum(axis=1) - 1
+        sent = np.array(comm.allgather(outcome.sent.sum()))
+        cost = row.cost(n, dim, degrees)
+        if row.synchronous:  # and one agreement on the end, a single byte
+            np.testing.assert_array_equal(sent, STEPS * cost + ring_allreduce(n, 1), err_msg=str(config))
+        else:
+            least, most = cost
+            tickets = 16 * (n - 1)  # the ask that is told that none is left
+            assert least * STEPS * n <= sent.sum() <= most * STEPS * n + tickets
+
+
+@by_row
+def test_averaging_alone_keeps_the_mean(comm: CheckedComm, row: Row) -> None:
+    """With step size 0 from different starts the sum of the models stays and their spread shrinks."""
+    if not row.gossip:
+        pytest.skip(f"{row.name} averages no models")
+    problem = RandomStart(share(comm, PROBLEM), comm.rank)
+    for config in configurations(row, comm.size):
+        x = execute(comm, row.program, problem, 40, **row.pace, **config, step_size=0.0).x
+        before, after = (comm.allgather(v) for v in (problem.x0(), x))
+        scale = sum(np.linalg.norm(v) for v in before)
+        assert np.linalg.norm(np.sum(after, axis=0) - np.sum(before, axis=0)) <= 1e-12 * scale
+        if comm.size > 1:
+            assert np.var(after, axis=0).sum() < 0.2 * np.var(before, axis=0).sum(), config
