@@ -41,21 +41,20 @@ class Config:
 
 
 def run(comm, problem, cfg, budget, trace):
-    """One worker or server; collective over comm. Returns a server's slice of the model, None on a worker."""
+    """One worker or server; collective over comm. Returns a server's slice of the model, a worker's stale copy."""
     layout = Layout(comm.size - cfg.servers, cfg.servers)
     slices, wire = layout.held(problem.dim), comm.Dup()
-    x = None
+    x = problem.x0()
     if comm.rank in slices:
-        x = problem.x0()[slices[comm.rank]]
+        x = x[slices[comm.rank]]
         serve(wire, x, layout.workers, cfg, budget, trace)
     else:
-        work(wire, problem, slices, cfg, budget, trace)
+        work(wire, problem, x, slices, cfg, budget, trace)
     wire.Free()
     return x
 
 
-def work(comm, problem, slices, cfg, budget, trace):
-    x_hat = problem.x0()
+def work(comm, problem, x_hat, slices, cfg, budget, trace):
     g = problem.xp.empty_like(x_hat)
     x_wire, g_wire = twin(x_hat, comm), twin(g, comm)
     rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])

@@ -48,22 +48,22 @@ class Config:
 
 
 def run(comm, problem, cfg, budget, trace):
-    """One worker or server; collective over comm. Returns a server's slice of the centre, None on a worker."""
+    """One worker or server; collective over comm. Returns a worker's model, a server's slice of the centre."""
     layout = Layout(comm.size - cfg.servers, cfg.servers)
     slices, wire = layout.held(problem.dim), comm.Dup()
     alpha = cfg.elasticity / layout.workers
-    centre = None
+    x = problem.x0()
     if comm.rank in slices:
-        centre = problem.x0()[slices[comm.rank]]
-        serve(wire, centre, layout.workers, alpha, budget, trace)
+        x = x[slices[comm.rank]]
+        serve(wire, x, layout.workers, alpha, budget, trace)
     else:
-        work(wire, problem, slices, alpha, cfg, budget, trace)
+        work(wire, problem, x, slices, alpha, cfg, budget, trace)
     wire.Free()
-    return centre
+    return x
 
 
-def work(comm, problem, slices, alpha, cfg, budget, trace):
-    xp, x = problem.xp, problem.x0()
+def work(comm, problem, x, slices, alpha, cfg, budget, trace):
+    xp = problem.xp
     v, ahead, g, e = xp.zeros_like(x), xp.empty_like(x), xp.empty_like(x), xp.empty_like(x)
     x_wire, e_wire = twin(x, comm), twin(e, comm)
     rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
