@@ -40,7 +40,7 @@ def test_a_psgd_is_its_replay(comm: CheckedComm, problem: str) -> None:
     if comm.rank < n:
         assert (log["worker"] == comm.rank).sum() == len(outcome.steps)
         if n > 2:
-            assert 0 < staleness.max()  # else it is synchronous in disguise
+            assert staleness.max() > 0  # else it is synchronous in disguise
 
 
 @pytest.mark.ranks(2, 3)
@@ -56,9 +56,7 @@ def test_one_worker_is_sgd_however_many_servers(comm: CheckedComm) -> None:
 def test_mean_staleness_is_n_minus_1_whatever_the_speeds(comm: CheckedComm, stragglers: str) -> None:
     """Every worker has one gradient under way. Only a worker's first and last gradients fall short of a full round."""
     n = comm.size - 1
-    outcome = execute(
-        comm, a_psgd, share(comm, NOISY, servers=1), 40, compute_time=0.002, stragglers=stragglers
-    )
+    outcome = execute(comm, a_psgd, share(comm, NOISY, servers=1), 40, compute_time=0.002, stragglers=stragglers)
     staleness = comm.bcast(outcome.applied, n)["staleness"]
     assert n - 1 - n / 40 <= staleness.mean() <= n - 1
     if stragglers.startswith("fixed"):
