@@ -53,7 +53,9 @@ def share(
     """This rank's share, or what a server knows of the problem; collective."""
     n = comm.size - servers
     setting = Setting(comm, [comm.rank] if comm.rank < n else [], n, split, seed, dtype, np)
-    return (problems.build(text, setting) + [Unshared(comm, shares(text, n, dtype, split, seed))])[0]
+    mine = problems.build(text, setting)
+    told = Unshared(comm, mine) if servers else None
+    return mine[0] if mine else told
 
 
 class RandomStart:
