@@ -529,7 +529,7 @@ def _curves(runs: Sequence[Run], axes: "Axes", x: tuple[str, str], y: tuple[str,
         drawn += curves
         label = group[0].label + _ended(group)
         if log and not any(values.any() for _, values in curves):
-            label += ", exactly 0"
+            label += f", exactly{NO_BREAK}0"
         if len(group) > 1:
             grid, table = _on_one_grid(group, curves)
             if len(group) < INTERVAL_FROM:

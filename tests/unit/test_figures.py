@@ -497,7 +497,7 @@ def test_consensus_is_logarithmic_and_leaves_out_exact_zeros(tmp_path):
     assert axes.get_yscale() == "log"
     drawn = lines(axes)
     np.testing.assert_array_equal(drawn["D-PSGD, no stragglers"].get_xydata(), [[1.0, 0.5], [2.0, 0.25]])
-    assert not len(drawn["AllReduce-SGD, no stragglers, exactly 0"].get_xydata())
+    assert not len(drawn["AllReduce-SGD, no stragglers, exactly\u00a00"].get_xydata())
     compose("consensus", [exact])
 
 
