@@ -44,17 +44,13 @@ def run(comm, problem, cfg, budget, trace):
     """One worker or server; collective over comm. Returns a server's slice of the model, a worker's stale copy."""
     layout = Layout(comm.size - cfg.servers, cfg.servers)
     slices, wire = layout.held(problem.dim), comm.Dup()
-    x = problem.x0()
+    x_hat = problem.x0()
     if comm.rank in slices:
-        x = x[slices[comm.rank]]
+        x = x_hat[slices[comm.rank]]
         serve(wire, x, layout.workers, cfg, budget, trace)
-    else:
-        work(wire, problem, x, slices, cfg, budget, trace)
-    wire.Free()
-    return x
+        wire.Free()
+        return x
 
-
-def work(comm, problem, x_hat, slices, cfg, budget, trace):
     g = problem.xp.empty_like(x_hat)
     x_wire, g_wire = twin(x_hat, comm), twin(g, comm)
     rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
@@ -63,11 +59,13 @@ def work(comm, problem, x_hat, slices, cfg, budget, trace):
         problem.gradient(x_hat, batch, g)
         copy(g, g_wire)
         with trace.phase("push", nbytes=g.nbytes):
-            models = [comm.Irecv(x_wire[part], server, ANSWER) for server, part in slices.items()]
-            wait(comm, models + [comm.Isend(g_wire[part], server, MESSAGE) for server, part in slices.items()])
+            models = [wire.Irecv(x_wire[part], server, ANSWER) for server, part in slices.items()]
+            wait(comm, models + [wire.Isend(g_wire[part], server, MESSAGE) for server, part in slices.items()])
         copy(x_wire, x_hat)
         trace.record()
-    leave(comm, slices)
+    leave(wire, slices)
+    wire.Free()
+    return x_hat
 
 
 def serve(comm, x, workers, cfg, budget, trace):

@@ -52,28 +52,25 @@ def run(comm, problem, cfg, budget, trace):
     layout = Layout(comm.size - cfg.servers, cfg.servers)
     slices, wire = layout.held(problem.dim), comm.Dup()
     alpha = cfg.elasticity / layout.workers
-    x = problem.x0()
+    x, xp = problem.x0(), problem.xp
     if comm.rank in slices:
-        x = x[slices[comm.rank]]
-        serve(wire, x, layout.workers, alpha, budget, trace)
-    else:
-        work(wire, problem, x, slices, alpha, cfg, budget, trace)
-    wire.Free()
-    return x
+        centre = x[slices[comm.rank]]
+        serve(wire, centre, layout.workers, alpha, budget, trace)
+        wire.Free()
+        return centre
 
-
-def work(comm, problem, x, slices, alpha, cfg, budget, trace):
-    xp = problem.xp
     v, ahead, g, e = xp.zeros_like(x), xp.empty_like(x), xp.empty_like(x), xp.empty_like(x)
     x_wire, e_wire = twin(x, comm), twin(e, comm)
     rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
-    for step, _ in enumerate(budget):
+    alone = 0  # steps until the next exchange
+    for _ in budget:
         batch = rng.integers(problem.n_samples, size=cfg.batch_size)
-        if step % cfg.period == 0:
+        if alone == 0:
+            alone = cfg.period
             copy(x, x_wire)
             with trace.phase("exchange", nbytes=x.nbytes):
-                centres = [comm.Irecv(e_wire[part], server, ANSWER) for server, part in slices.items()]
-                wait(comm, centres + [comm.Isend(x_wire[part], server, MESSAGE) for server, part in slices.items()])
+                centres = [wire.Irecv(e_wire[part], server, ANSWER) for server, part in slices.items()]
+                wait(comm, centres + [wire.Isend(x_wire[part], server, MESSAGE) for server, part in slices.items()])
             copy(e_wire, e)
             e -= x
             e *= alpha
@@ -86,7 +83,10 @@ def work(comm, problem, x, slices, alpha, cfg, budget, trace):
         v -= g
         x += v
         trace.record(read_s)
-    leave(comm, slices)
+        alone -= 1
+    leave(wire, slices)
+    wire.Free()
+    return x
 
 
 def serve(comm, centre, workers, alpha, budget, trace):
