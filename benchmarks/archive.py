@@ -1,5 +1,6 @@
 """Archiving a run: the parts of all ranks become one HDF5 file, at the normal end or after a crash."""
 
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -167,20 +168,23 @@ def write(
     target: Path, attributes: Mapping[str, Any], groups: Mapping[str, Columns], tables: Mapping[str, Columns]
 ) -> None:
     """Write one trace file, complete or not at all; `groups` hold columns, `tables` arrays of two axes."""
+    image = io.BytesIO()  # the HDF5 library crashes where the disk is full; a plain write fails with an error
+    with h5py.File(image, "w") as file:
+        for name, value in ({**attributes} | {"schema": schema.SCHEMA, "schema_version": schema.VERSION}).items():
+            file.attrs[name] = value
+        for group, columns in groups.items():
+            _write_group(file.create_group(group), schema.GROUPS[group], columns, schema.SCALES.get(group, "row"))
+        for name, arrays in tables.items():
+            _write_table(file.create_group(name), schema.TABLES[name], arrays)
+        kind = file["events/kind"]
+        kind.attrs["flag_values"] = np.arange(len(schema.KINDS), dtype=np.int8)
+        kind.attrs["flag_meanings"] = " ".join(schema.KINDS)
     temporary = target.with_name(f"{target.name}.part-merged")
     try:
-        with h5py.File(temporary, "w") as file:
-            for name, value in ({**attributes} | {"schema": schema.SCHEMA, "schema_version": schema.VERSION}).items():
-                file.attrs[name] = value
-            for group, columns in groups.items():
-                _write_group(file.create_group(group), schema.GROUPS[group], columns, schema.SCALES.get(group, "row"))
-            for name, arrays in tables.items():
-                _write_table(file.create_group(name), schema.TABLES[name], arrays)
-            kind = file["events/kind"]
-            kind.attrs["flag_values"] = np.arange(len(schema.KINDS), dtype=np.int8)
-            kind.attrs["flag_meanings"] = " ".join(schema.KINDS)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
+        with open(temporary, "wb") as merged:
+            merged.write(image.getbuffer())
+            merged.flush()
+            os.fsync(merged.fileno())
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 Everything takes the communicator and keeps no state here, for the reason given in `clock`.
 """
 
-import os
 import queue
 import sys
 import threading
@@ -36,14 +35,8 @@ def start(comm: MPI.Intracomm, target: Callable[..., None], *args: Any) -> threa
 
 
 def abort(comm: MPI.Intracomm, cause: str, code: int) -> NoReturn:
-    """End the job from any thread: say which rank and why, and leave.
-
-    Hydra and PRRTE end a job as soon as one rank leaves without finalising. That is preferred to MPI's own abort, which
-    takes a transport down while other threads are inside it, and was seen to crash there one time in forty.
-    """
+    """End the job from any thread: say which rank and why, then abort."""
     print(f"rank {comm.rank}: {cause}", file=sys.stderr, flush=True)
-    if any(name in os.environ for name in ("HYDI_CONTROL_FD", "PRTE_LAUNCHED")):
-        os._exit(code)
     comm.Abort(code)
     raise SystemExit(code)  # not reached: MPI's abort does not return
 
