@@ -13,6 +13,7 @@ import xarray
 from outpace.benchmarks import schema
 from outpace.benchmarks.inspection import validate
 from outpace.benchmarks.reading import Run
+from outpace.benchmarks.stragglers import Delays, parse
 from outpace.comm.spec import UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trace-v1.h5"
@@ -107,15 +108,18 @@ def test_what_a_trace_tells(folder: Path) -> None:
 
 def test_synchronous_runs_meet_the_same_delays(tmp_path: Path) -> None:
     """The straggler dial: seeded per rank and step, so programs are delayed alike, and by the factor that was asked."""
-    injected = []
+    expected = [
+        Delays(parse("pareto:alpha=1.5"), 0, rank).seconds(step, base_s=0.002) for rank in (0, 1) for step in range(8)
+    ]
+    assert max(expected) > 2e-3
     for program in ("allreduce_sgd", "d_psgd"):
         flags = [*FLAGS, "--stragglers", "pareto:alpha=1.5", "--out", f"{program}.h5"]
         assert outpace("run", program, "-n", 2, *flags, cwd=tmp_path).returncode == 0
         run = Run(tmp_path / f"{program}.h5")
         order = np.lexsort((run.column("steps", "step"), run.column("steps", "rank")))
-        injected.append(run.column("steps", "injected_s")[order])
-    np.testing.assert_allclose(injected[0], injected[1], atol=2e-3)
-    assert injected[0].max() > 2e-3
+        late = run.column("steps", "injected_s")[order] - expected
+        assert late.min() > -1e-9  # a sleep is never short, on a busy machine it may be long
+        assert np.median(late) < 1e-3
 
 
 def test_show(folder: Path, tmp_path: Path) -> None:

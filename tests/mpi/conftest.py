@@ -1,5 +1,7 @@
 """Tests under mpiexec: every rank runs the same pytest. A failure on one rank is a failure on all, and says where."""
 
+import sys
+import traceback
 from collections.abc import Iterator
 
 import pytest
@@ -10,18 +12,13 @@ WORLD = MPI.COMM_WORLD
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    if WORLD.rank > 0:  # rank 0 reports for all; the others only what failed here
+    if WORLD.rank > 0:  # rank 0 reports for all; a failure is told by its own rank
         session.config.pluginmanager.unregister(name="terminalreporter")
 
 
 def pytest_internalerror(excrepr: object) -> None:
     print(f"rank {WORLD.rank}: {excrepr}", flush=True)
     WORLD.Abort(1)  # the other ranks would wait for this one
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if WORLD.rank > 0 and report.failed:
-        print(f"rank {WORLD.rank}: {report.nodeid}\n{report.longreprtext}", flush=True)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -32,6 +29,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
         return (yield)
     except (Exception, pytest.fail.Exception) as exc:
         error = exc
+        # At once and past pytest's capture: the other ranks may be waiting for this one in vain.
+        with pyfuncitem.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(f"rank {WORLD.rank}: {pyfuncitem.nodeid}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
         raise
     finally:
         failed = [rank for rank, bad in enumerate(WORLD.allgather(error is not None)) if bad]
