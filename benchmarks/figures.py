@@ -713,12 +713,13 @@ def _lines(texts: list[str]) -> int:
 
 
 def _log_axis(axes: "Axes") -> None:
-    """Make the y axis logarithmic, with ticks at 1, 2, 5 where it has few decades; zeros are not drawn."""
+    """Make the y axis logarithmic, with more ticks the fewer decades it has; zeros are not drawn."""
     import matplotlib.ticker
 
     axes.set_yscale("log", nonpositive="mask")
     low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+    subs = (1, 1.5, 2, 3, 4, 5, 6, 8) if high < 5 * low else (1, 2, 5) if high < 300 * low else (1,)
+    axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=subs))
     axes.yaxis.set_major_formatter(_plain)
     axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 

@@ -1,0 +1,166 @@
+"""Studies: the launches, the table and the figures behind a claim about several programs, by one command each.
+
+    python -m outpace.benchmarks.studies unequal-data    D^2 and D-PSGD where workers hold different labels
+    python -m outpace.benchmarks.studies busiest-rank    rates and traffic against the number of workers
+    python -m outpace.benchmarks.studies slow-worker     the pace of the others beside a slow worker
+
+A trace that is there already is not made again, so a study that was cut short goes on.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from outpace.benchmarks import figures, launcher
+from outpace.benchmarks.reading import Run
+from outpace.comm.spec import UserError
+
+RUNS: Final = Path("results/runs")
+SERVED: Final = ("a_psgd", "eamsgd")  # programs with a server beside the workers
+
+
+def trace(out: Path, program: str, workers: int, *flags: str) -> Run:
+    """The run of `program` that leaves `out`, made now unless it is there. Raises UserError where it fails."""
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        ranks = workers + (program in SERVED)
+        ended = launcher.launch(f"outpace.algorithms.{program}", ranks, [*flags, "--out", str(out), "--overwrite"])
+        if ended.code:
+            raise UserError(launcher.explain(ended, out.parent) or f"{program} ended with exit code {ended.code}")
+    return Run(out)
+
+
+def draw(name: str, runs: Sequence[Run], out: Path) -> None:
+    figures.draw(name, [run.path for run in runs], out)
+    print(f"wrote {out}")
+
+
+EXCLUSIVE: Final = {5: "labels:classes=2", 10: "labels:classes=1"}  # no label on two workers
+STABLE_RING: Final = {5: "ring", 10: "ring:lazy=1"}
+HIDDEN: Final = {"softmax": 0, "MLP": 64}
+
+
+def unequal_data(
+    folder: Path, seeds: int = 5, epochs: float = 40, workers: Sequence[int] = (5, 10), models: Sequence[str] = ()
+) -> dict[tuple[str, int, str, str], float]:
+    """(model, workers, split, program) -> median over seeds of the final loss over AllReduce-SGD's, paired by seed.
+
+    Digits on a ring, exclusive labels against shuffled; step size 0.2, batch 16. Draws `splits` for each model.
+    """
+    ratios = {}
+    for model in models or HIDDEN:
+        runs: dict[tuple[int, str, str], list[Run]] = {}
+        for n in workers:
+            for split in ("iid", EXCLUSIVE[n]):
+                for seed in range(seeds):
+                    for program in ("allreduce_sgd", "d_psgd", "d2"):
+                        flags = ["--problem", f"digits:hidden={HIDDEN[model]}", "--split", split, "--seed", str(seed)]
+                        flags += ["--epochs", f"{epochs:g}", "--dtype", "float64", "--step-size", "0.2"]
+                        if program != "allreduce_sgd":
+                            flags += ["--topology", STABLE_RING[n]]
+                        name = f"{model}-{n}-{split.partition(':')[0]}-{program}-{seed}.h5"
+                        runs.setdefault((n, split, program), []).append(trace(folder / name, program, n, *flags))
+        for (n, split, program), repeated in runs.items():
+            base = runs[n, split, "allreduce_sgd"]
+            paired = [run.final_loss() / other.final_loss() for run, other in zip(repeated, base, strict=True)]
+            ratios[model, n, split, program] = float(np.median(paired))
+        draw("splits", [run for repeated in runs.values() for run in repeated], folder / f"splits-{model}.png")
+    shown = Table(
+        "model", "workers", "split", "program", "final loss / AllReduce-SGD's", title=f"{seeds} seeds, medians"
+    )
+    for (model, n, split, program), ratio in ratios.items():
+        shown.add_row(model, str(n), split, program, f"{ratio:.3f}")
+    Console().print(shown)
+    return ratios
+
+
+DIMS: Final = {"100 KB": 25_000, "4 MB": 1_000_000, "40 MB": 10_000_000}  # of float32
+COMPUTE_TIME_S: Final = {"100 KB": 0.02, "4 MB": 0.05, "40 MB": 0.5}
+PROGRAMS: Final = ("allreduce_sgd", "a_psgd", "d_psgd", "ad_psgd", "d2", "eamsgd")
+
+
+def busiest_rank(
+    folder: Path, seconds: float = 6, workers: Sequence[int] = (2, 4, 8), sizes: Sequence[str] = tuple(DIMS)
+) -> dict[tuple[str, str, int], float]:
+    """(size, program, workers) -> models that the busiest rank sends, or receives if that is more, per gradient of
+    each worker. Draws `steps-rate` for each size.
+
+    Compute time is slept, so that the workers may share cores; their transfers share them as well, which limits the
+    rates of the largest models, not the traffic.
+    """
+    models = {}
+    for size in sizes:
+        runs = []
+        for program in PROGRAMS:
+            for n in workers:
+                flags = ["--problem", f"quadratic:dim={DIMS[size]}", "--compute-time", f"{COMPUTE_TIME_S[size]:g}"]
+                flags += ["--time-budget", f"{seconds:g}", "--evaluations", "1", "--dtype", "float32"]
+                flags += ["--period", "1"] if program == "eamsgd" else []
+                run = trace(folder / f"{size.replace(' ', '')}-{program}-{n}.h5", program, n, *flags)
+                models[size, program, n] = run.busiest_nbytes() / (4 * DIMS[size])
+                runs.append(run)
+        draw("steps-rate", runs, folder / f"steps-rate-{size.replace(' ', '')}.png")
+    shown = Table("size", "program", *(f"n = {n}" for n in workers), title="models through the busiest rank")
+    for size in sizes:
+        for program in PROGRAMS:
+            shown.add_row(size, program, *(f"{models[size, program, n]:.2f}" for n in workers))
+    Console().print(shown)
+    return models
+
+
+def slow_worker(folder: Path, repetitions: int = 5, seconds: float = 8, program: str = "a_psgd") -> dict[int, float]:
+    """worker -> its gradients per second beside a worker 0 slowed 10x, over those without, medians of launches.
+
+    8 workers and a server, 10 ms of compute slept; the launches of both levels are interleaved.
+    """
+    rates: dict[str, list[np.ndarray]] = {"none": [], "fixed:rank=0,factor=10": []}
+    runs = []
+    for seed in range(repetitions):
+        for stragglers, measured in rates.items():
+            flags = ["--compute-time", "0.01", "--time-budget", f"{seconds:g}", "--stragglers", stragglers]
+            name = f"{program}-{stragglers.partition(':')[0]}-{seed}.h5"
+            run = trace(folder / name, program, 8, *flags, "--seed", str(seed))
+            runs.append(run)
+            rank, t_s = run.column("steps", "rank"), run.column("steps", "t_s")
+            # up to the worker's own last gradient: the slow one's comes after the others have ended
+            measured.append(np.array([(rank == worker).sum() / t_s[rank == worker].max() for worker in range(8)]))
+    equal, slowed = (np.median(measured, axis=0) for measured in rates.values())
+    shown = Table("worker", "alone, 1/s", "beside a slow one, 1/s", "ratio", title=f"{program}, worker 0 slowed 10x")
+    for worker in range(8):
+        ratio = slowed[worker] / equal[worker]
+        shown.add_row(str(worker), f"{equal[worker]:.1f}", f"{slowed[worker]:.1f}", f"{ratio:.3f}")
+    Console().print(shown)
+    draw("shares", runs, folder / f"shares-{program}.png")
+    return {worker: float(slowed[worker] / equal[worker]) for worker in range(8)}
+
+
+STUDIES: Final[dict[str, Callable[[Path], object]]] = {
+    "unequal-data": unequal_data,
+    "busiest-rank": busiest_rank,
+    "slow-worker": slow_worker,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="outpace.benchmarks.studies"
+    )
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("-o", "--out", type=Path, help=f"folder for traces and figures; default {RUNS}/STUDY")
+    options = parser.parse_args()
+    try:
+        STUDIES[options.study](options.out or RUNS / options.study)
+    except UserError as error:
+        print(f"{options.study}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
