@@ -70,7 +70,7 @@ def toss(key: int, coins: Array) -> None:
 @compiled
 def ballot(v: Array, coins: Array, turn: int, words: Array) -> bool:
     """words <- signs of v. Whether there was a NaN."""
-    return _write_signs(v, coins, turn, words) != 0
+    return bool(_write_signs(v, coins, turn, words) != 0)
 
 
 @compiled
@@ -84,7 +84,7 @@ def momentum_ballot(g: Array, m: Array, beta: float, coins: Array, turn: int, wo
         for i in range(m_part.size):
             m_part[i] = kept * m_part[i] + added * g_part[i]
         nan |= _write_signs(m_part, coins[there], turn, words[there])
-    return nan != 0
+    return bool(nan != 0)
 
 
 @compiled
