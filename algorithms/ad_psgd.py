@@ -10,9 +10,9 @@ The graph is bipartite: active workers ask, passive ones answer, so no cycle of 
 exchange, whatever n is, and 8 bytes for a ticket of the budget.
 
 Deviations from the paper:
-1. The gradient thread itself applies its gradient, under a lock, where the paper's hands it to the other thread.
-   Hence the active side's increment form: x += (r - s)/2 keeps a gradient applied while s was under way, and the
-   sum of all models, where x <- (x + r)/2 would not.
+1. The gradient thread itself applies its gradient, under a lock that nobody holds across a message; the paper's
+   hands it to the other thread. Both sides of an averaging therefore add an increment, x += (r - s)/2 with s the
+   copy sent and r the one received: gradients applied meanwhile are kept, and so is the sum of all models.
 2. One averaging per gradient of an active worker; the paper's averaging thread runs as fast as it can.
 """
 
@@ -26,10 +26,12 @@ from outpace.benchmarks.program import main
 from outpace.comm import threads, topology
 from outpace.comm.arrays import copy, twin
 from outpace.comm.clock import wait
+from outpace.comm.gossip import SharedModel
 from outpace.comm.spec import PositiveFloat, PositiveInt, Seed
 from outpace.comm.streams import BATCHES, PEERS
 
-MODEL, DONE = 1, 2  # message tags
+ASK, READY, MODEL, DONE = 1, 2, 3, 4  # message tags
+NOTHING = [None, MPI.BYTE]
 
 
 @dataclass(frozen=True)
@@ -42,86 +44,71 @@ class Config:
     asynchronous: ClassVar[bool] = True  # the workers share the budget
 
 
-class Model:
-    """The local model x, shape (dim,), that the two threads of a worker share under a lock."""
-
-    def __init__(self, comm, problem):
-        self.x = problem.x0()
-        self.lock = threads.lock(comm)
-        self.averagings = 0
-
-
 def run(comm, problem, cfg, budget, trace):
     """One worker; collective over comm. Returns its local model x, shape (dim,)."""
     W = topology.mixing_matrix(cfg.topology, comm.size)
     active, neighbours = topology.bipartition(W, comm.rank, cfg.topology)
-    model, due, gossip = Model(comm, problem), threads.channel(comm), comm.Dup()
-    x = model.x
-    x_hat, g = problem.xp.empty_like(x), problem.xp.empty_like(x)
+    model, due, gossip = SharedModel(comm, problem.x0(), trace), threads.channel(comm), comm.Dup()
+    x_hat, g = model.x.copy(), model.x.copy()
     averaging = threads.start(comm, ask if active else answer, gossip, neighbours, model, due, cfg.seed, trace)
 
     rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
     for k in budget:
         batch = rng.integers(problem.n_samples, size=cfg.batch_size)  # line 3
-        with model.lock:
-            read_s, averagings = trace.now(), model.averagings
-            copy(x, x_hat)
+        read_s, seen = trace.now(), model.read(x_hat)
         problem.gradient(x_hat, batch, g)  # line 4, at the model as read
         g *= cfg.step_size
-        with model.lock:
-            trace.snapshot(x)
-            x -= g  # line 6
-            averagings = model.averagings - averagings
+        meanwhile = model.subtract(g) - seen  # line 6
         due.put(k)
-        trace.record(read_s, local_writes=averagings)
+        trace.record(read_s, local_writes=meanwhile)
     due.put(None)
     averaging.join()
     gossip.Free()
-    return x
+    return model.x
 
 
 def ask(comm, neighbours, model, due, seed, trace):
     """Active worker: average with one random passive neighbour per gradient (line 5)."""
     rng = np.random.default_rng([PEERS, seed, comm.rank])
-    s, r = model.x.copy(), model.x.copy()
-    s_wire, r_wire = twin(s, comm), twin(r, comm)
+    exchange = Exchange(comm, model, trace)
     for _ in iter(due.get, None):
         peer = rng.choice(neighbours)
-        with trace.phase("exchange", peer, s.nbytes, background=True):
-            with model.lock:
-                copy(model.x, s)
-            copy(s, s_wire)
-            wait(comm, [comm.Irecv(r_wire, peer, MODEL), comm.Isend(s_wire, peer, MODEL)])
-            copy(r_wire, r)
-            r -= s
-            r *= 0.5
-            with model.lock:
-                trace.snapshot(model.x)
-                model.x += r
-                model.averagings += 1
-    wait(comm, [comm.Isend([None, MPI.BYTE], peer, DONE) for peer in neighbours])
+        with trace.phase("exchange", peer, exchange.nbytes, background=True):
+            wait(comm, [comm.Irecv(NOTHING, peer, READY), comm.Isend(NOTHING, peer, ASK)])
+            exchange.average_with(peer)
+    wait(comm, [comm.Isend(NOTHING, peer, DONE) for peer in neighbours])
 
 
 def answer(comm, neighbours, model, due, seed, trace):
-    """Passive worker: answer whoever asks, until every active neighbour is done."""
-    s, r = model.x.copy(), model.x.copy()
-    s_wire, r_wire = twin(s, comm), twin(r, comm)
+    """Passive worker: answer whoever asks, one after the other, until every active neighbour is done."""
     status, asking = MPI.Status(), len(neighbours)
+    exchange = Exchange(comm, model, trace)
     while asking:
-        wait(comm, [comm.Irecv(s_wire, MPI.ANY_SOURCE, MPI.ANY_TAG)], [status])
+        wait(comm, [comm.Irecv(NOTHING, MPI.ANY_SOURCE, MPI.ANY_TAG)], [status])
         if status.tag == DONE:
             asking -= 1
             continue
-        with trace.phase("exchange", status.source, r.nbytes, background=True):
-            copy(s_wire, s)
-            with model.lock:
-                copy(model.x, r)
-                trace.snapshot(model.x)
-                model.x += s
-                model.x *= 0.5
-                model.averagings += 1
-            copy(r, r_wire)
-            wait(comm, [comm.Isend(r_wire, status.source, MODEL)])
+        with trace.phase("exchange", status.source, exchange.nbytes, background=True):
+            ready = comm.Isend(NOTHING, status.source, READY)
+            exchange.average_with(status.source)
+            ready.Wait()
+
+
+class Exchange:
+    """One averaging, the same on both sides: send a copy s, receive r at the same time, add (r - s)/2."""
+
+    def __init__(self, comm, model, trace):
+        self.comm, self.model, self.nbytes = comm, model, model.x.nbytes
+        self.s, self.r = model.x.copy(), model.x.copy()
+        self.s_wire, self.r_wire = twin(self.s, comm), twin(self.r, comm)
+
+    def average_with(self, peer):
+        self.model.read(self.s)
+        copy(self.s, self.s_wire)
+        transfer = [self.comm.Irecv(self.r_wire, peer, MODEL), self.comm.Isend(self.s_wire, peer, MODEL)]
+        wait(self.comm, transfer, under_way=True)
+        copy(self.r_wire, self.r)
+        self.model.average(self.s, self.r)
 
 
 if __name__ == "__main__":

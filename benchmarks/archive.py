@@ -17,7 +17,7 @@ from outpace.benchmarks.traces import Snapshots, models_path, part_path, read_pa
 from outpace.comm.clock import Alignment, Offset
 from outpace.comm.spec import UserError
 
-CHUNK: Final = 2**14  # rows
+CHUNK: Final = 2**12  # rows
 Columns = dict[str, np.ndarray]
 
 
@@ -228,11 +228,9 @@ def _write_group(group: h5py.Group, described: Mapping[str, schema.Column], colu
     for name, column in described.items():
         if name not in columns and column.optional:
             continue
-        packed = (
-            {"chunks": (min(length, CHUNK),), "shuffle": True, "compression": "gzip", "compression_opts": 1}
-            if length
-            else {}
-        )
+        packed: dict[str, Any] = {}
+        if length > CHUNK:  # a short column is smaller without the index of its chunks
+            packed = {"chunks": (CHUNK,), "shuffle": True, "compression": "gzip", "compression_opts": 1}
         dataset = group.create_dataset(name, data=columns[name].astype(column.dtype), **packed)
         dataset.attrs["units"] = column.units
         dataset.attrs["long_name"] = column.long_name

@@ -5,7 +5,6 @@ import mpi4py
 mpi4py.rc.initialize = False  # this process launches MPI jobs and is none itself
 
 import argparse
-import importlib
 import pkgutil
 import sys
 from collections.abc import Sequence
@@ -123,15 +122,17 @@ def run(options: argparse.Namespace) -> int:
     if options.program not in programs():
         raise UserError(f"unknown program '{options.program}'; allowed: {', '.join(programs())}")
     ended = launcher.launch(f"outpace.algorithms.{options.program}", options.workers, options.flags)
-    if ended.cause:
-        from outpace.benchmarks.program import make_plan, parse_flags
-
-        module = importlib.import_module(f"outpace.algorithms.{options.program}")
-        target = make_plan(
-            options.program, *parse_flags(options.program, module.Config, options.flags), options.workers
-        ).target
-        print(launcher.explain(ended, target), file=sys.stderr)
+    if explained := launcher.explain(ended, _folder(options.flags)):
+        print(explained, file=sys.stderr)
     return ended.code
+
+
+def _folder(flags: Sequence[str]) -> Path:
+    """Where the program's trace goes, by its --out flag."""
+    for flag, value in zip(flags, [*flags[1:], ""], strict=True):
+        if flag.startswith("--out"):
+            return Path(flag.partition("=")[2] or value).parent
+    return Path()
 
 
 def show(options: argparse.Namespace) -> int:

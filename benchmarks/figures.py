@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 SUFFIXES: Final = (".pdf", ".png", ".svg")
 WIDTH: Final = 3.5  # inches: one column of a two-column page
 HEIGHT: Final = 1.95  # inches: one panel with its labels, without the facts above and the legend below
-LINE: Final = 58  # characters of 8 pt in WIDTH
-ENTRY: Final = 44  # the same beside a handle of the legend or above a panel
+LINE: Final = 55  # characters of 8 pt in WIDTH
+ENTRY: Final = 42  # the same beside a handle of the legend or above a panel
+LINE_HEIGHT: Final = 0.14  # inches of a line of text
 NO_BREAK: Final = "\u00a0"  # a space at which no line ends
 INTERVAL_FROM: Final = 10  # repetitions from which an interval replaces the single runs
 BOOTSTRAP: Final = 71  # purpose of the random numbers behind the intervals of ratios
@@ -239,12 +240,16 @@ def staleness(runs: Sequence[Run], figure: "Figure") -> str:
     floor = 0.5 / max(len(column) for column in values.values())  # half of the smallest share there can be
     reference = runs[0].attrs["n_workers"] - 1
     panels = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    figure.set_figheight(0.3 + 0.95 * len(groups))
-    for axes, group in zip(panels, groups, strict=True):
+    means = [float(np.median([values[run.path].mean() for run in group])) for group in groups]
+    titles = [
+        _wrapped(f"{group[0].label}: mean {mean:.3g}{_ended(group)}", ENTRY)
+        for group, mean in zip(groups, means, strict=True)
+    ]
+    figure.set_figheight(0.3 + 0.8 * len(groups) + LINE_HEIGHT * _lines(titles))
+    for axes, group, mean, title in zip(panels, groups, means, titles, strict=True):
         colour = _look(group[0], runs)["color"]
         shares = np.array([np.histogram(values[run.path], edges)[0] / len(values[run.path]) for run in group])
         shares = np.maximum(shares, floor)  # no bar on a logarithmic axis
-        mean = float(np.median([values[run.path].mean() for run in group]))
         axes.stairs(np.median(shares, axis=0), edges, baseline=floor, fill=True, color=colour, alpha=0.45)
         if len(group) < INTERVAL_FROM:
             for share in shares:
@@ -255,7 +260,7 @@ def staleness(runs: Sequence[Run], figure: "Figure") -> str:
         top = axes.get_xaxis_transform()
         axes.plot(mean, 1, "v", color="black", transform=top, clip_on=False, label="mean")
         axes.axvline(reference, label=f"n − 1 = {reference}", dashes=(5, 2), **LAW)
-        axes.set_title(_wrapped(f"{group[0].label}: mean {mean:.3g}{_ended(group)}", ENTRY), pad=8)
+        axes.set_title(title, pad=8)
         axes.set_ylabel("share of the\ngradients")
     panels[0].set_yscale("log")
     panels[0].set_ylim(floor, 1.5)
@@ -275,13 +280,19 @@ def timeline(runs: Sequence[Run], figure: "Figure") -> str:
     unit, scale = ("ms", 1e3) if length < 2 else ("s", 1.0)
     ranks = [int(run.column("events", "rank").max()) + 1 for run in runs]  # servers included
     row = 0.15 if max(ranks) <= 16 else 2.4 / max(ranks)  # inches
-    heights = [0.4 + row * count for count in ranks]
-    panels = figure.subplots(len(runs), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]
-    figure.set_figheight(0.35 + sum(heights))
-    labels = [run.label for run in runs]
-    for run, axes, count, (middle, _) in zip(runs, panels, ranks, windows, strict=True):
+    starts = []
+    for run, (middle, _) in zip(runs, windows, strict=True):
         end = run.column("events", "t_end_s").max()
-        start = min(max(0.0, middle - length / 2), max(0.0, end - length))
+        starts.append(min(max(0.0, middle - length / 2), max(0.0, end - length)))
+    labels = [run.label for run in runs]
+    titles = []
+    for run, start in zip(runs, starts, strict=True):
+        seed = f", seed {run.attrs['seed']}" if labels.count(run.label) > 1 else ""
+        begin = f"from {start:.3g} s".replace(" ", NO_BREAK)
+        titles.append(_wrapped(f"{run.label}{seed}, {begin}{_ended([run])}", LINE - 5))
+    panels = figure.subplots(len(runs), 1, sharex=True, squeeze=False, height_ratios=ranks)[:, 0]
+    figure.set_figheight(0.35 + 0.25 * len(runs) + row * sum(ranks) + LINE_HEIGHT * _lines(titles))
+    for run, axes, count, start, title in zip(runs, panels, ranks, starts, titles, strict=True):
         for legend, kinds, colour, hatch in BARS:
             rank, spans = _spans(run, kinds, start, start + length)
             lanes = [(-0.4, 0.8, 2, 0.3)]
@@ -299,9 +310,7 @@ def timeline(runs: Sequence[Run], figure: "Figure") -> str:
                         zorder=zorder,
                         label=legend,
                     )
-        seed = f", seed {run.attrs['seed']}" if labels.count(run.label) > 1 else ""
-        begin = f"from {start:.3g} s".replace(" ", NO_BREAK)
-        axes.set_title(_wrapped(f"{run.label}{seed}, {begin}{_ended([run])}", LINE - 8))
+        axes.set_title(title)
         axes.set_ylim(count - 0.4, -0.6)
         n = run.attrs["n_workers"]
         axes.yaxis.set_major_locator(matplotlib.ticker.MultipleLocator(math.ceil(0.12 / row)))
@@ -416,7 +425,7 @@ def _curves(runs: Sequence[Run], axes: "Axes", x: tuple[str, str], y: tuple[str,
         drawn += curves
         label = group[0].label + _ended(group)
         if log and not any(values.any() for _, values in curves):
-            label += ", exactly 0"
+            label += f", exactly{NO_BREAK}0"
         if len(group) > 1:
             grid, table = _on_one_grid(group, curves)
             if len(group) < INTERVAL_FROM:
@@ -592,6 +601,10 @@ def _facts(runs: Sequence[Run], note: str) -> str:
 def _wrapped(text: str, width: int = LINE) -> str:
     """The text in lines that fit; the commas of a SPEC become places to break."""
     return textwrap.fill(re.sub(r",(?=\S)", ", ", text), width)
+
+
+def _lines(texts: list[str]) -> int:
+    return sum(text.count("\n") + 1 for text in texts)
 
 
 def _log_axis(axes: "Axes") -> None:

@@ -1,19 +1,21 @@
 """Starting a program under the MPI that this Python is bound to."""
 
+import contextlib
 import os
 import re
+import select
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, TextIO
 
-from outpace.benchmarks.traces import leftovers, read_part
 from outpace.comm.spec import UserError
 
 # Programs are benchmarked one thread per rank; `python -m` must not put the working directory on the path, where a
@@ -29,6 +31,8 @@ ENVIRONMENT: Final = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
 }
+TOKEN: Final = "OUTPACE_LAUNCH"  # marks the processes of one launch
+RANK_VARIABLES: Final = (b"PMI_RANK", b"PMIX_RANK", b"OMPI_COMM_WORLD_RANK", b"SLURM_PROCID")
 
 
 def mpiexec() -> list[str]:
@@ -62,10 +66,9 @@ def environment(ranks: int) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a launch ended: its exit code, and for a process that died by itself its pid (or rank) and the cause."""
+    """How a launch ended: its exit code and, where a rank of this node was killed by a signal, which rank and how."""
 
     code: int
-    pid: int | None = None
     rank: int | None = None
     cause: str = ""
 
@@ -74,14 +77,19 @@ def launch(module: str, ranks: int, arguments: Sequence[str]) -> Ended:
     """Print the command line and run it; its output passes through. SIGTERM and Ctrl-C are passed on."""
     line = command(module, ranks, arguments)
     print(shlex.join(line), file=sys.stderr, flush=True)
-    process = subprocess.Popen(line, env=environment(ranks), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    token = uuid.uuid4().hex
+    process = subprocess.Popen(
+        line, env=environment(ranks) | {TOKEN: token}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
     forward = {
         number: signal.signal(number, lambda number, _: process.send_signal(number))
         for number in (signal.SIGTERM, signal.SIGINT)
     }
     said: list[bytes] = []
+    deaths: list[int] = []
     streams = [(process.stdout, sys.stdout), (process.stderr, sys.stderr)]
     readers = [threading.Thread(target=_tee, args=(source, target, said)) for source, target in streams]
+    readers.append(threading.Thread(target=_first_death, args=(process, token, ranks, deaths)))
     for reader in readers:
         reader.start()
     code = process.wait()
@@ -89,7 +97,46 @@ def launch(module: str, ranks: int, arguments: Sequence[str]) -> Ended:
         reader.join()
     for number, handler in forward.items():
         signal.signal(number, handler)
-    return _read_banner(b"".join(said).decode(errors="replace"), 128 - code if code < 0 else code)
+    killed = re.search(r"signal (\d+)", b"".join(said).decode(errors="replace")) if code and deaths else None
+    if killed and 0 < int(killed[1]) < signal.NSIG:
+        return Ended(code, deaths[0], signal.strsignal(int(killed[1])) or "")
+    return Ended(128 - code if code < 0 else code)
+
+
+def _first_death(process: "subprocess.Popen[bytes]", token: str, ranks: int, deaths: list[int]) -> None:
+    """Append the rank of this node that ended first.
+
+    Launchers kill the other ranks at once, and Hydra's message then names any one of them. The kernel queues the
+    events of an epoll in the order in which they happen, so the first one is the first death even if read late.
+    """
+    watched: dict[int, int] = {}  # file descriptor of a process -> its rank
+    with select.epoll() as epoll:
+        while process.poll() is None:
+            if len(watched) < ranks:
+                for pid, rank in _pids(token).items():
+                    if rank not in watched.values():
+                        with contextlib.suppress(ProcessLookupError):
+                            descriptor = os.pidfd_open(pid)
+                            watched[descriptor] = rank
+                            epoll.register(descriptor, select.EPOLLIN)
+            ended = epoll.poll(0.2)
+            if ended:
+                deaths.append(watched[ended[0][0]])
+                break
+    for descriptor in watched:
+        os.close(descriptor)
+
+
+def _pids(token: str) -> dict[int, int]:
+    """The processes of one launch on this node, and their ranks, as their environments tell."""
+    found = {}
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            variables = dict(entry.partition(b"=")[::2] for entry in environ.read_bytes().split(b"\0"))
+            rank = next((variables[name] for name in RANK_VARIABLES if name in variables), None)
+            if variables.get(TOKEN.encode()) == token.encode() and rank is not None:
+                found[int(environ.parent.name)] = int(rank)
+    return found
 
 
 def _tee(source: IO[bytes] | None, target: TextIO, said: list[bytes]) -> None:
@@ -101,27 +148,9 @@ def _tee(source: IO[bytes] | None, target: TextIO, said: list[bytes]) -> None:
         target.flush()
 
 
-def _read_banner(said: str, code: int) -> Ended:
-    """Which process died of a signal, as Hydra and PRRTE say it."""
-    hydra = re.search(r"PID (\d+) RUNNING AT .*\n=\s+EXIT CODE: (\d+)", said)
-    if hydra and 0 < int(hydra[2]) < signal.NSIG:
-        return Ended(code, pid=int(hydra[1]), cause=signal.strsignal(int(hydra[2])) or "")
-    prrte = re.search(r"process rank (\d+) .*exited on\s+signal (\d+)", said)
-    if prrte:
-        return Ended(code, rank=int(prrte[1]), cause=signal.strsignal(int(prrte[2])) or "")
-    return Ended(code)
-
-
-def explain(ended: Ended, target: Path) -> str | None:
-    """One line for a process that died by a signal: its rank, from the part files beside `target`, and what to do."""
-    if not ended.cause:
+def explain(ended: Ended, folder: Path) -> str | None:
+    """One line for a launch that a killed rank ended, with what to do about the trace in `folder`; else None."""
+    if ended.rank is None:
         return None
-    rank = ended.rank
-    parts = leftovers(target)
-    for path in parts:
-        if rank is None and path.suffix != ".models":
-            header, _ = read_part(path)
-            rank = header["rank"] if header["pid"] == ended.pid else None
-    who = f"rank {rank}" if rank is not None else f"process {ended.pid}"
-    kept = f"; what was written is kept: outpace show --recover {target.parent}" if parts else ""
-    return f"{who}: {ended.cause}; the job ended{kept}"
+    kept = f"; what was written is kept: outpace show --recover {folder}" if any(folder.glob("*.part-0")) else ""
+    return f"rank {ended.rank}: {ended.cause}, so the job ended{kept}"

@@ -13,6 +13,7 @@ import platform
 import shlex
 import signal
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from outpace.benchmarks.splits import SPLITS
 from outpace.benchmarks.stragglers import STRAGGLERS, Delays
 from outpace.benchmarks.traces import Part, Snapshots, Trace, leftovers
 from outpace.benchmarks.watch import Watch
-from outpace.comm import agreement, arrays, clock, spec, topology
+from outpace.comm import agreement, arrays, clock, spec, threads, topology
 from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
 from outpace.comm.meter import MeteredComm
 from outpace.comm.spec import NonNegativeFloat, PositiveFloat, PositiveInt, UserError
@@ -90,6 +91,8 @@ def main(run: RunFunction, Config: type[Any]) -> NoReturn:
         code = 1 if isinstance(error, Unwritten) else 2
     except SystemExit as parsed:  # --help, or a flag that the parser refused on every rank
         code = int(parsed.code or 0)
+    except Exception:
+        threads.abort(world, traceback.format_exc(), 1)
     _leave(code)
 
 
@@ -227,6 +230,9 @@ class _Execution:
             x = self.run(comm, self.paced, self.plan.config, self.budget, trace)
         except UserError:  # raised on every rank before the timed part: a graph that the program cannot use
             self._remove_parts()
+            raise
+        except Exception:
+            self.watch.last_flush()
             raise
         if self.reporter:
             self.reporter.close()

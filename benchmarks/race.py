@@ -48,7 +48,7 @@ def race(folder: Path, workers: int, factor: float, epochs: float) -> int:
             flags += ["--epochs", f"{epochs:g}", "--out", str(out)]
             ended = launcher.launch(f"outpace.algorithms.{program}", workers, flags)
             if ended.code:
-                console.print(launcher.explain(ended, out) or f"{program} ended with exit code {ended.code}")
+                console.print(launcher.explain(ended, folder) or f"{program} ended with exit code {ended.code}")
                 return ended.code
             traces[program] = Run(out)
     console.print()

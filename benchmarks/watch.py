@@ -3,7 +3,6 @@
 import os
 import select
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Final
 
 from mpi4py import MPI
 
+from outpace.comm import threads
 from outpace.comm.budget import Budget, Stop
 
 PERIOD_S: Final = 1.0  # between two flushes
@@ -70,9 +70,5 @@ class Watch:
                 )
 
     def _abort(self, cause: str, code: int) -> None:
-        print(
-            f"rank {self._comm.rank}: {cause}; the job ends, what was written is kept for `outpace show --recover`",
-            file=sys.stderr,
-            flush=True,
-        )
-        self._comm.Abort(code)
+        kept = "the job ends, what was written is kept for `outpace show --recover`"
+        threads.abort(self._comm, f"{cause}; {kept}", code)

@@ -4,6 +4,7 @@ Programs take time from here, never from `time`, and pass their communicator: wh
 what a second is.
 """
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,10 @@ from typing import Final
 import numpy as np
 from mpi4py import MPI
 
-SPIN_S: Final = 100e-6  # yield the core this long before sleeping: a message under way arrives sooner than a nap ends
-NAP_S: Final = (20e-6, 1e-3)  # shortest and longest sleep between two looks at a request
+SPIN_S: Final = 2e-4  # yield the core this long before sleeping: what is about to arrive comes sooner than a nap ends
+UNDER_WAY_SPIN_S: Final = 2e-2  # the same where both sides are known to be transferring
+NAP_SHARE: Final = 0.1  # a nap is this share of the time waited so far, so it delays the end by no more than that
+LONGEST_NAP_S: Final = 1e-3
 ROUND_TRIPS: Final = 200  # per offset estimate; the fastest one is kept
 
 
@@ -26,17 +29,26 @@ def sleep(comm: MPI.Intracomm, seconds: float) -> None:
     time.sleep(seconds)
 
 
-def wait(comm: MPI.Intracomm, requests: Sequence[MPI.Request], statuses: list[MPI.Status] | None = None) -> None:
-    """Complete every request. Polls at a falling rate and sleeps in between, so that ranks may share cores."""
+def wait(
+    comm: MPI.Intracomm,
+    requests: Sequence[MPI.Request],
+    statuses: list[MPI.Status] | None = None,
+    under_way: bool = False,
+) -> None:
+    """Complete every request; in the long run by naps, so that ranks may share cores.
+
+    `under_way` says that the other side is transferring too: a transfer that the processor carries out moves only while
+    somebody looks at it, so the thread yields its core but does not sleep, for as long as that is plausible.
+    """
     requests = list(requests)
-    spin_until = time.monotonic() + SPIN_S
-    nap = NAP_S[0]
+    start = time.monotonic()
+    spin_s = UNDER_WAY_SPIN_S if under_way else SPIN_S
     while not MPI.Request.Testall(requests, statuses):
-        if time.monotonic() < spin_until:
-            time.sleep(0)
+        waited = time.monotonic() - start
+        if waited < spin_s:
+            os.sched_yield()
         else:
-            time.sleep(nap)
-            nap = min(2 * nap, NAP_S[1])
+            time.sleep(min(NAP_SHARE * waited, LONGEST_NAP_S))
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,14 @@
 Everything takes the communicator and keeps no state here, for the reason given in `clock`.
 """
 
+import ctypes
+import os
 import queue
 import sys
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from mpi4py import MPI
 
@@ -27,16 +29,24 @@ def start(comm: MPI.Intracomm, target: Callable[..., None], *args: Any) -> threa
         try:
             target(*args)
         except BaseException:
-            print(
-                f"rank {comm.rank}: exception in the communication thread\n{traceback.format_exc()}",
-                file=sys.stderr,
-                flush=True,
-            )
-            comm.Abort(1)
+            abort(comm, f"exception in the communication thread\n{traceback.format_exc()}", 1)
 
     thread = threading.Thread(target=guarded, name=target.__name__, daemon=True)
     thread.start()
     return thread
+
+
+def abort(comm: MPI.Intracomm, cause: str, code: int) -> NoReturn:
+    """End the job from any thread: say which rank and why, then abort.
+
+    MPI's abort calls C's exit, whose handlers take a transport down while other threads are inside it and crash. So
+    the process is made to leave before the first of them.
+    """
+    print(f"rank {comm.rank}: {cause}", file=sys.stderr, flush=True)
+    libc = ctypes.CDLL(None)
+    libc.on_exit(libc._exit, None)
+    comm.Abort(code)
+    os._exit(code)
 
 
 Channel = queue.SimpleQueue  # first in, first out; `get` sleeps until there is something

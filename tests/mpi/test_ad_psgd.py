@@ -27,12 +27,12 @@ def test_ten_thousand_exchanges_conserve_the_sum(comm: CheckedComm) -> None:
     updates fail this."""
     total = 10_000
     problem = RandomStart(share(comm, "quadratic:dim=32"), comm.rank)
-    # Every gradient of an active worker, half of the workers, is one exchange.
-    outcome = execute(comm, ad_psgd, problem, 2 * total // comm.size, step_size=0.0, compute_time=1e-4)
+    # Every gradient of an active worker is one exchange; half of the workers are active, and some take fewer tickets.
+    outcome = execute(comm, ad_psgd, problem, 4 * total // comm.size, step_size=0.0, compute_time=1e-4)
     active, _ = topology.bipartition(topology.mixing_matrix("ring", comm.size), comm.rank)
     mine = exchanges(outcome.events)
     assert comm.allreduce(len(mine) if active else 0) == comm.allreduce(0 if active else len(mine))
-    assert comm.allreduce(len(mine) if active else 0) > 0.8 * total
+    assert comm.allreduce(len(mine) if active else 0) >= total
     before, after = np.stack(comm.allgather(problem.x0())), np.stack(comm.allgather(outcome.x))
     scale = np.linalg.norm(before, axis=1).sum()
     assert np.linalg.norm(after.sum(axis=0) - before.sum(axis=0)) <= 1e-12 * scale

@@ -1,5 +1,6 @@
 """The shared floor: budgets, the meter, clocks, agreement."""
 
+import itertools
 import time
 
 import numpy as np
@@ -29,7 +30,7 @@ def test_every_ticket_is_handed_out_once(comm: CheckedComm) -> None:
     for k in tickets(comm, 57):
         taken.append(k)
         time.sleep(0.001 * (1 + comm.rank))
-    assert sorted(sum(comm.allgather(taken), [])) == list(range(57))
+    assert sorted(itertools.chain.from_iterable(comm.allgather(taken))) == list(range(57))
     if comm.size > 1:
         assert 0 < len(taken) < 57
 
@@ -38,9 +39,7 @@ def test_every_ticket_is_handed_out_once(comm: CheckedComm) -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_early_ends_are_agreed(comm: CheckedComm, shared: bool, reason: Stop) -> None:
     """The last rank alone wants to stop. Synchronous loops end at one k on every rank, and every loop ends soon."""
-    budget: Budget = (
-        tickets(comm, None) if shared else AgreedSteps(comm, None, None, lambda: begin(comm), period=3)
-    )
+    budget: Budget = tickets(comm, None) if shared else AgreedSteps(comm, None, None, lambda: begin(comm), period=3)
     count = 0
     for _ in budget:
         count += 1

@@ -1,6 +1,7 @@
 """x <- x - gamma mean(G), or the textbook form of momentum and Adam, written out of place."""
 
 import numpy as np
+
 from reference import Batches, start
 
 

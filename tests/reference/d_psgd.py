@@ -1,8 +1,7 @@
 """X <- W X - gamma G(X)."""
 
-from reference import Batches, start
-
 from outpace.comm import topology
+from reference import Batches, start
 
 
 def run(shares, cfg, steps):

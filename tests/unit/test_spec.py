@@ -44,9 +44,7 @@ def read(text):
 
 
 def test_values_are_read_by_their_type():
-    expected = Full(
-        dim=1000, rank=(0, 3), width=(8, 4), factor=10.0, path="a=b:c", penalty="nonconvex", seed=7
-    )
+    expected = Full(dim=1000, rank=(0, 3), width=(8, 4), factor=10.0, path="a=b:c", penalty="nonconvex", seed=7)
     assert read("full:dim=1e3,rank=0+3,width=8+4,factor=10,path=a=b:c,penalty=nonconvex,seed=7") == expected
     assert read("full:dim=5") == Full(dim=5)
     assert read("empty") == read("empty:") == Empty()
@@ -100,9 +98,7 @@ def test_rendered_spec_reads_back_exactly(spec):
 
 
 def test_render_writes_defaults_out_and_whole_numbers_short():
-    assert (
-        render(read("full:dim=1e3"), CATALOGUE) == "full:dim=1000,rank=0,factor=2,path=data,penalty=l2,seed=0"
-    )
+    assert render(read("full:dim=1e3"), CATALOGUE) == "full:dim=1000,rank=0,factor=2,path=data,penalty=l2,seed=0"
     assert render(Empty(), CATALOGUE) == "empty"
 
 

@@ -99,9 +99,7 @@ def test_iid_is_shuffled():
 # labels
 
 
-@pytest.mark.parametrize(
-    ("n", "classes"), [(5, 2), (10, 1), (10, 2), (3, 4), (8, 3), (4, 10), (16, 2), (1, 10)]
-)
+@pytest.mark.parametrize(("n", "classes"), [(5, 2), (10, 1), (10, 2), (3, 4), (8, 3), (4, 10), (16, 2), (1, 10)])
 def test_workers_hold_their_labels_and_share_them_evenly(n, classes):
     table = label_table(LABELS, deal(f"labels:classes={classes}", LABELS, n, seed=1))
     for i in range(n):
@@ -127,9 +125,7 @@ def test_a_shared_label_is_shuffled_before_it_is_divided():
 def test_the_named_number_of_classes_is_the_smallest_that_suffices(n, least):
     assert_partition(deal(f"labels:classes={least}", LABELS, n, seed=0), n, 600)
     if least > 1:
-        with pytest.raises(
-            UserError, match=rf"classes is {least - 1}; with {n} workers .* at least {least},"
-        ):
+        with pytest.raises(UserError, match=rf"classes is {least - 1}; with {n} workers .* at least {least},"):
             deal(f"labels:classes={least - 1}", LABELS, n, seed=0)
 
 

@@ -130,9 +130,7 @@ def test_fixed_slows_its_workers_in_every_step(text):
     for rank in range(8):
         delays = Delays(stragglers, seed=0, rank=rank)
         expected = 0.9 if rank in stragglers.rank else 0.0
-        assert [delays.seconds(step, 0.1) for step in (0, 1, 255, 256, 10**6)] == pytest.approx(
-            [expected] * 5
-        )
+        assert [delays.seconds(step, 0.1) for step in (0, 1, 255, 256, 10**6)] == pytest.approx([expected] * 5)
 
 
 @pytest.mark.parametrize("text", DRAWN)

