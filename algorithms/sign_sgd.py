@@ -69,7 +69,7 @@ def run(comm, problem, cfg, budget, trace):
     g_wire = twin(g, comm)
     vote = VOTES[cfg.vote, cfg.variant == "ef-signsgd"](cfg, comm, x, xp)
     words = vote.ballot.array.reshape(-1)
-    coins = Coins(cfg.ties, cfg.seed, comm.rank, words.size, xp)
+    coins = Coins(cfg.ties, cfg.seed, comm.rank if cfg.vote != "none" else 0, words.size, xp)
     cast = VARIANTS[cfg.variant](cfg, g, xp)
     tamper = adversary(cfg.adversaries, cfg.seed, comm.rank, comm.size, xp)
     # A step of length 0 and no gradient, so that no kernel is compiled in the timed part.

@@ -11,9 +11,10 @@ from harness import CheckedComm, RandomStart, execute, share, shares
 from mpi4py import MPI
 from reference import allreduce_sgd as allreduce_form
 from reference import d_psgd as d_psgd_form
+from reference import sign_sgd as sign_sgd_form
 
-from outpace.algorithms import ad_psgd, allreduce_sgd, d_psgd
-from outpace.comm import topology
+from outpace.algorithms import ad_psgd, allreduce_sgd, d_psgd, sign_sgd
+from outpace.comm import sign, topology
 from outpace.comm.spec import UserError
 
 GRAPHS = (
@@ -43,6 +44,7 @@ class Row:
     cost: Callable[[int, int, np.ndarray], Any]
     reference: ModuleType | None = None
     gossip: bool = False  # takes --topology
+    spread: bool = True  # finds the minimum of the mean where the workers' own minima differ
     refused: tuple[tuple[int, dict[str, Any]], ...] = ()  # (n, config) that raise UserError on every rank
     variants: tuple[dict[str, Any], ...] = field(default=({},))
 
@@ -77,6 +79,40 @@ ROWS = [
         reference=d_psgd_form,
         gossip=True,
         refused=((3, {"topology": "hypercube"}), (3, {"topology": "random-regular:degree=3"})),
+    ),
+    Row(
+        sign_sgd,
+        synchronous=True,
+        cost=lambda n, dim, degrees: np.full(n, 2 * (n - 1) * 4 * sign.words(dim, n)),
+        reference=sign_sgd_form,
+        spread=False,  # a majority is no mean
+        variants=(
+            {"step_size": 0.3},
+            {"step_size": 0.3, "ties": "keep", "exchange": "server", "weight_decay": 0.01},
+            {"step_size": 0.3, "ties": "plus", "exchange": "int8"},
+            {"step_size": 0.05, "schedule": "constant", "variant": "signum", "momentum": 0.5, "ties": "keep"},
+            {
+                "step_size": 0.3,
+                "variant": "signum",
+                "warm_up": True,
+                "momentum": 0.2,
+                "exchange": "int8",
+                "ties": "keep",
+            },
+            {"step_size": 0.1, "vote": "sum"},
+            {"step_size": 0.1, "vote": "sum", "exchange": "server"},
+            {"step_size": 0.1, "vote": "sum", "exchange": "int8", "weight_decay": 0.01},
+            {"step_size": 0.3, "vote": "none", "variant": "signum"},
+            {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "weight_decay": 0.01},
+            {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "exchange": "server"},
+            {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "vote": "sum"},
+            {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "vote": "none"},
+        ),
+        refused=(
+            (2, {"variant": "ef-signsgd", "exchange": "int8"}),
+            (3, {"adversaries": "flip:rank=3"}),
+            (4, {"adversaries": "random:rank=0", "vote": "none"}),
+        ),
     ),
     Row(
         ad_psgd,
@@ -125,7 +161,7 @@ def test_equals_its_matrix_form(comm: CheckedComm, row: Row) -> None:
 @by_row
 def test_learns_and_counts(comm: CheckedComm, row: Row) -> None:
     """The mean model improves, and all workers together compute exactly the gradients of the budget."""
-    problem = share(comm, PROBLEM)
+    problem = share(comm, PROBLEM if row.spread else "quadratic:dim=10,sigma=0.3")
     for config in configurations(row, comm.size):
         outcome = execute(comm, row.program, problem, 40, **row.pace, **{"step_size": 0.1, **config})
         assert outcome.x.shape == (10,)
@@ -166,7 +202,7 @@ def test_two_halves_at_once(comm: CheckedComm, row: Row) -> None:
     if comm.size not in (2, 4, 8):
         pytest.skip("needs two equal halves that every graph allows")
     half = CheckedComm(MPI.Intracomm(comm).Split(comm.rank % 2))
-    problem = share(half, f"quadratic:dim=10,zeta={comm.rank % 2}")
+    problem = share(half, f"quadratic:dim=10,zeta={comm.rank % 2 if row.spread else 0},condition={10 + comm.rank % 2}")
     x = execute(half, row.program, problem, 100, **row.pace, step_size=0.3).x
     mean = half.allreduce(x) / half.size
     assert np.linalg.norm(mean - problem.x_star) < 0.2 * np.linalg.norm(problem.x_star)
