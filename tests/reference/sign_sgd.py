@@ -1,12 +1,12 @@
 """Signs as numbers -1 and +1 in a matrix, added up in plain sight: no bits, no chunks but where scales have them."""
 
 import numpy as np
-from reference import Batches, start
 
 from outpace.algorithms.sign_sgd import warm_up_steps
 from outpace.comm import sign, spec
 from outpace.comm.streams import ADVERSARIES, TIES
 from outpace.comm.vote import ADVERSARY
+from reference import Batches, start
 
 
 def tossed(rng, dim):
