@@ -11,9 +11,10 @@ from harness import CheckedComm, RandomStart, execute, share, shares
 from mpi4py import MPI
 from reference import allreduce_sgd as allreduce_form
 from reference import d_psgd as d_psgd_form
+from reference import quantized_sgd as quantized_sgd_form
 from reference import sign_sgd as sign_sgd_form
 
-from outpace.algorithms import ad_psgd, allreduce_sgd, d_psgd, sign_sgd
+from outpace.algorithms import ad_psgd, allreduce_sgd, d_psgd, quantized_sgd, sign_sgd
 from outpace.comm import sign, topology
 from outpace.comm.spec import UserError
 
@@ -113,6 +114,14 @@ ROWS = [
             (3, {"adversaries": "flip:rank=3"}),
             (4, {"adversaries": "random:rank=0", "vote": "none"}),
         ),
+    ),
+    Row(
+        quantized_sgd,
+        synchronous=True,
+        cost=lambda n, dim, degrees: np.full(n, (n - 1) * (4 * 4 * sign.words(dim) + 8)),
+        reference=quantized_sgd_form,
+        variants=({}, {"codec": "qsgd:levels=2"}, {"codec": "terngrad"}),
+        refused=((2, {"codec": "qsgd:levels=128"}), (3, {"codec": "terngrad:levels=1"})),
     ),
     Row(
         ad_psgd,

@@ -2,7 +2,6 @@
 
 import tracemalloc
 from collections.abc import Iterator
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from outpace.algorithms import sign_sgd
 from outpace.benchmarks.traces import Snapshots, Trace
 from outpace.comm.vote import EXCHANGES, Wired
 
-DIMS = (1, 7, 33, 67, 193, 1009)  # none a multiple of 8, of 32 or, but for 1 and 7, of a number of workers
+DIMS = (1, 67, 193, 1009)  # none a multiple of 8, of 32 or of a number of workers above 1
 
 
 @pytest.fixture
@@ -47,10 +46,11 @@ def bits(words: np.ndarray) -> np.ndarray:
     return np.unpackbits(words.ravel().view(np.uint8), bitorder="little").astype(bool)
 
 
-def test_exchanges_equal_plain_sums_and_their_bytes(teams: Iterator[CheckedComm]) -> None:
-    """sign(sum(sign)) and sum(sign), every exchange, every electorate, ties tossed or told; the meter against the
-    formulas of comm/vote.py, rank by rank."""
-    for team, dim, name in ((team, *case) for team in teams for case in product(DIMS, EXCHANGES)):
+@pytest.mark.parametrize("name", list(EXCHANGES))
+def test_exchange_equals_plain_sums(teams: Iterator[CheckedComm], name: str) -> None:
+    """sign(sum(sign)) and sum(sign), for every electorate, ties tossed or told; the meter against the formulas of
+    comm/vote.py, rank by rank."""
+    for team, dim in ((team, dim) for team in teams for dim in DIMS):
         n, rank = team.size, team.rank
         route = EXCHANGES[name](team, dim, np)
         size = route.owners * route.words
