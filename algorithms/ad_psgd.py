@@ -11,8 +11,8 @@ exchange, whatever n is, and 8 bytes for a ticket of the budget.
 
 Deviations from the paper:
 1. The gradient thread itself applies its gradient, under a lock that nobody holds across a message; the paper's
-   hands it to the other thread. Both sides of an averaging therefore add an increment, x += (r - s)/2 with s the
-   copy sent and r the one received: gradients applied meanwhile are kept, and so is the sum of all models.
+   hands it to the other thread. Both sides of an averaging therefore add an increment, x += r - s with s half the own
+   model as sent and r half the peer's: gradients applied meanwhile are kept, and so is the sum of all models.
 2. One averaging per gradient of an active worker; the paper's averaging thread runs as fast as it can.
 """
 
@@ -95,7 +95,7 @@ def answer(comm, neighbours, model, due, seed, trace):
 
 
 class Exchange:
-    """One averaging, the same on both sides: send a copy s, receive r at the same time, add (r - s)/2."""
+    """One averaging, the same on both sides: send s = x/2, receive r at the same time, add r - s."""
 
     def __init__(self, comm, model, trace):
         self.comm, self.model, self.nbytes = comm, model, model.x.nbytes
@@ -103,7 +103,7 @@ class Exchange:
         self.s_wire, self.r_wire = twin(self.s, comm), twin(self.r, comm)
 
     def average_with(self, peer):
-        self.model.read(self.s)
+        self.model.halve(self.s)
         copy(self.s, self.s_wire)
         transfer = [self.comm.Irecv(self.r_wire, peer, MODEL), self.comm.Isend(self.s_wire, peer, MODEL)]
         wait(self.comm, transfer, under_way=True)

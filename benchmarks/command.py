@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         "-n", dest="workers", type=_positive, default=4, metavar="RANKS", help="number of ranks (default 4)"
     )
     one.add_argument("--factor", type=float, default=10.0, help="how much slower the slow worker is (default 10)")
-    one.add_argument("--epochs", type=float, default=20.0, help="passes over the data (default 20)")
+    one.add_argument("--epochs", type=float, default=15.0, help="passes over the data (default 15)")
     one.set_defaults(command=race)
     return parser
 
