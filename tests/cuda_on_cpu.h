@@ -1,9 +1,12 @@
 // Enough of CUDA C to run a kernel on the CPU, each of its threads a thread, its blocks one after the other.
 // Slow, and honest about what barriers and ballots mean: a warp that does not meet as a whole hangs.
 #include <barrier>
+#include <cmath>
 #include <memory>
 #include <thread>
 #include <vector>
+
+using std::exp;
 
 #define __global__
 #define __device__ static
