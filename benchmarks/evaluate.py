@@ -19,7 +19,7 @@ def evaluate(
     rows: list[dict[str, float]] = []
     x_bar = np.empty(0)
     for models in points:
-        x_bar = _mean(comm, n, models)
+        x_bar = mean_model(comm, n, models)
         spread = sum(float(np.square(x - x_bar).sum()) for x in models)
         g_bar = np.zeros_like(x_bar)
         loss, correct, held_out = 0.0, 0, 0
@@ -44,7 +44,8 @@ def evaluate(
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}, x_bar
 
 
-def _mean(comm: MPI.Intracomm, n: int, models: Sequence[np.ndarray]) -> np.ndarray:
+def mean_model(comm: MPI.Intracomm, n: int, models: Sequence[np.ndarray]) -> np.ndarray:
+    """The mean of the n workers' models of one point; collective."""
     dim = comm.allreduce(len(models[0]) if models else 0, MPI.MAX)  # a rank without a share learns the size here
     total = np.zeros(dim)
     for x in models:

@@ -15,7 +15,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NoReturn
@@ -24,7 +24,7 @@ import numpy as np
 import tyro
 from mpi4py import MPI
 
-from outpace.benchmarks import archive, problems, provenance, splits, stragglers, traces
+from outpace.benchmarks import archive, geometry, problems, provenance, splits, stragglers, traces
 from outpace.benchmarks.evaluate import evaluate
 from outpace.benchmarks.pace import PacedProblem
 from outpace.benchmarks.problems import PROBLEMS, Problem, Setting
@@ -68,6 +68,7 @@ class Launch:
     time_budget: PositiveFloat | None = None  # seconds; whichever of the two ends first
     compute_time: NonNegativeFloat = 0.0  # seconds a batch takes at least, by sleeping
     evaluations: PositiveInt = 20  # at least, start and end not counted, once the run has had as many steps
+    geometry: bool = False  # at the evaluations: densities of gradient, noise and curvature, signal to noise
     ranks: PositiveInt | None = None  # refuse to run unless the communicator has this size
     out: Path | None = None  # trace file; default <program>-<config id>.h5
     overwrite: bool = False  # replace an existing trace, or the parts that a killed run left
@@ -167,6 +168,8 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
     xp = arrays.load(launch.backend, comm)
     setting = Setting(comm, [comm.rank], plan.n, launch.split, config.seed, config.dtype, xp)
     (problem,) = problems.build(launch.problem, setting)
+    if launch.geometry:
+        agreement.together(comm, lambda: geometry.check(problem, config.batch_size))
     return _Execution(comm, run, plan, problem, setting).execute()
 
 
@@ -250,10 +253,19 @@ class _Execution:
         tags = tags[tags * traces.SLOT_S < end_s] if self.plan.shared else tags[tags < trace.steps]
         x_end = arrays.to_host(x).astype(np.float64)
         x_start = arrays.to_host(self.problem.x0()).astype(np.float64)
-        points = ([point] for point in (x_start, *(self.snapshots[tag] for tag in tags), x_end))
-        values, x_mean = evaluate(comm, self.plan.n, [self.problem], points)
+
+        def points() -> Iterator[list[np.ndarray]]:
+            yield [x_start]
+            yield from ([self.snapshots[tag]] for tag in tags)
+            yield [x_end]
+
+        n, config = self.plan.n, self.plan.config
+        values, x_mean = evaluate(comm, n, [self.problem], points())
+        shape = None
+        if self.plan.launch.geometry:
+            shape = geometry.survey(comm, n, self.problem, points(), config.batch_size, config.seed)
         attributes = {"status": STATUS[reason]}
-        agreement.on_root(comm, lambda: self._merge(attributes, tags, values, x_mean))
+        agreement.on_root(comm, lambda: self._merge(attributes, tags, values, x_mean, shape))
         return self._report(reason)
 
     def _start(self) -> float:
@@ -312,9 +324,9 @@ class _Execution:
         except OSError as error:
             raise Unwritten(f"rank {self.comm.rank}: cannot write its part of the trace: {error.strerror}") from None
 
-    def _merge(self, attributes: dict[str, Any], tags: np.ndarray, values: archive.Columns, x_mean: np.ndarray) -> None:
+    def _merge(self, *results: Any) -> None:
         try:
-            archive.merge(self.plan.target, attributes, tags, values, x_mean)
+            archive.merge(self.plan.target, *results)
         except OSError as error:
             raise Unwritten(f"rank 0: cannot write {self.plan.target}: {error.strerror or error}") from None
 

@@ -19,3 +19,4 @@ GRAPH: Final = 8  # edges of random topologies
 TIES: Final = 9  # what a zero and a tied vote become
 ADVERSARIES: Final = 10  # signs that adversaries make up
 CODEC: Final = 11  # rounding of quantised gradients
+GEOMETRY: Final = 12  # order of a pass, probes of the curvature
