@@ -1,5 +1,6 @@
 """Archiving a run: the parts of all ranks become one HDF5 file, at the normal end or after a crash."""
 
+import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from outpace.benchmarks.evaluate import evaluate
 from outpace.benchmarks.problems import Setting
 from outpace.benchmarks.traces import Snapshots, models_path, part_path, read_part
 from outpace.comm.clock import Alignment, Offset
+from outpace.comm.server import Layout
 from outpace.comm.spec import UserError
 
 CHUNK: Final = 2**12  # rows
@@ -55,14 +57,35 @@ class Parts:
                 if len(rows)
                 else {"t_s": rows["t_s"], "read_s": rows["read_s"]}
             )
-            parts.append(columns | {"rank": np.full(len(rows), rank)})
+            parts.append(columns | {"rank": np.full(len(rows), rank), "staleness": np.zeros(len(rows), dtype=np.int64)})
+        log = self._applied()
+        if log:
+            parts = [_as_applied(columns, log, rank) for rank, columns in enumerate(parts)]
         merged = _sorted(_concatenate(parts), "t_s")
-        # Applied anywhere between the read and the use: only the merge sees all workers on one clock.
         read_s = merged.pop("read_s")
-        t_s = merged["t_s"]
-        between = np.searchsorted(t_s, t_s, "left") - np.searchsorted(t_s, read_s, "right")
-        merged["staleness"] = np.where(np.isnan(read_s), 0, np.maximum(between, 0))
+        if not log:
+            # Applied anywhere between the read and the use: only the merge sees all workers on one clock.
+            t_s = merged["t_s"]
+            between = np.searchsorted(t_s, t_s, "left") - np.searchsorted(t_s, read_s, "right")
+            merged["staleness"] = np.where(np.isnan(read_s), 0, np.maximum(between, 0))
         return merged
+
+    def _applied(self) -> Columns:
+        """The gradients in the order in which the first server that logged any applied them; else nothing."""
+        for rank, tables in enumerate(self._tables):
+            rows = tables["applied"]
+            if len(rows):
+                return {
+                    "worker": rows["worker"],
+                    "t_s": self.seconds(rank, rows["t_s"]),
+                    "staleness": rows["staleness"],
+                }
+        return {}
+
+    def labels(self) -> np.ndarray | None:
+        """Samples of each label that each worker holds, shape (workers, labels); None where there are no labels."""
+        counts = [header["labels"] for header in self.headers if header["labels"]]
+        return np.array(counts) if counts else None
 
     def events(self) -> Columns:
         """The columns of /events in the order of their starts."""
@@ -77,7 +100,7 @@ class Parts:
 
     def traffic(self) -> Columns:
         n = len(self._tables)
-        tables = {name: np.zeros((n, n), dtype=np.int64) for name in schema.TRAFFIC}
+        tables = {name: np.zeros((n, n), dtype=np.int64) for name in schema.TABLES["traffic"].columns}
         for sender, rows in enumerate(part["traffic"] for part in self._tables):
             for row in rows:  # cumulative: the last row of a receiver stands
                 for name, table in tables.items():
@@ -126,10 +149,12 @@ def merge(
             np.append(t_s, steps["t_s"].max(initial=0.0)),
             np.append(samples, steps["samples"].sum()),
         )
+    labels = parts.labels()
     attributes = header["attributes"] | {"wall_s": float(steps["t_s"].max(initial=0.0))} | attributes
     epoch = samples / attributes["n_total"]
     groups = {
         "evaluations": {"t_s": t_s, "samples": samples, "epoch": epoch, **values},
+        "workers": shares(steps, attributes["n_samples"]),
         "steps": steps,
         "events": parts.events(),
         "clock": parts.clock(),
@@ -137,26 +162,39 @@ def merge(
     }
     if geometry:
         groups["geometry"] = {"t_s": t_s, "epoch": epoch, **geometry}
-    write(target, attributes, groups, parts.traffic())
+    tables = {"traffic": parts.traffic()} | ({} if labels is None else {"labels": {"samples": labels}})
+    write(target, attributes, groups, tables)
     for path in traces.leftovers(target):
         path.unlink()
 
 
-def write(target: Path, attributes: Mapping[str, Any], groups: Mapping[str, Columns], traffic: Columns) -> None:
-    """Write one trace file, complete or not at all."""
+def shares(steps: Columns, n_samples: Sequence[int]) -> Columns:
+    """The columns of /workers: each worker's share of the samples and of the gradients that were applied."""
+    amounts, updates = np.array(n_samples), np.bincount(steps["rank"], minlength=len(n_samples))
+    return {"data_share": amounts / amounts.sum(), "update_share": updates / max(1, updates.sum())}
+
+
+def write(
+    target: Path, attributes: Mapping[str, Any], groups: Mapping[str, Columns], tables: Mapping[str, Columns]
+) -> None:
+    """Write one trace file, complete or not at all; `groups` hold columns, `tables` arrays of two axes."""
+    image = io.BytesIO()  # the HDF5 library crashes where the disk is full; a plain write fails with an error
+    with h5py.File(image, "w") as file:
+        for name, value in ({**attributes} | {"schema": schema.SCHEMA, "schema_version": schema.VERSION}).items():
+            file.attrs[name] = value
+        for group, columns in groups.items():
+            _write_group(file.create_group(group), schema.GROUPS[group], columns, schema.SCALES.get(group, "row"))
+        for name, arrays in tables.items():
+            _write_table(file.create_group(name), schema.TABLES[name], arrays)
+        kind = file["events/kind"]
+        kind.attrs["flag_values"] = np.arange(len(schema.KINDS), dtype=np.int8)
+        kind.attrs["flag_meanings"] = " ".join(schema.KINDS)
     temporary = target.with_name(f"{target.name}.part-merged")
     try:
-        with h5py.File(temporary, "w") as file:
-            for name, value in ({**attributes} | {"schema": schema.SCHEMA, "schema_version": schema.VERSION}).items():
-                file.attrs[name] = value
-            for group, columns in groups.items():
-                _write_group(file.create_group(group), schema.GROUPS[group], columns, schema.SCALES.get(group, "row"))
-            _write_traffic(file.create_group("traffic"), traffic)
-            kind = file["events/kind"]
-            kind.attrs["flag_values"] = np.arange(len(schema.KINDS), dtype=np.int8)
-            kind.attrs["flag_meanings"] = " ".join(schema.KINDS)
-        with open(temporary, "rb") as written:
-            os.fsync(written.fileno())
+        with open(temporary, "wb") as merged:
+            merged.write(image.getbuffer())
+            merged.flush()
+            os.fsync(merged.fileno())
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -178,18 +216,20 @@ def recover(folder: Path) -> list[Path]:
         parts = Parts.read(target)
         header = parts.headers[0]
         attributes = header["attributes"]
-        n, dtype = attributes["n_workers"], np.dtype(attributes["dtype"])
+        n, dim, dtype = attributes["n_workers"], attributes["dim"], np.dtype(attributes["dtype"])
         config = json.loads(attributes["config"])
+        layout = Layout(n, config.get("servers", 0))
         setting = Setting(MPI.COMM_SELF, range(n), n, config["split"], config["seed"], attributes["dtype"], np)
         shares = problems.build(config["problem"], setting)
+        held = layout.held(dim)
         stores = [
-            Snapshots.read(models_path(target, rank), header["capacity"], attributes["dim"], dtype) for rank in range(n)
+            Snapshots.read(models_path(target, rank), parts.headers[rank]["capacity"], part.stop - part.start, dtype)
+            for rank, part in held.items()
         ]
         tags = _recoverable(parts, stores, header["per_step"])
-        start = [share.x0().astype(np.float64) for share in shares]
-        values, x_mean = evaluate(
-            MPI.COMM_SELF, n, shares, [start, *([store[tag] for store in stores] for tag in tags)]
-        )
+        x0 = shares[0].x0().astype(np.float64)
+        points = [[x0[part] for part in held.values()], *([store[tag] for store in stores] for tag in tags)]
+        values, x_mean = evaluate(MPI.COMM_SELF, layout, shares, list(held.values()), dim, points)
         merge(target, {"status": "partial"}, tags, values, x_mean)
     return targets
 
@@ -213,6 +253,14 @@ def _recoverable(parts: Parts, stores: Sequence[Snapshots], per_step: bool) -> n
         return tags[tags <= min(reached)]
     end_s: float = steps["t_s"].max(initial=0.0)
     return tags[tags * traces.SLOT_S <= end_s]
+
+
+def _as_applied(columns: Columns, log: Columns, rank: int) -> Columns:
+    """The steps of a worker, when and how stale the server applied them; cut where its log ends."""
+    mine = log["worker"] == rank
+    known = min(len(columns["step"]), int(mine.sum()))
+    columns = {name: column[:known] for name, column in columns.items()}
+    return columns | {name: log[name][mine][:known] for name in ("t_s", "staleness")}
 
 
 def _alignment(rows: np.ndarray) -> Alignment:
@@ -247,13 +295,14 @@ def _write_group(group: h5py.Group, described: Mapping[str, schema.Column], colu
         dataset.dims[0].attach_scale(group[scale])
 
 
-def _write_traffic(group: h5py.Group, tables: Columns) -> None:
-    for name in ("sender", "receiver"):
-        group[name] = np.arange(len(tables["messages"]))
-        group[name].make_scale(name)
-    for name, column in schema.TRAFFIC.items():
-        dataset = group.create_dataset(name, data=tables[name])
+def _write_table(group: h5py.Group, described: schema.Table, arrays: Columns) -> None:
+    (shape,) = {array.shape for array in arrays.values()}
+    for scale, length in zip(described.scales, shape, strict=True):
+        group[scale] = np.arange(length)
+        group[scale].make_scale(scale)
+    for name, column in described.columns.items():
+        dataset = group.create_dataset(name, data=arrays[name].astype(column.dtype))
         dataset.attrs["units"] = column.units
         dataset.attrs["long_name"] = column.long_name
-        dataset.dims[0].attach_scale(group["sender"])
-        dataset.dims[1].attach_scale(group["receiver"])
+        for axis, scale in enumerate(described.scales):
+            dataset.dims[axis].attach_scale(group[scale])

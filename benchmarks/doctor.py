@@ -2,14 +2,17 @@
 
 import os
 import platform
+from typing import Final
 
 import numpy as np
 from mpi4py import MPI
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks import provenance
+from outpace.benchmarks import certificate, provenance
 from outpace.comm import arrays, clock
+
+DOING: Final = {"numpy": "inside NumPy", "sleep": "that sleeps", "gil": "inside C code that keeps Python's global lock"}
 
 
 def examine(comm: MPI.Intracomm) -> list[tuple[str, str, str]]:
@@ -20,6 +23,7 @@ def examine(comm: MPI.Intracomm) -> list[tuple[str, str, str]]:
         ("launch", *_launch(comm)),
         ("threads", *_threads()),
         ("message", *_message(comm)),
+        *_progress(comm),
         ("cores", *_cores(comm)),
         ("BLAS threads", *_blas()),
         ("GPU", *_gpu()),
@@ -61,6 +65,19 @@ def _message(comm: MPI.Intracomm) -> tuple[str, str]:
     if not np.array_equal(sent, received):
         return "broken", "a message of 8 kB arrived changed"
     return "ok", f"8 kB exchanged in {best * 1e6:.1f} us at best"
+
+
+def _progress(comm: MPI.Intracomm) -> list[tuple[str, str, str]]:
+    """The asynchronous-progress certificate under each load."""
+    if comm.size != 2 or MPI.Query_thread() != MPI.THREAD_MULTIPLE:
+        return [("progress", "untested", "needs two ranks and MPI_THREAD_MULTIPLE")]
+    loads = certificate.loads(comm)
+    waits = certificate.waits(comm, list(loads.values()), target=1, prober=0)
+    limit = f"wait-free is up to {1e3 * certificate.PROMPT_S:g} ms"
+    return [
+        ("progress", certificate.verdict(wait_s), f"a rank {DOING[load]} answers in {1e3 * wait_s:.2f} ms; {limit}")
+        for load, wait_s in zip(loads, waits, strict=True)
+    ]
 
 
 def _cores(comm: MPI.Intracomm) -> tuple[str, str]:

@@ -1,26 +1,39 @@
-"""Losses of a run, computed after its timed part, in float64, at the mean of the local models."""
+"""Losses of a run, computed after its timed part, in float64, at the mean of the local models or at the servers'."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from mpi4py import MPI
 
 from outpace.benchmarks.problems import Problem
+from outpace.comm.server import Layout
 
 
 def evaluate(
-    comm: MPI.Intracomm, n: int, problems: Sequence[Problem], points: Iterable[Sequence[np.ndarray]]
+    comm: MPI.Intracomm,
+    layout: Layout,
+    problems: Sequence[Problem],
+    held: Sequence[slice],
+    dim: int,
+    points: Iterable[Sequence[np.ndarray]],
+    at: Callable[[np.ndarray], None] = lambda x_bar: None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Evaluate every point; collective over `comm`, whose processes hold the n workers' shares between them.
+    """Evaluate every point; collective over `comm`, whose processes have the workers' shares and the layout's models
+    between them: this one `problems`, and the `held` slices of models of size `dim`.
 
-    A point is the model of each worker whose share is in `problems`, shape (dim,), float64. Returns the columns of
+    A point is the values of those slices, float64; `at` is called with the mean model of each. Returns the columns of
     /evaluations that need no clock, one entry per point, and the mean model of the last point.
     """
-    rows: list[dict[str, float]] = []
-    x_bar = np.empty(0)
-    for models in points:
-        x_bar = mean_model(comm, n, models)
-        spread = sum(float(np.square(x - x_bar).sum()) for x in models)
+    n, rows = layout.workers, list[dict[str, float]]()
+    x_bar = np.empty(dim)
+    for values in points:
+        x_bar[:] = 0
+        for part, x in zip(held, values, strict=True):
+            x_bar[part] += x
+        comm.Allreduce(MPI.IN_PLACE, x_bar)
+        x_bar /= layout.models
+        at(x_bar)
+        spread = sum(float(np.square(x - x_bar[part]).sum()) for part, x in zip(held, values, strict=True))
         g_bar = np.zeros_like(x_bar)
         loss, correct, held_out = 0.0, 0, 0
         for problem in problems:
@@ -34,7 +47,7 @@ def evaluate(
                 correct, held_out = correct + hits[0], held_out + hits[1]
         comm.Allreduce(MPI.IN_PLACE, g_bar)
         spread, loss, correct, held_out = comm.allreduce(np.array([spread, loss, correct, held_out]))
-        row = {"loss": loss / n, "gradient_norm": float(np.linalg.norm(g_bar)) / n, "consensus": spread / n}
+        row = {"loss": loss / n, "gradient_norm": float(np.linalg.norm(g_bar)) / n, "consensus": spread / layout.models}
         if held_out:
             row["accuracy"] = correct / held_out
         f_star = next((problem.f_star for problem in problems), None)
@@ -42,14 +55,3 @@ def evaluate(
             row["suboptimality"] = loss / n - f_star
         rows.append(row)
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}, x_bar
-
-
-def mean_model(comm: MPI.Intracomm, n: int, models: Sequence[np.ndarray]) -> np.ndarray:
-    """The mean of the n workers' models of one point; collective."""
-    dim = comm.allreduce(len(models[0]) if models else 0, MPI.MAX)  # a rank without a share learns the size here
-    total = np.zeros(dim)
-    for x in models:
-        total += x
-    comm.Allreduce(MPI.IN_PLACE, total)
-    total /= n
-    return total

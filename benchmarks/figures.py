@@ -77,6 +77,7 @@ PROGRAMS: Final = {
 }
 OTHERS: Final = (("#555555", "*"), ("#AAAAAA", "h"), ("#333333", "d"))  # programs that are not in the table
 DASHES: Final = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (10, 3)), (0, (3, 4)))
+SAMPLES: Final[dict[str, Any]] = {"facecolor": "0.85", "hatch": "////", "edgecolor": "0.5", "linewidth": 0.6}
 LAW: Final[dict[str, Any]] = {"color": "0.25", "linewidth": 0.9, "zorder": 4}  # a law or a reference, always dashed
 
 # How a timeline shows the kinds of events: legend text, kinds, colour, hatch.
@@ -91,7 +92,11 @@ BARS: Final = (
 
 # What all runs of a figure share, but for what the figure is about.
 SHARED: Final = ("claim_class", "problem", "split", "n_workers")
-ABOUT: Final = {"speed-up": ("n_workers",)}
+ABOUT: Final = {
+    "speed-up": ("n_workers",),
+    "steps-rate": ("n_workers",),
+    "splits": ("split", "n_workers"),
+}
 
 # Flags that say how long a run is, which seed it has and where it is written.
 NOT_SETTINGS: Final = frozenset({"seed", "epochs", "time_budget", "evaluations", "out", "overwrite"})
@@ -226,22 +231,12 @@ def epoch_time(runs: Sequence[Run], figure: "Figure") -> str:
 
 def speed_up(runs: Sequence[Run], figure: "Figure") -> str:
     """Samples per second against the number of workers, over those of the smallest number."""
-    for run in runs:
-        if run.attrs["claim_class"] == "emulated" and not _compute_per_sample(run):
-            raise UserError(
-                f"speed-up: ranks of {run.path} shared cores, which allows no claim of speed-up; "
-                "allowed: runs with --compute-time, or with a core for each rank"
-            )
-    groups = _repetitions(runs)
+    groups = _scaling("speed-up", runs)
     axes = figure.add_subplot()
     smallest = set()
     for members in _grouped(runs, "algorithm", "stragglers"):
-        rates: dict[float, list[float]] = {}
-        for run in members:
-            rates.setdefault(run.attrs["n_workers"], []).append(run.samples_per_s())
+        rates = _by_workers(members, Run.samples_per_s)
         least = min(rates)
-        if len(rates) == 1:
-            raise UserError(f"speed-up: {members[0].label}: needs runs with two or more numbers of workers")
         smallest.add(least)
         base = f"{float(f'{np.median(rates[least]):.3g}'):g}/s at n = {least}"
         label = f"{members[0].label} ({base.replace(' ', NO_BREAK)}){_ended(members)}"
@@ -254,6 +249,90 @@ def speed_up(runs: Sequence[Run], figure: "Figure") -> str:
     _log_axis(axes)
     axes.set_xlabel("workers n")
     axes.set_ylabel("samples/s over those\nat the smallest n")
+    return _medians(groups)
+
+
+def steps_rate(runs: Sequence[Run], figure: "Figure") -> str:
+    """Gradients per second against the number of workers, and what the busiest rank sends or receives for them."""
+    groups = _scaling("steps-rate", runs)
+    rate, traffic = figure.subplots(2, 1, sharex=True)
+    figure.set_figheight(2 * HEIGHT)
+    for members in _grouped(runs, "algorithm", "stragglers"):
+        look = _look(members[0], runs)
+        label = members[0].label + _ended(members)
+        _points(rate, _by_workers(members, Run.steps_per_s), None, label=label, **look)
+        _points(traffic, _by_workers(members, lambda run: run.busiest_nbytes() / 1e6), None, **look)
+    counts = sorted({run.attrs["n_workers"] for run in runs})
+    _log_ticks(traffic, counts)
+    _log_axis(rate)
+    _log_axis(traffic)
+    traffic.set_xlabel("workers n")
+    rate.set_ylabel("gradients/s")
+    traffic.set_ylabel("busiest rank: MB per\ngradient of each worker")
+    return _medians(groups)
+
+
+def splits(runs: Sequence[Run], figure: "Figure") -> str:
+    """Final loss over that of AllReduce-SGD with the same seed, by split and number of workers."""
+
+    def world(run: Run) -> tuple[int, bool, str]:
+        return run.attrs["n_workers"], run.attrs["split"] != "iid", run.attrs["split"]
+
+    base = {(world(run), run.attrs["seed"]): run for run in runs if run.attrs["algorithm"] == "allreduce_sgd"}
+    worlds = sorted({world(run) for run in runs})
+    groups = [group for place in worlds for group in _repetitions([run for run in runs if world(run) == place])]
+    others = [members for members in _grouped(runs, "algorithm") if members[0].attrs["algorithm"] != "allreduce_sgd"]
+    if not others:
+        raise UserError(f"splits: {runs[0].path}: needs runs of a program beside AllReduce-SGD")
+    axes, largest = figure.add_subplot(), 1.0
+    for i, members in enumerate(others):
+        ratios: dict[float, list[float]] = {}
+        for run in members:
+            reference = base.get((world(run), run.attrs["seed"]))
+            if reference is None:
+                raise UserError(f"splits: {run.path}: no run of AllReduce-SGD with its split, workers and seed")
+            place = worlds.index(world(run)) + 0.5 * ((i + 0.5) / len(others) - 0.5)
+            ratios.setdefault(place, []).append(run.final_loss() / reference.final_loss())
+        largest = max(largest, *(max(each) for each in ratios.values()))
+        look = {**_look(members[0], runs), "linestyle": ""}
+        _points(axes, ratios, None, label=members[0].name + _ended(members), **look)
+    axes.axhline(1, label="AllReduce-SGD", dashes=(5, 2), **LAW)
+    if largest > 3:
+        _log_axis(axes)
+    axes.set_xlim(-0.5, len(worlds) - 0.5)
+    names = [f"n = {n}\n" + split.replace(":", "\n") for n, _, split in worlds]
+    axes.set_xticks(range(len(worlds)), names)
+    axes.set_xlabel("workers n and split of the samples")
+    axes.set_ylabel("final loss over\nthat of AllReduce-SGD")
+    return _medians(groups)
+
+
+def shares(runs: Sequence[Run], figure: "Figure") -> str:
+    """Each worker's share of the applied gradients beside its share of the samples."""
+    groups = _repetitions(runs)
+    panels = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    titles = [_wrapped(group[0].label + _ended(group), ENTRY) for group in groups]
+    figure.set_figheight(0.3 + 0.8 * len(groups) + LINE_HEIGHT * _lines(titles))
+    n = runs[0].attrs["n_workers"]
+    workers = np.arange(n)
+    for axes, group, title in zip(panels, groups, titles, strict=True):
+        data, updates = (
+            np.array([run.column("workers", name) for run in group]) for name in ("data_share", "update_share")
+        )
+        colour = _look(group[0], runs)["color"]
+        axes.bar(workers - 0.2, np.median(data, axis=0), 0.4, label="share of the samples", **SAMPLES)
+        axes.bar(workers + 0.2, np.median(updates, axis=0), 0.4, color=colour, label="share of the applied gradients")
+        if len(group) >= INTERVAL_FROM:
+            axes.vlines(workers + 0.2, *_interval(updates), color="black", linewidth=0.9)
+        elif len(group) > 1:
+            for each in updates:
+                axes.plot(workers + 0.2, each, "_", color="black", markersize=5, markeredgewidth=0.7)
+        axes.axhline(1 / n, label="weight in the objective: 1/n", dashes=(5, 2), **LAW)
+        axes.yaxis.set_major_formatter(_percent)
+        axes.set_title(title)
+        axes.set_ylabel("share")
+    panels[-1].set_xticks(workers[:: math.ceil(n / 16)])
+    panels[-1].set_xlabel("worker")
     return _medians(groups)
 
 
@@ -357,6 +436,9 @@ FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
     "loss-epochs": loss_epochs,
     "epoch-time": epoch_time,
     "speed-up": speed_up,
+    "steps-rate": steps_rate,
+    "splits": splits,
+    "shares": shares,
     "timeline": timeline,
     "staleness": staleness,
     "consensus": consensus,
@@ -411,6 +493,28 @@ def _repetitions(runs: Sequence[Run]) -> list[list[Run]]:
         for run in group[1:]:
             _check_same_settings(group[0], run)
     return groups
+
+
+def _scaling(name: str, runs: Sequence[Run]) -> list[list[Run]]:
+    """The repetitions of runs that may show how a rate grows with the workers, of each program at two sizes or more."""
+    for run in runs:
+        if run.attrs["claim_class"] == "emulated" and not _compute_per_sample(run):
+            raise UserError(
+                f"{name}: ranks of {run.path} shared cores, which allows no claim of speed-up; "
+                "allowed: runs with --compute-time, or with a core for each rank"
+            )
+    groups = _repetitions(runs)
+    for members in _grouped(runs, "algorithm", "stragglers"):
+        if len({run.attrs["n_workers"] for run in members}) == 1:
+            raise UserError(f"{name}: {members[0].label}: needs runs with two or more numbers of workers")
+    return groups
+
+
+def _by_workers(runs: Sequence[Run], measure: Callable[[Run], float]) -> dict[float, list[float]]:
+    values: dict[float, list[float]] = {}
+    for run in runs:
+        values.setdefault(run.attrs["n_workers"], []).append(measure(run))
+    return values
 
 
 def _slowness(run: Run) -> tuple[float, int]:
@@ -624,7 +728,8 @@ def _facts(runs: Sequence[Run], note: str) -> str:
     claim = attrs["claim_class"]
     if _compute_per_sample(runs[0]):
         claim += f": compute slept to {1e3 * config['compute_time']:g} ms per {config['batch_size']} samples"
-    facts = [attrs["problem"], f"split {attrs['split']}", workers, note, claim]
+    kinds = " and ".join(dict.fromkeys(run.attrs["split"] for run in runs))
+    facts = [attrs["problem"], f"split {kinds}", workers, note, claim]
     whole = [fact.replace(" ", NO_BREAK) for fact in facts if fact]
     return _wrapped("; ".join(whole))
 
@@ -652,6 +757,10 @@ def _log_axis(axes: "Axes") -> None:
 def _plain(value: float, _: float) -> str:
     """A tick label without an exponent above the line, which would be smaller than 8 pt."""
     return f"{value:g}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def _percent(share: float, _: float) -> str:
+    return f"{100 * share:g} %"
 
 
 def _log_ticks(axes: "Axes", ticks: Sequence[float]) -> None:

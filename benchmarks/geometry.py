@@ -7,13 +7,12 @@ chance of a wrong sign falls with 1/S^2 (arXiv:1810.05291, Lemma 1).
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
 from mpi4py import MPI
 
-from outpace.benchmarks.evaluate import mean_model
 from outpace.benchmarks.problems import Problem
 from outpace.comm.arrays import to_host
 from outpace.comm.spec import UserError
@@ -25,39 +24,38 @@ REACH: Final = 1e-4  # how far from the model a probe looks
 QUANTILES: Final = {"snr_p5": 0.05, "snr_p25": 0.25, "snr_p50": 0.5, "snr_p75": 0.75, "snr_p95": 0.95}
 
 
-def check(problem: Problem, batch_size: int) -> None:
+def check(shares: Sequence[Problem], batch_size: int) -> None:
     """Raise UserError where a worker's share is too small for a variance."""
-    if problem.n_samples < 2 * batch_size:
-        raise UserError(
-            f"--geometry: a worker holds {problem.n_samples} samples; it needs two batches of {batch_size} or more"
-        )
+    for share in shares:
+        if share.n_samples < 2 * batch_size:
+            raise UserError(
+                f"--geometry: a worker holds {share.n_samples} samples; it needs two batches of {batch_size}"
+            )
 
 
-def survey(
-    comm: MPI.Intracomm,
-    n: int,
-    problem: Problem,
-    points: Iterable[Sequence[np.ndarray]],
-    batch_size: int,
-    seed: int,
-) -> dict[str, np.ndarray]:
-    """The columns of /geometry that need no clock, at the mean model of every point; collective, one worker a rank."""
-    rows = []
-    for number, models in enumerate(points):
-        x = problem.xp.asarray(mean_model(comm, n, models))
-        own, variance = noise(problem, x, batch_size, np.random.default_rng([GEOMETRY, seed, comm.rank + 1, number]))
-        g = _mean(comm, n, own)
-        # A worker's gradient is off by its batch, and by its data.
-        sigma = np.sqrt(_mean(comm, n, variance + (own - g) ** 2))
-        probes = np.random.default_rng([GEOMETRY, seed, 0, number]).choice([-1.0, 1.0], (PROBES, problem.dim))
-        L = np.abs(_mean(comm, n, curvature(problem, x, probes)))
-        live = sigma > 0
-        snr = np.abs(g[live]) / sigma[live]
-        row = {"gradient_density": density(g), "noise_density": density(sigma), "curvature_density": density(L)}
-        row |= {name: float(np.quantile(snr, q)) if snr.size else math.nan for name, q in QUANTILES.items()}
-        row |= {"snr_above": float((snr > CRITICAL).mean()) if snr.size else math.nan, "live": float(live.mean())}
-        rows.append(row)
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+def measure(
+    comm: MPI.Intracomm, n: int, shares: Sequence[Problem], batch_size: int, seed: int, number: int, x_bar: np.ndarray
+) -> dict[str, float]:
+    """A row of /geometry but for its time: evaluation `number`, at x_bar; collective, a rank has one share or none."""
+    own, variance, bent = (np.zeros((len(shares), x_bar.size)) for _ in range(3))
+    probes = np.random.default_rng([GEOMETRY, seed, 0, number]).choice([-1.0, 1.0], (PROBES, x_bar.size))
+    for i, share in enumerate(shares):
+        x = share.xp.asarray(x_bar)
+        rng = np.random.default_rng([GEOMETRY, seed, comm.rank + 1, number])
+        own[i], variance[i] = noise(share, x, batch_size, rng)
+        bent[i] = curvature(share, x, probes)
+    g = _mean(comm, n, own)
+    # A worker's gradient is off by its batch, and by its data.
+    sigma = np.sqrt(_mean(comm, n, variance + (own - g) ** 2))
+    live = sigma > 0
+    snr = np.abs(g[live]) / sigma[live]
+    row = {
+        "gradient_density": density(g),
+        "noise_density": density(sigma),
+        "curvature_density": density(_mean(comm, n, bent)),
+    }
+    row |= {name: float(np.quantile(snr, q)) if snr.size else math.nan for name, q in QUANTILES.items()}
+    return row | {"snr_above": float((snr > CRITICAL).mean()) if snr.size else math.nan, "live": float(live.mean())}
 
 
 def density(v: np.ndarray) -> float:
@@ -96,8 +94,9 @@ def curvature(problem: Problem, x: Any, probes: np.ndarray) -> np.ndarray:
     return to_host(diagonal) / (2 * REACH * len(probes))
 
 
-def _mean(comm: MPI.Intracomm, n: int, v: np.ndarray) -> np.ndarray:
-    total = np.array(v)
+def _mean(comm: MPI.Intracomm, n: int, rows: np.ndarray) -> np.ndarray:
+    """The mean over n workers whose rows, shape (., dim), the ranks have between them."""
+    total: np.ndarray = rows.sum(axis=0)
     comm.Allreduce(MPI.IN_PLACE, total)
     total /= n
     return total

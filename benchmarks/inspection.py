@@ -25,7 +25,12 @@ def validate(path: Path) -> None:
             plain = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
             if not isinstance(plain, kind):
                 raise UserError(f"{path}: attribute {name} is {plain!r}, not a {kind.__name__}")
-        for name, allowed in (("status", schema.STATUSES), ("claim_class", schema.CLAIM_CLASSES)):
+        choices = {
+            "status": schema.STATUSES,
+            "claim_class": schema.CLAIM_CLASSES,
+            "progress": schema.PROGRESS,
+        }
+        for name, allowed in choices.items():
             if file.attrs[name] not in allowed:
                 raise UserError(f"{path}: {name} is '{file.attrs[name]}'; allowed: {', '.join(allowed)}")
         for group, columns in schema.GROUPS.items():
@@ -34,8 +39,10 @@ def validate(path: Path) -> None:
             lengths = {_check_column(file, f"{group}/{name}", column, 1) for name, column in columns.items()} - {None}
             if len(lengths) > 1:
                 raise UserError(f"{path}: the columns of /{group} have different lengths: {sorted(map(str, lengths))}")
-        for name, column in schema.TRAFFIC.items():
-            _check_column(file, f"traffic/{name}", column, 2)
+        for group, table in schema.TABLES.items():
+            if group in file or not table.optional:
+                for name, column in table.columns.items():
+                    _check_column(file, f"{group}/{name}", column, 2)
 
 
 def _check_column(file: h5py.File, name: str, column: schema.Column, dimensions: int) -> tuple[int, ...] | None:
@@ -99,11 +106,19 @@ def summary(run: Run) -> Table:
             rows[f"{name[:-2]}, s"] = _quantiles(steps[name])
         rows["staleness"] = f"mean {steps['staleness'].mean():.2f}, largest {steps['staleness'].max()}"
         rows["gradients by rank"] = " ".join(map(str, np.bincount(steps["rank"], minlength=a["n_workers"])))
+        for name in ("update_share", "data_share"):
+            rows[f"{name.replace('_', ' ')}, %"] = " ".join(f"{100 * s:.1f}" for s in run.column("workers", name))
+    if run.has("labels", "samples"):
+        table_of_labels = run.column("labels", "samples")
+        rows["labels by rank"] = "\n".join(" ".join(f"{count:4}" for count in counts) for counts in table_of_labels)
     sent = run.column("traffic", "nbytes").sum(axis=1)
     messages = run.column("traffic", "messages").sum(axis=1)
     rows["sent"] = (
         f"{sent.sum() / 1e6:.3f} MB in {messages.sum()} messages; busiest rank {sent.max(initial=0) / 1e6:.3f} MB"
     )
+    if a["progress"] != "none":
+        answered = zip(schema.PROGRESS_LOADS, a["progress_wait_s"], strict=True)
+        rows["progress"] = f"{a['progress']}; answer, ms: " + ", ".join(f"{load} {1e3 * s:.2g}" for load, s in answered)
     rows["versions"] = (
         f"outpace {a['outpace_version']} ({a['git_commit'][:12]}), {a['mpi_library']}, numpy {a['numpy_version']}"
     )

@@ -1,12 +1,12 @@
 """Starting a program under the MPI that this Python is bound to."""
 
-import contextlib
 import os
 import re
 import select
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -31,8 +31,7 @@ ENVIRONMENT: Final = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
 }
-TOKEN: Final = "OUTPACE_LAUNCH"  # marks the processes of one launch
-RANK_VARIABLES: Final = (b"PMI_RANK", b"PMIX_RANK", b"OMPI_COMM_WORLD_RANK", b"SLURM_PROCID")
+SOCKET: Final = "OUTPACE_LAUNCHER_SOCKET"  # names the abstract socket of `launch` to its ranks
 
 
 def mpiexec() -> list[str]:
@@ -77,9 +76,12 @@ def launch(module: str, ranks: int, arguments: Sequence[str]) -> Ended:
     """Print the command line and run it; its output passes through. SIGTERM and Ctrl-C are passed on."""
     line = command(module, ranks, arguments)
     print(shlex.join(line), file=sys.stderr, flush=True)
-    token = uuid.uuid4().hex
+    name = f"outpace-{uuid.uuid4().hex}"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind("\0" + name)  # in the abstract namespace: no file to clean up
+    listener.listen(ranks)
     process = subprocess.Popen(
-        line, env=environment(ranks) | {TOKEN: token}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        line, env=environment(ranks) | {SOCKET: name}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     forward = {
         number: signal.signal(number, lambda number, _: process.send_signal(number))
@@ -89,7 +91,7 @@ def launch(module: str, ranks: int, arguments: Sequence[str]) -> Ended:
     deaths: list[int] = []
     streams = [(process.stdout, sys.stdout), (process.stderr, sys.stderr)]
     readers = [threading.Thread(target=_tee, args=(source, target, said)) for source, target in streams]
-    readers.append(threading.Thread(target=_first_death, args=(process, token, ranks, deaths)))
+    readers.append(threading.Thread(target=_first_death, args=(listener, process, deaths)))
     for reader in readers:
         reader.start()
     code = process.wait()
@@ -103,40 +105,46 @@ def launch(module: str, ranks: int, arguments: Sequence[str]) -> Ended:
     return Ended(128 - code if code < 0 else code)
 
 
-def _first_death(process: "subprocess.Popen[bytes]", token: str, ranks: int, deaths: list[int]) -> None:
-    """Append the rank of this node that ended first.
+def _first_death(listener: socket.socket, process: "subprocess.Popen[bytes]", deaths: list[int]) -> None:
+    """Append the rank of this node that ended first, by the order in which the ranks' connections close.
 
-    Launchers kill the other ranks at once, and Hydra's message then names any one of them. The kernel queues the
-    events of an epoll in the order in which they happen, so the first one is the first death even if read late.
+    Launchers kill the other ranks at once, and Hydra's message then names any one of them. A dying process closes its
+    files in one go, so this connection closes with the one whose closing tells the launcher, before any other rank is
+    told; and an epoll queues its events in the order in which they happen.
     """
-    watched: dict[int, int] = {}  # file descriptor of a process -> its rank
-    with select.epoll() as epoll:
-        while process.poll() is None:
-            if len(watched) < ranks:
-                for pid, rank in _pids(token).items():
-                    if rank not in watched.values():
-                        with contextlib.suppress(ProcessLookupError):
-                            descriptor = os.pidfd_open(pid)
-                            watched[descriptor] = rank
-                            epoll.register(descriptor, select.EPOLLIN)
-            ended = epoll.poll(0.2)
-            if ended:
-                deaths.append(watched[ended[0][0]])
-                break
-    for descriptor in watched:
-        os.close(descriptor)
+    ranks: dict[int, int] = {}
+    connections = []
+    with listener, select.epoll() as epoll:
+        epoll.register(listener, select.EPOLLIN)
+        running = True
+        while running:
+            running = process.poll() is None
+            for descriptor, _ in epoll.poll(0.2 if running else 0):
+                if descriptor == listener.fileno():
+                    connection, _ = listener.accept()
+                    ranks[connection.fileno()] = int(connection.recv(16))
+                    connections.append(connection)
+                    epoll.register(connection, select.EPOLLIN)
+                else:
+                    deaths.append(ranks[descriptor])
+                    epoll.unregister(descriptor)
+    for connection in connections:
+        connection.close()
 
 
-def _pids(token: str) -> dict[int, int]:
-    """The processes of one launch on this node, and their ranks, as their environments tell."""
-    found = {}
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            variables = dict(entry.partition(b"=")[::2] for entry in environ.read_bytes().split(b"\0"))
-            rank = next((variables[name] for name in RANK_VARIABLES if name in variables), None)
-            if variables.get(TOKEN.encode()) == token.encode() and rank is not None:
-                found[int(environ.parent.name)] = int(rank)
-    return found
+def report(rank: int) -> socket.socket | None:
+    """Connect this rank to the `outpace` command that launched it, if one did and runs on this node. The connection
+    says when the process ends; it must be kept."""
+    name = os.environ.get(SOCKET)
+    if not name:
+        return None
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect("\0" + name)
+        connection.sendall(str(rank).encode())
+    except OSError:
+        return None
+    return connection
 
 
 def _tee(source: IO[bytes] | None, target: TextIO, said: list[bytes]) -> None:

@@ -109,8 +109,8 @@ def record(comm: MeteredComm) -> Table:
         return trace
 
     trace = once(10)
-    rows, events = trace.drain()
-    if (len(rows), len(events)) != (10 * 64, 30 * 48):
+    drained = trace.drain()
+    if (len(drained["steps"]), len(drained["events"])) != (10 * 64, 30 * 48):
         raise RuntimeError("recording lost rows")
     (times,) = _interleaved(comm, once)
     table.add_row("20000", f"{1e6 * statistics.median(times) / 20_000:.2f}", "10")

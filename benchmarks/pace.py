@@ -72,15 +72,28 @@ class PacedProblem:
             self._diverged(self._calls)
 
 
-def median_gradient_s(problem: Problem, batch_size: int, comm: MPI.Intracomm) -> float:
-    """Median time of a gradient over one batch at the start, after a warm-up call."""
+def rehearsal(problem: Problem, batch_size: int, comm: MPI.Intracomm, compute_time: float = 0.0) -> Callable[[], None]:
+    """A gradient over one batch at the start, as long as in the run but not recorded."""
     x = problem.x0()
     g = problem.xp.empty_like(x)
     batch = np.arange(batch_size) % problem.n_samples
-    times = []
-    for _ in range(CALIBRATION_CALLS):
+
+    def gradient() -> None:
         start = clock.now(comm)
         problem.gradient(x, batch, g)
         synchronise(g)
+        rest = start + compute_time - clock.now(comm)
+        if rest > 0:
+            clock.sleep(comm, rest)
+
+    return gradient
+
+
+def median_gradient_s(problem: Problem, batch_size: int, comm: MPI.Intracomm) -> float:
+    """Median time of a gradient over one batch, after a warm-up call."""
+    gradient, times = rehearsal(problem, batch_size, comm), []
+    for _ in range(CALIBRATION_CALLS):
+        start = clock.now(comm)
+        gradient()
         times.append(clock.now(comm) - start)
     return statistics.median(times[1:])

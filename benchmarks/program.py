@@ -24,10 +24,21 @@ import numpy as np
 import tyro
 from mpi4py import MPI
 
-from outpace.benchmarks import archive, geometry, problems, provenance, splits, stragglers, traces
+from outpace.benchmarks import (
+    archive,
+    certificate,
+    geometry,
+    launcher,
+    problems,
+    provenance,
+    schema,
+    splits,
+    stragglers,
+    traces,
+)
 from outpace.benchmarks.evaluate import evaluate
-from outpace.benchmarks.pace import PacedProblem
-from outpace.benchmarks.problems import PROBLEMS, Problem, Setting
+from outpace.benchmarks.pace import PacedProblem, rehearsal
+from outpace.benchmarks.problems import PROBLEMS, Problem, Setting, Unshared
 from outpace.benchmarks.progress import Reporter
 from outpace.benchmarks.reading import Run
 from outpace.benchmarks.splits import SPLITS
@@ -37,6 +48,7 @@ from outpace.benchmarks.watch import Watch
 from outpace.comm import agreement, arrays, clock, spec, threads, topology
 from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
 from outpace.comm.meter import MeteredComm
+from outpace.comm.server import Layout
 from outpace.comm.spec import NonNegativeFloat, PositiveFloat, PositiveInt, UserError
 
 DEFAULT_EPOCHS: Final = 10.0
@@ -83,6 +95,7 @@ def main(run: RunFunction, Config: type[Any]) -> NoReturn:
     warnings.simplefilter("ignore", RuntimeWarning)
     world = MPI.COMM_WORLD
     name = Path(run.__code__.co_filename).stem
+    _life = launcher.report(world.rank)  # kept open until the process ends
     try:
         config, launch = parse_flags(name, Config, sys.argv[1:], quiet=world.rank > 0)
         code = _main(MeteredComm(world), run, name, config, launch)
@@ -130,23 +143,32 @@ class Plan:
     name: str
     config: Any
     launch: Launch
-    n: int  # workers
+    layout: Layout  # which ranks compute and which serve
     texts: dict[str, str]  # the SPECs with defaults written out
     period: int  # of AgreedSteps
     shared: bool  # asynchronous: the workers share the budget
     config_id: str
     target: Path
 
+    @property
+    def n(self) -> int:
+        """Workers."""
+        return self.layout.workers
+
 
 def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:
     """Check what can be checked without a file or a message. Raises UserError."""
+    servers = getattr(config, "servers", 0)
+    layout = Layout(ranks - servers, servers)
+    if layout.workers < 1:
+        raise UserError(f"--servers is {servers}; with {ranks} rank(s) it must be less than {ranks}: the others work")
     texts = {
         "problem": problems.canonical(launch.problem),
         "split": splits.canonical(launch.split),
         "stragglers": stragglers.canonical(launch.stragglers),
         "topology": "none",
     }
-    stragglers.check_ranks(stragglers.parse(launch.stragglers), ranks)
+    stragglers.check_ranks(stragglers.parse(launch.stragglers), layout.workers)
     period = AGREEMENT_PERIOD
     if hasattr(config, "topology"):
         texts["topology"] = topology.canonical(config.topology)
@@ -156,7 +178,8 @@ def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:
         del asked[output]
     config_id = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     target = launch.out or Path(f"{name}-{config_id}.h5")
-    return Plan(name, config, launch, ranks, texts, period, getattr(config, "asynchronous", False), config_id, target)
+    shared = getattr(config, "asynchronous", False)
+    return Plan(name, config, launch, layout, texts, period, shared, config_id, target)
 
 
 def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: Launch) -> int:
@@ -166,11 +189,18 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
     plan = agreement.together(comm, lambda: make_plan(name, config, launch, comm.size))
     agreement.on_root(comm, lambda: _check_target(plan))
     xp = arrays.load(launch.backend, comm)
-    setting = Setting(comm, [comm.rank], plan.n, launch.split, config.seed, config.dtype, xp)
-    (problem,) = problems.build(launch.problem, setting)
+    workers = [comm.rank] if comm.rank < plan.n else []
+    setting = Setting(comm, workers, plan.n, launch.split, config.seed, config.dtype, xp)
+    shares = problems.build(launch.problem, setting)
     if launch.geometry:
-        agreement.together(comm, lambda: geometry.check(problem, config.batch_size))
-    return _Execution(comm, run, plan, problem, setting).execute()
+        agreement.together(comm, lambda: geometry.check(shares, config.batch_size))
+    servers = plan.layout.servers
+    views: list[Problem | Unshared] = [*shares]
+    if servers:
+        views.append(Unshared(comm, shares))
+    if servers > views[0].dim:
+        raise UserError(f"--servers is {servers}; the model has {views[0].dim} coordinate(s) to share out")
+    return _Execution(comm, run, plan, views[0], setting).execute()
 
 
 def _check_target(plan: Plan) -> None:
@@ -192,8 +222,13 @@ def _check_target(plan: Plan) -> None:
 class _Execution:
     """One run on this rank, from its open part file to the merged trace."""
 
-    def __init__(self, comm: MeteredComm, run: RunFunction, plan: Plan, problem: Problem, setting: Setting) -> None:
+    def __init__(
+        self, comm: MeteredComm, run: RunFunction, plan: Plan, problem: Problem | Unshared, setting: Setting
+    ) -> None:
         self.comm, self.run, self.plan, self.problem = comm, run, plan, problem
+        held = plan.layout.held(problem.dim)
+        self.holders, self.held = list(held), held.get(comm.rank)  # None on a rank that has no part of the model
+        self.shares = [] if isinstance(problem, Unshared) else [problem]  # for the evaluation
         self.diverged_step = -1
         self.start_s = 0.0
         config, launch = plan.config, plan.launch
@@ -203,12 +238,14 @@ class _Execution:
         # The store of snapshots and the part file are opened together, so that either all ranks have both or the run
         # ends before its timed part.
         dtype = np.dtype(config.dtype)
-        self.capacity = traces.capacity(launch.evaluations, problem.dim, dtype)
-        if self.capacity < 2 * launch.evaluations and comm.rank == 0:
+        largest = max(part.stop - part.start for part in held.values())
+        capacity = traces.capacity(launch.evaluations, largest, dtype)
+        if capacity < 2 * launch.evaluations and comm.rank == 0:
             print(
-                f"{plan.name}: --evaluations cut to {self.capacity // 2}: snapshots are limited to 512 MB a rank",
+                f"{plan.name}: --evaluations cut to {capacity // 2}: snapshots are limited to 512 MB a rank",
                 file=sys.stderr,
             )
+        self.capacity = capacity if self.held else 0
         self.attributes = self._attributes(setting)
         self.part, self.snapshots = agreement.together(comm, self._open)
         self.trace = Trace(comm, self.snapshots)
@@ -217,14 +254,11 @@ class _Execution:
         self.budget: Budget
         if plan.shared:
             total = None if steps is None else steps * plan.n
-            self.budget = SharedTickets(comm, total, launch.time_budget, self._start, self.trace)
+            self.budget = SharedTickets(comm, total, launch.time_budget, self._start, self.trace, plan.layout)
         else:
             self.budget = AgreedSteps(comm, steps, launch.time_budget, self._start, plan.period)
-        delays = agreement.together(comm, lambda: Delays(stragglers.parse(launch.stragglers), config.seed, comm.rank))
-        self.paced = PacedProblem(
-            problem, comm, self.trace, delays, launch.compute_time, config.batch_size, self._diverged
-        )
-        self.reporter = Reporter(plan.name, self.budget) if comm.rank == 0 else None
+        self.paced = agreement.together(comm, self._pace)
+        self.reporter = Reporter(plan.name, self.budget) if comm.rank == self.budget.desk else None
         self.watch = Watch(comm, self.budget, self._flush, self.reporter.show if self.reporter else lambda: None)
 
     def execute(self) -> int:
@@ -239,34 +273,48 @@ class _Execution:
             raise
         if self.reporter:
             self.reporter.close()
-        if self.diverged_step < 0 and not bool(self.problem.xp.isfinite(x).all()):
+        if self.diverged_step < 0 and self.held and not bool(self.problem.xp.isfinite(x).all()):
             self._diverged(trace.steps)
         reason = Stop(comm.allreduce(self.budget.reason, MPI.MAX))
         last_s = trace.last_s + self.offset.seconds - self.start_s
         end_s = comm.allreduce(last_s, MPI.MAX)
-        if self.plan.shared:
+        if self.plan.shared and self.held:
             self.snapshots.offer(x, trace.steps, end_s)
         end = clock.offset(comm)
         agreement.together(comm, lambda: self._close(end))
 
-        tags = archive.common(comm.allgather(self.snapshots.tags()))
+        stored = comm.allgather(self.snapshots.tags())
+        tags = archive.common([stored[rank] for rank in self.holders])
         tags = tags[tags * traces.SLOT_S < end_s] if self.plan.shared else tags[tags < trace.steps]
-        x_end = arrays.to_host(x).astype(np.float64)
-        x_start = arrays.to_host(self.problem.x0()).astype(np.float64)
+        shapes: list[dict[str, float]] = []
 
-        def points() -> Iterator[list[np.ndarray]]:
-            yield [x_start]
-            yield from ([self.snapshots[tag]] for tag in tags)
-            yield [x_end]
+        def measure(x_bar: np.ndarray) -> None:
+            if self.plan.launch.geometry:
+                among = comm, self.plan.n, self.shares, self.plan.config.batch_size, self.plan.config.seed
+                shapes.append(geometry.measure(*among, len(shapes), x_bar))
 
-        n, config = self.plan.n, self.plan.config
-        values, x_mean = evaluate(comm, n, [self.problem], points())
-        shape = None
-        if self.plan.launch.geometry:
-            shape = geometry.survey(comm, n, self.problem, points(), config.batch_size, config.seed)
+        values, x_mean = evaluate(comm, self.plan.layout, self.shares, *self._points(x, tags), measure)
+        shape = {name: np.array([row[name] for row in shapes]) for name in shapes[0]} if shapes else None
         attributes = {"status": STATUS[reason]}
         agreement.on_root(comm, lambda: self._merge(attributes, tags, values, x_mean, shape))
         return self._report(reason)
+
+    def _pace(self) -> PacedProblem | Unshared:
+        if isinstance(self.problem, Unshared):
+            return self.problem
+        config, launch = self.plan.config, self.plan.launch
+        delays = Delays(stragglers.parse(launch.stragglers), config.seed, self.comm.rank)
+        return PacedProblem(
+            self.problem, self.comm, self.trace, delays, launch.compute_time, config.batch_size, self._diverged
+        )
+
+    def _points(self, x: Any, tags: np.ndarray) -> tuple[list[slice], int, Iterator[list[np.ndarray]]]:
+        """What `evaluate` needs of the models: the slices held here, their size, and the values at every point."""
+        dim = self.problem.dim
+        if not self.held:
+            return [], dim, ([] for _ in range(len(tags) + 2))
+        x_start, x_end = (arrays.to_host(at).astype(np.float64) for at in (self.problem.x0()[self.held], x))
+        return [self.held], dim, ([at] for at in (x_start, *(self.snapshots[tag] for tag in tags), x_end))
 
     def _start(self) -> float:
         """Begin the timed part together: the start on this rank's clock."""
@@ -287,6 +335,7 @@ class _Execution:
             "host": platform.node(),
             "per_step": not self.plan.shared,
             "capacity": self.capacity,
+            "labels": getattr(self.problem, "label_counts", np.empty(0)).tolist(),
             "attributes": self.attributes,
         }
         try:
@@ -295,9 +344,8 @@ class _Execution:
                     path.unlink(missing_ok=True)
             part = Part(target, rank, header)
             path = traces.models_path(target, rank)
-            return part, Snapshots(
-                self.capacity, self.problem.dim, np.dtype(self.plan.config.dtype), not self.plan.shared, path
-            )
+            size = self.held.stop - self.held.start if self.held else 0
+            return part, Snapshots(self.capacity, size, np.dtype(self.plan.config.dtype), not self.plan.shared, path)
         except OSError as error:
             self._remove_parts()
             raise UserError(f"--out: rank {rank} cannot write beside {target}: {error.strerror}") from None
@@ -371,12 +419,25 @@ class _Execution:
             "n_workers": plan.n,
             "dim": self.problem.dim,
             "n_total": self.problem.n_total,
-            "n_samples": comm.allgather(self.problem.n_samples),
+            "n_samples": comm.allgather(self.problem.n_samples)[: plan.n],
             "seed": plan.config.seed,
             "claim_class": provenance.claim_class(comm, emulated=launch.compute_time > 0),
+            **self._certificate(),
             "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             **provenance.describe(comm, gpu=setting.xp is not np),
         }
+
+    def _certificate(self) -> dict[str, Any]:
+        """Whether a rank that computes serves messages meanwhile, where the program relies on it; collective."""
+        plan, comm, problem = self.plan, self.comm, self.problem
+        if not plan.shared or comm.size == 1:
+            return {"progress": "none", "progress_wait_s": []}
+        loads = certificate.loads(comm)
+        if not isinstance(problem, Unshared):
+            loads["gradient"] = rehearsal(problem, plan.config.batch_size, comm, plan.launch.compute_time)
+        ordered = [loads.get(name) for name in schema.PROGRESS_LOADS]
+        waits = certificate.waits(comm, ordered, target=plan.n - 1, prober=plan.n % comm.size)
+        return {"progress": certificate.verdict(waits[0]), "progress_wait_s": waits}
 
 
 class Unwritten(UserError):

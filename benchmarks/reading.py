@@ -124,6 +124,19 @@ class Run:
             raise UserError(f"{self.path}: no step in /steps, so no rate")
         return float(samples.sum() / t_s.max())
 
+    def steps_per_s(self) -> float:
+        """Gradients of all workers together per second of the timed part, up to the last one."""
+        samples = self.column("steps", "samples")
+        return self.samples_per_s() * len(samples) / float(samples.sum())
+
+    def busiest_nbytes(self) -> float:
+        """Bytes that the busiest rank sends, or receives if that is more, while every worker computes one gradient."""
+        nbytes, gradients = self.column("traffic", "nbytes"), len(self.column("steps", "step"))
+        if not gradients:
+            raise UserError(f"{self.path}: no step in /steps, so no traffic per step")
+        busiest = max(nbytes.sum(axis=0).max(), nbytes.sum(axis=1).max())
+        return float(busiest * self.attrs["n_workers"] / gradients)
+
     def epoch_time(self) -> float:
         """Seconds in which all workers together use n_total samples, at the run's mean rate."""
         return float(self.attrs["n_total"] / self.samples_per_s())

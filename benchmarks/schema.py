@@ -12,6 +12,11 @@ VERSION: Final = 1
 STATUSES: Final = ("complete", "partial", "diverged")
 CLAIM_CLASSES: Final = ("measured", "emulated", "simulated")
 
+# Whether a rank that computes this run's gradients serves messages meanwhile (`certificate`); "none" where no message
+# has to be: one rank, or a synchronous program.
+PROGRESS: Final = ("wait-free", "progress-limited", "none")
+PROGRESS_LOADS: Final = ("gradient", "numpy", "sleep", "gil")  # what the rank does that is asked
+
 # The kinds of /events, in the order of their numbers. `inject` is the straggler's injected delay, `wait` is
 # for a ticket of the shared budget; time blocked inside a named exchange has the exchange's own kind.
 KINDS: Final = ("compute", "inject", "wait", "exchange", "allreduce", "vote", "pull", "push", "checkpoint")
@@ -29,22 +34,26 @@ class Column:
 
 
 # group -> column -> description. Columns of a group have equal length and share one dimension scale `row`
-# (`worker` in /clock, `coordinate` in /model).
+# (`worker` in /workers, `rank` in /clock, `coordinate` in /model).
 GROUPS: Final[dict[str, dict[str, Column]]] = {
     "evaluations": {
         "t_s": Column("f8", "s", "time since the start of the timed part, on rank 0's clock"),
         "samples": Column("i8", "1", "samples used by all workers together until then"),
         "epoch": Column("f8", "1", "samples / n_total"),
-        "loss": Column("f8", "1", "objective at the mean of the local models"),
+        "loss": Column("f8", "1", "objective at the mean of the local models, or at the servers' model"),
         "gradient_norm": Column("f8", "1", "Euclidean norm of the full gradient there"),
         "consensus": Column("f8", "1", "(1/n) sum of squared distances of the local models to their mean"),
         "accuracy": Column("f8", "1", "share of held-out samples classified correctly", optional=True),
         "suboptimality": Column("f8", "1", "objective minus its known minimum", optional=True),
     },
+    "workers": {
+        "data_share": Column("f8", "1", "share of all samples that the worker holds"),
+        "update_share": Column("f8", "1", "share of all applied gradients that the worker computed"),
+    },
     "steps": {
         "rank": Column("i4", "1", "worker that computed the gradient"),
         "step": Column("i8", "1", "the worker's own count of gradients, from 0"),
-        "t_s": Column("f8", "s", "time at which the gradient had been applied"),
+        "t_s": Column("f8", "s", "time at which the gradient had been applied, by the first server where one does it"),
         "compute_s": Column("f8", "s", "time in the gradient, emulated compute time included"),
         "injected_s": Column("f8", "s", "straggler delay injected into the gradient"),
         "wait_s": Column("f8", "s", "time the gradient loop was blocked on other ranks"),
@@ -83,12 +92,29 @@ GROUPS: Final[dict[str, dict[str, Column]]] = {
     "model": {"x_mean": Column("f8", "1", "mean of the local models at the end")},
 }
 OPTIONAL: Final = ("geometry",)  # groups that a trace need not have
-SCALES: Final = {"clock": "worker", "model": "coordinate"}  # the others: "row"
+SCALES: Final = {"workers": "worker", "clock": "rank", "model": "coordinate"}  # the others: "row"
 
-# /traffic: two (n, n) tables over the scales `sender` and `receiver`, the timed part only.
-TRAFFIC: Final[dict[str, Column]] = {
-    "messages": Column("i8", "1", "messages sent"),
-    "nbytes": Column("i8", "byte", "payload sent"),
+
+@dataclass(frozen=True)
+class Table:
+    """A group of arrays over two dimension scales."""
+
+    scales: tuple[str, str]
+    columns: dict[str, Column]
+    optional: bool = False
+
+
+TABLES: Final[dict[str, Table]] = {
+    "traffic": Table(  # between all ranks, the timed part only
+        ("sender", "receiver"),
+        {
+            "messages": Column("i8", "1", "messages sent"),
+            "nbytes": Column("i8", "byte", "payload sent"),
+        },
+    ),
+    "labels": Table(  # where the data has labels, in increasing order
+        ("worker", "label"), {"samples": Column("i8", "1", "samples of the label that the worker holds")}, optional=True
+    ),
 }
 
 ATTRIBUTES: Final[dict[str, type]] = {
@@ -111,6 +137,8 @@ ATTRIBUTES: Final[dict[str, type]] = {
     "n_samples": list,  # per worker
     "seed": int,
     "claim_class": str,
+    "progress": str,
+    "progress_wait_s": list,  # in the order of PROGRESS_LOADS; empty where `progress` is "none"
     "started_utc": str,
     "wall_s": float,
     "outpace_version": str,

@@ -49,14 +49,24 @@ EVENTS: Final = np.dtype(
     ]
 )
 TRAFFIC: Final = np.dtype([("receiver", "<i8"), ("messages", "<i8"), ("nbytes", "<i8")])
+# A server's log of the gradients it applied, in that order; those of one worker come in the order of its steps.
+APPLIED: Final = np.dtype([("worker", "<i8"), ("t_s", "<f8"), ("staleness", "<i8")])
 OFFSETS: Final = np.dtype([("at", "<f8"), ("seconds", "<f8"), ("uncertainty", "<f8")])
-TABLES: Final = {"json": np.dtype("u1"), "steps": STEPS, "events": EVENTS, "traffic": TRAFFIC, "offsets": OFFSETS}
+TABLES: Final = {
+    "json": np.dtype("u1"),
+    "steps": STEPS,
+    "events": EVENTS,
+    "traffic": TRAFFIC,
+    "offsets": OFFSETS,
+    "applied": APPLIED,
+}
 
 _NUMBER: Final = {name: number for number, name in enumerate(TABLES)}
 _BLOCK: Final = struct.Struct("<4sIQ")  # magic, table number, payload bytes
 _MAGIC: Final = b"OPB1"
 _STEP: Final = struct.Struct("<qdddddqq")
 _EVENT: Final = struct.Struct("<qddqqq")
+_APPLIED: Final = struct.Struct("<qdq")
 
 STORE_LIMIT: Final = 512 * 2**20  # bytes of snapshots per rank
 SLOT_S: Final = 1e-3  # first stride of an asynchronous program's snapshots
@@ -98,12 +108,13 @@ class Trace:
 
     def __init__(self, comm: MPI.Intracomm, snapshots: "Snapshots") -> None:
         self.comm = comm
-        self.steps = 0
+        self.steps = 0  # gradients computed here, or applied here by a server
         self.started_s = self.last_s = np.nan  # start of the timed part and end of the last step, on this rank's clock
         self._snapshots = snapshots
         # Deques: appending and popping are atomic, so threads record and the watcher drains without a lock.
         self._rows: deque[bytes] = deque()
         self._events: deque[bytes] = deque()
+        self._applied: deque[bytes] = deque()
         self._wait_s = self._compute_s = self._injected_s = 0.0
         self._samples = 0
 
@@ -140,13 +151,20 @@ class Trace:
         self._wait_s = self._compute_s = self._injected_s = 0.0
         self._samples = 0
 
+    def applied(self, worker: int, staleness: int) -> None:
+        """A server has applied a gradient of `worker`, and `staleness` others since that worker pulled its model."""
+        self.last_s = clock.now(self.comm)
+        self._applied.append(_APPLIED.pack(worker, self.last_s, staleness))
+        self.steps += 1
+
     def snapshot(self, x: Any) -> None:
         """Keep the model if one is due; see the class for when to call it."""
         self._snapshots.offer(x, self.steps, clock.now(self.comm) - self.started_s)
 
-    def drain(self) -> tuple[bytes, bytes]:
-        """The step and event records since the last call."""
-        return _drain(self._rows), _drain(self._events)
+    def drain(self) -> dict[str, bytes]:
+        """The records since the last call, by table."""
+        queues = {"steps": self._rows, "events": self._events, "applied": self._applied}
+        return {table: _drain(queue) for table, queue in queues.items()}
 
 
 class Snapshots:
@@ -242,9 +260,8 @@ class Part:
 
     def append_rows(self, trace: Trace, messages: np.ndarray, nbytes: np.ndarray) -> None:
         """What was recorded since the last call, and the traffic so far."""
-        steps, events = trace.drain()
-        self.append("steps", steps)
-        self.append("events", events)
+        for table, rows in trace.drain().items():
+            self.append(table, rows)
         receivers = np.flatnonzero(messages)
         traffic = np.empty(len(receivers), dtype=TRAFFIC)
         traffic["receiver"], traffic["messages"], traffic["nbytes"] = (

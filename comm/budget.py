@@ -7,7 +7,7 @@ Both end early when the time is up, on a signal and when a gradient is not finit
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from enum import IntEnum
 from typing import Any, Final, Protocol
 
@@ -15,6 +15,7 @@ import numpy as np
 from mpi4py import MPI
 
 from outpace.comm import clock, threads
+from outpace.comm.server import Layout
 
 ASK, TICKET = 1, 2  # message tags
 NONE_LEFT: Final = -1
@@ -51,7 +52,8 @@ class Budget:
         self._start = start
         self._deadline = np.inf
         self.reason = Stop.NO
-        self.count = 0  # rounds begun; of all workers on rank 0 where tickets are shared
+        self.count = 0  # rounds begun; of all workers at the desk where tickets are shared
+        self.desk = 0  # the rank whose count is the run's
 
     def stop(self, reason: Stop) -> None:
         """Ask for an early end, from any thread of any rank; the loops end as soon as it can be agreed."""
@@ -107,11 +109,11 @@ class AgreedSteps(Budget):
 
 
 class SharedTickets(Budget):
-    """k = 0 .. K-1 handed out once each over all ranks, by rank 0, for asynchronous programs.
+    """k = 0 .. K-1 handed out once each over all workers, by the layout's desk, for asynchronous programs.
 
     The gradient loop makes no remote call: a thread fetches its next ticket while the current gradient is
-    computed. `mpi4py.util.sync.Counter` would be shorter, but an MPI may serve it only when rank 0 enters MPI,
-    so that a slow rank 0 slows everybody.
+    computed. `mpi4py.util.sync.Counter` would be shorter, but an MPI may serve it only when its rank enters MPI,
+    so that a slow one slows everybody.
     """
 
     def __init__(
@@ -121,19 +123,21 @@ class SharedTickets(Budget):
         seconds: float | None,
         start: Callable[[], float],
         trace: Waits,
+        layout: Layout | None = None,
     ) -> None:
         super().__init__(comm, total, seconds, start)
         self._trace = trace
+        self._layout = layout or Layout(comm.size)
+        self.desk = self._layout.desk
         self._lock = threads.lock(comm)
 
     def __iter__(self) -> Iterator[int]:
-        comm = self.comm.Dup()
-        wanted, tickets = threads.channel(comm), threads.channel(comm)
-        self._begin()
-        if comm.rank == 0:
-            thread = threads.start(comm, self._serve, comm)
-            yield from iter(self._take, NONE_LEFT)
-        else:
+        """A worker's tickets."""
+        with self.attend() as comm:
+            if comm.rank == self.desk:
+                yield from iter(self._take, NONE_LEFT)
+                return
+            wanted, tickets = threads.channel(comm), threads.channel(comm)
             thread = threads.start(comm, self._fetch, comm, wanted, tickets)
             wanted.put(True)
             while True:
@@ -143,7 +147,18 @@ class SharedTickets(Budget):
                     break
                 wanted.put(True)  # the next one travels while this gradient is computed
                 yield k
-        thread.join()
+            thread.join()
+
+    @contextmanager
+    def attend(self) -> Iterator[MPI.Intracomm]:
+        """The timed part of a server, which takes no tickets; the desk hands them out meanwhile. Gives a communicator
+        of the budget's own."""
+        comm = self.comm.Dup()
+        self._begin()
+        handing_out = threads.start(comm, self._hand_out, comm) if comm.rank == self.desk else None
+        yield comm
+        if handing_out:
+            handing_out.join()
         comm.Free()
 
     def _take(self) -> int:
@@ -153,11 +168,12 @@ class SharedTickets(Budget):
             self.count += 1
             return self.count - 1
 
-    def _serve(self, comm: MPI.Intracomm) -> None:
-        """Rank 0: answer every other rank until it was told that none is left."""
+    def _hand_out(self, comm: MPI.Intracomm) -> None:
+        """The desk: answer every other worker until it was told that none is left."""
         reason, ticket, status = np.empty(1, dtype=np.int64), np.empty(1, dtype=np.int64), MPI.Status()
+        others = self._layout.workers - (comm.rank < self._layout.workers)
         told = 0
-        while told < comm.size - 1:
+        while told < others:
             clock.wait(comm, [comm.Irecv(reason, MPI.ANY_SOURCE, ASK)], [status])
             self.stop(Stop(reason[0]))
             ticket[0] = self._take()
@@ -165,10 +181,10 @@ class SharedTickets(Budget):
             clock.wait(comm, [comm.Isend(ticket, status.source, TICKET)])
 
     def _fetch(self, comm: MPI.Intracomm, wanted: threads.Channel[bool], tickets: threads.Channel[int]) -> None:
-        """The other ranks: one ticket for each one wanted, until none is left. The request carries a wish to stop."""
+        """The other workers: one ticket for each one wanted, until none is left. The request carries a wish to stop."""
         reason, ticket = np.empty(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
         while ticket[0] != NONE_LEFT:
             wanted.get()
             reason[0] = self.reason
-            clock.wait(comm, [comm.Irecv(ticket, 0, TICKET), comm.Isend(reason, 0, ASK)])
+            clock.wait(comm, [comm.Irecv(ticket, self.desk, TICKET), comm.Isend(reason, self.desk, ASK)])
             tickets.put(int(ticket[0]))

@@ -8,10 +8,12 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from mpi4py import MPI
+
+T = TypeVar("T")
 
 SPIN_S: Final = 2e-4  # yield the core this long before sleeping: what is about to arrive comes sooner than a nap ends
 UNDER_WAY_SPIN_S: Final = 2e-2  # the same where both sides are known to be transferring
@@ -41,14 +43,24 @@ def wait(
     somebody looks at it, so the thread yields its core but does not sleep, for as long as that is plausible.
     """
     requests = list(requests)
+    _poll(lambda: MPI.Request.Testall(requests, statuses), UNDER_WAY_SPIN_S if under_way else SPIN_S)
+
+
+def wait_some(comm: MPI.Intracomm, requests: list[MPI.Request], statuses: list[MPI.Status]) -> list[int]:
+    """Complete at least one of the requests, in the manner of `wait`: their indices, and as many statuses in front."""
+    return _poll(lambda: MPI.Request.Testsome(requests, statuses), SPIN_S) or []
+
+
+def _poll(test: Callable[[], T], spin_s: float) -> T:
+    """The first result of `test` that is true."""
     start = time.monotonic()
-    spin_s = UNDER_WAY_SPIN_S if under_way else SPIN_S
-    while not MPI.Request.Testall(requests, statuses):
+    while not (result := test()):
         waited = time.monotonic() - start
         if waited < spin_s:
             os.sched_yield()
         else:
             time.sleep(min(NAP_SHARE * waited, LONGEST_NAP_S))
+    return result
 
 
 @dataclass(frozen=True)

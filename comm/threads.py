@@ -3,8 +3,6 @@
 Everything takes the communicator and keeps no state here, for the reason given in `clock`.
 """
 
-import ctypes
-import os
 import queue
 import sys
 import threading
@@ -37,16 +35,10 @@ def start(comm: MPI.Intracomm, target: Callable[..., None], *args: Any) -> threa
 
 
 def abort(comm: MPI.Intracomm, cause: str, code: int) -> NoReturn:
-    """End the job from any thread: say which rank and why, then abort.
-
-    MPI's abort calls C's exit, whose handlers take a transport down while other threads are inside it and crash. So
-    the process is made to leave before the first of them.
-    """
+    """End the job from any thread: say which rank and why, then abort."""
     print(f"rank {comm.rank}: {cause}", file=sys.stderr, flush=True)
-    libc = ctypes.CDLL(None)
-    libc.on_exit(libc._exit, None)
     comm.Abort(code)
-    os._exit(code)
+    raise SystemExit(code)  # not reached: MPI's abort does not return
 
 
 Channel = queue.SimpleQueue  # first in, first out; `get` sleeps until there is something

@@ -9,12 +9,13 @@ from mpi4py import MPI
 
 from outpace.benchmarks import problems, traces
 from outpace.benchmarks.pace import PacedProblem
-from outpace.benchmarks.problems import Setting
+from outpace.benchmarks.problems import Setting, Unshared
 from outpace.benchmarks.stragglers import Delays, parse
 from outpace.benchmarks.traces import Snapshots, Trace
 from outpace.comm import clock
 from outpace.comm.budget import AgreedSteps, SharedTickets
 from outpace.comm.meter import MeteredComm
+from outpace.comm.server import Layout
 
 
 class CheckedComm(MeteredComm):
@@ -30,11 +31,13 @@ class CheckedComm(MeteredComm):
 
 @dataclass
 class Outcome:
-    """This rank's result of one run; `steps` and `events` are records of traces.STEPS and traces.EVENTS."""
+    """This rank's result of one run; `steps`, `events` and `applied` are records of the tables of `traces`."""
 
     x: Any
+    mean: np.ndarray  # the mean of the local models, or the servers' model
     steps: np.ndarray
     events: np.ndarray
+    applied: np.ndarray
     sent: np.ndarray  # bytes to each rank
     wall_s: float
 
@@ -44,9 +47,15 @@ def shares(text: str, n: int, dtype: str = "float64", split: str = "iid", seed: 
     return problems.build(text, Setting(MPI.COMM_SELF, range(n), n, split, seed, dtype, np))
 
 
-def share(comm: MPI.Intracomm, text: str, dtype: str = "float64", split: str = "iid", seed: int = 0) -> Any:
-    """This rank's share; collective."""
-    return problems.build(text, Setting(comm, [comm.rank], comm.size, split, seed, dtype, np))[0]
+def share(
+    comm: MPI.Intracomm, text: str, dtype: str = "float64", split: str = "iid", seed: int = 0, servers: int = 0
+) -> Any:
+    """This rank's share, or what a server knows of the problem; collective."""
+    n = comm.size - servers
+    setting = Setting(comm, [comm.rank] if comm.rank < n else [], n, split, seed, dtype, np)
+    mine = problems.build(text, setting)
+    told = Unshared(comm, mine) if servers else None
+    return mine[0] if mine else told
 
 
 class RandomStart:
@@ -70,7 +79,7 @@ def execute(
     seconds: float | None = None,
     compute_time: float = 0.0,
     stragglers: str = "none",
-    period: int = 8,
+    agreement: int = 8,
     **config: Any,
 ) -> Outcome:
     """Run `program` for `steps` gradients per worker on average; collective. Set-up as `benchmarks.program` does it."""
@@ -85,21 +94,26 @@ def execute(
         started.append(clock.now(comm))
         return started[0]
 
+    servers = getattr(cfg, "servers", 0)
+    layout = Layout(comm.size - servers, servers)
     if getattr(cfg, "asynchronous", False):
-        budget = SharedTickets(comm, None if steps is None else steps * comm.size, seconds, start, trace)
+        budget = SharedTickets(comm, None if steps is None else steps * layout.workers, seconds, start, trace, layout)
     else:
-        budget = AgreedSteps(comm, steps, seconds, start, period)
-    delays = Delays(parse(stragglers), cfg.seed, comm.rank)
-    paced = PacedProblem(problem, comm, trace, delays, compute_time, cfg.batch_size, lambda step: None)
+        budget = AgreedSteps(comm, steps, seconds, start, agreement)
+    paced = problem
+    if comm.rank < layout.workers:
+        delays = Delays(parse(stragglers), cfg.seed, comm.rank)
+        paced = PacedProblem(problem, comm, trace, delays, compute_time, cfg.batch_size, lambda step: None)
     x = program.run(comm, paced, cfg, budget, trace)
     wall_s = clock.now(comm) - started[0]
     comm.Barrier()
     assert not comm.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG), "a message is left in the communicator"
-    rows, events = trace.drain()
-    return Outcome(
-        x,
-        np.frombuffer(rows, dtype=traces.STEPS),
-        np.frombuffer(events, dtype=traces.EVENTS),
-        comm.meter.nbytes.copy(),
-        wall_s,
-    )
+    sent = comm.meter.nbytes.copy()
+    mean = np.zeros(problem.dim)
+    part = layout.held(problem.dim).get(comm.rank)
+    if part:
+        mean[part] = x
+    comm.Allreduce(MPI.IN_PLACE, mean)
+    mean /= layout.models
+    rows = {name: np.frombuffer(data, dtype=traces.TABLES[name]) for name, data in trace.drain().items()}
+    return Outcome(x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s)

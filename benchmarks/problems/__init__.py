@@ -3,10 +3,10 @@
 from typing import Any
 
 from outpace.benchmarks.problems import digits, quadratic
-from outpace.benchmarks.problems.problem import Problem, Setting
+from outpace.benchmarks.problems.problem import Problem, Setting, Unshared
 from outpace.comm import spec
 
-__all__ = ["PROBLEMS", "Problem", "Setting", "build", "canonical"]
+__all__ = ["PROBLEMS", "Problem", "Setting", "Unshared", "build", "canonical"]
 
 MODULES: dict[str, Any] = {"digits": digits, "quadratic": quadratic}
 PROBLEMS: dict[str, type[Any]] = {name: module.Spec for name, module in MODULES.items()}

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from mpi4py import MPI
 
+from outpace.comm.arrays import to_host
+
 
 class Problem(Protocol):
     """One worker's share of an objective. Vectors are flat, shape (dim,), on the backend's device.
@@ -20,6 +22,7 @@ class Problem(Protocol):
     n_samples: int  # this worker's
     n_total: int  # all workers'
     f_star: float | None  # minimum of the whole objective, where it is known
+    # Problems with labelled data also have `label_counts`, shape (labels,): this worker's samples of each label.
 
     def x0(self) -> Any:
         """The start, the same on every worker; a new array of the run's dtype."""
@@ -45,3 +48,24 @@ class Setting:
     seed: int
     dtype: str
     xp: ModuleType
+
+
+class Unshared:
+    """The objective as a rank knows it that holds no samples of it, a server: its size and its start, on the host."""
+
+    xp = np
+    n_samples = 0
+
+    def __init__(self, comm: MPI.Intracomm, shares: Sequence[Problem]) -> None:
+        """Rank 0, which has a share, tells the others; collective."""
+        if comm.rank == 0:
+            self._x0 = to_host(shares[0].x0())
+            comm.bcast((len(self._x0), self._x0.dtype, shares[0].n_total))
+        else:
+            dim, dtype, self.n_total = comm.bcast(None)
+            self._x0 = np.empty(dim, dtype)
+        comm.Bcast(self._x0)
+        self.dim = len(self._x0)
+
+    def x0(self) -> np.ndarray:
+        return self._x0.copy()

@@ -54,7 +54,7 @@ def structure(path: Path) -> dict[str, tuple[str, int, str]]:
 def test_schema_is_that_of_the_golden_file(folder: Path) -> None:
     """Version 1 is what this file holds. A change of the schema adds a file and a version, and keeps this one."""
     validate(GOLDEN)
-    assert GOLDEN.stat().st_size < 40_000
+    assert GOLDEN.stat().st_size < 45_000
     for program in ("allreduce_sgd", "d_psgd", "ad_psgd"):
         validate(folder / f"{program}.h5")
         assert structure(folder / f"{program}.h5") == structure(GOLDEN)

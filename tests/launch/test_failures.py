@@ -18,7 +18,7 @@ from outpace.benchmarks.reading import Run
 from outpace.benchmarks.traces import leftovers
 
 LONG = ("--problem", "digits", "--time-budget", "50", "--compute-time", "0.01")
-PROGRAMS = ("allreduce_sgd", "d_psgd", "ad_psgd")
+PROGRAMS = ("allreduce_sgd", "d_psgd", "ad_psgd", "d2", "a_psgd", "eamsgd")
 WITHIN_S = 10
 
 

@@ -13,14 +13,18 @@ def start(shares):
 
 
 class Batches:
-    """G = gradients(X): row i is worker i's stochastic gradient at X[i], with its next batch."""
+    """The workers' stochastic gradients, each with its next batch."""
 
     def __init__(self, shares, cfg):
         self.shares, self.cfg = shares, cfg
         self.rngs = [np.random.default_rng([BATCHES, cfg.seed, rank]) for rank in range(len(shares))]
 
     def gradients(self, X):
-        G = np.empty_like(X)
-        for share, rng, x, g in zip(self.shares, self.rngs, X, G, strict=True):
-            share.gradient(x, rng.integers(share.n_samples, size=self.cfg.batch_size), g)
-        return G
+        """G, whose row i is worker i's gradient at X[i]."""
+        return np.stack([self.gradient(i, x) for i, x in enumerate(X)])
+
+    def gradient(self, i, x):
+        """Worker i's gradient at x."""
+        g, share = np.empty_like(x), self.shares[i]
+        share.gradient(x, self.rngs[i].integers(share.n_samples, size=self.cfg.batch_size), g)
+        return g

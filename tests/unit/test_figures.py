@@ -39,7 +39,7 @@ def write_trace(
             scale = group.create_dataset("row", data=np.arange(rows))
             scale.make_scale("row")
             for column, values in columns.items():
-                about = schema.GROUPS[name][column]
+                about = (schema.GROUPS.get(name) or schema.TABLES[name].columns)[column]
                 data = group.create_dataset(column, data=np.asarray(values, about.dtype))
                 data.attrs.update({"units": about.units, "long_name": about.long_name})
                 data.dims[0].attach_scale(scale)
@@ -130,8 +130,10 @@ def simulate(
     groups = {
         "evaluations": evaluations,
         "geometry": geometry,
+        "workers": {"data_share": np.full(n, 1 / n), "update_share": np.bincount(rank, minlength=n) / len(rank)},
         "steps": columns,
         "events": {k: np.concatenate(v) for k, v in events.items()},
+        "traffic": {"nbytes": 40_000 * (1 - np.eye(n)), "messages": 10 * (1 - np.eye(n))},
     }
     return write_trace(path, groups, algorithm=algorithm, n_workers=n, stragglers=stragglers, seed=seed, **more)
 
@@ -166,8 +168,11 @@ def traces(tmp_path_factory):
     ]
 
 
+WANTED = {"speed-up": "equal", "steps-rate": "equal", "splits": "4-equal"}
+
+
 def of_figure(name, traces):
-    return [path for path in traces if ("equal" if name == "speed-up" else "-4-") in path.name]
+    return [path for path in traces if WANTED.get(name, "-4-") in path.name]
 
 
 # The reader.
@@ -317,7 +322,7 @@ def test_the_suffix_gives_the_format(tmp_path, traces, suffix, start):
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_states_problem_split_workers_class_and_slept_time(traces, name):
     stated = compose(name, [Run(path) for path in of_figure(name, traces)]).get_suptitle().replace("\u00a0", " ")
-    workers = "2 to 4 workers" if name == "speed-up" else "4 workers"
+    workers = "2 to 4 workers" if WANTED.get(name) == "equal" else "4 workers"
     for fact in ("digits:hidden=64", "split iid", workers, "emulated", "10 ms per 32 samples"):
         assert fact in stated.replace("\n", " ")
 
@@ -364,7 +369,7 @@ def test_a_refusal_leaves_the_old_figure(tmp_path, traces):
 )
 def test_runs_of_different_worlds_are_refused_by_file_name(tmp_path, name, other):
     runs = [losses(tmp_path / "a.h5", [1.0]), losses(tmp_path / "b.h5", [1.0], algorithm="d_psgd", **other)]
-    if name == "speed-up" and "n_workers" in other:
+    if next(iter(other)) in figures.ABOUT.get(name, ()):
         return  # what that figure is about
     with pytest.raises(UserError, match=r"a\.h5 and .*b\.h5 differ in") as error:
         compose(name, runs)
@@ -716,6 +721,53 @@ def test_a_timeline_places_events_where_they_happened(tmp_path):
     assert axes.yaxis.get_major_formatter()(2, 0) == "server 2"
 
 
+def test_steps_rate_shows_gradients_and_the_busiest_rank(tmp_path):
+    """Two workers and a server: 30 gradients in 3 s; the server gets 8 + 4 MB and sends 6 + 5."""
+    nbytes = 1e6 * np.array([[0, 0, 8], [0, 0, 4], [6, 5, 0]])
+
+    def run(name, n):
+        steps = {"step": np.arange(30), "t_s": np.linspace(0.1, 3.0, 30), "samples": np.full(30, 32)}
+        groups = {"steps": steps, "traffic": {"nbytes": nbytes, "messages": nbytes}}
+        return Run(write_trace(tmp_path / name, groups, algorithm="a_psgd", n_workers=n))
+
+    runs = [run("a.h5", 2), run("b.h5", 4)]
+    assert runs[0].busiest_nbytes() == pytest.approx(12e6 * 2 / 30)
+    rate, traffic = compose("steps-rate", runs).axes
+    ((label, line),) = lines(rate).items()
+    assert label == "A-PSGD, no stragglers"
+    np.testing.assert_allclose(line.get_xdata(), [2, 4])
+    np.testing.assert_allclose(line.get_ydata(), [10, 10])
+    np.testing.assert_allclose(traffic.get_lines()[0].get_ydata(), [0.8, 1.6])
+    with pytest.raises(UserError, match="two or more numbers of workers"):
+        compose("steps-rate", runs[:1])
+
+
+def test_splits_shows_ratios_paired_by_seed(tmp_path):
+    """Median of the ratios 3, 1, 1 is 1; the ratio of the medians 3 and 2 is 1.5."""
+    final = {"allreduce_sgd": (1.0, 2.0, 4.0), "d_psgd": (3.0, 2.0, 4.0)}
+    runs = [
+        losses(tmp_path / f"{algorithm}-{seed}.h5", [9.0, loss], algorithm=algorithm, seed=seed)
+        for algorithm, values in final.items()
+        for seed, loss in enumerate(values)
+    ]
+    runs.append(losses(tmp_path / "c.h5", [9.0, 2.0], algorithm="allreduce_sgd", split="labels:classes=2"))
+    runs.append(losses(tmp_path / "d.h5", [9.0, 5.0], algorithm="d_psgd", split="labels:classes=2"))
+    (axes,) = compose("splits", runs).axes
+    np.testing.assert_allclose(lines(axes)["D-PSGD"].get_ydata(), [1.0, 2.5])
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["n = 4\niid", "n = 4\nlabels\nclasses=2"]
+    with pytest.raises(UserError, match=r"d\.h5: no run of AllReduce-SGD"):
+        compose("splits", runs[:6] + runs[7:])
+
+
+def test_shares_stand_beside_each_other(tmp_path):
+    shares = {"data_share": [0.5, 0.25, 0.125, 0.125], "update_share": [0.1, 0.3, 0.3, 0.3]}
+    (axes,) = compose("shares", [Run(write_trace(tmp_path / "a.h5", {"workers": shares}))]).axes
+    heights = [bar.get_height() for bar in axes.patches]
+    np.testing.assert_allclose(heights, [*shares["data_share"], *shares["update_share"]])
+    (fair,) = (line for line in axes.get_lines() if "1/n" in line.get_label())
+    assert set(fair.get_ydata()) == {0.25}
+
+
 def test_figures_need_rows(tmp_path):
     empty = {group: {name: [] for name in schema.GROUPS[group]} for group in ("evaluations", "steps", "events")}
     run = Run(write_trace(tmp_path / "empty.h5", empty))
@@ -746,7 +798,11 @@ def test_the_readme_describes_every_attribute_and_column():
     for columns in schema.GROUPS.values():
         for name, column in columns.items():
             assert f"| `{name}` | {column.dtype} | {column.units} | {column.long_name}" in text
-    for name in (*schema.TRAFFIC, *schema.STATUSES, *schema.CLAIM_CLASSES, *FIGURES):
+    for name in (*schema.STATUSES, *schema.CLAIM_CLASSES, *schema.PROGRESS, *schema.PROGRESS_LOADS, *FIGURES):
         assert f"`{name}`" in text
+    for group, table in schema.TABLES.items():
+        assert f"`/{group}`" in text
+        for name in (*table.columns, *table.scales):
+            assert f"`{name}`" in text
     for kind, number in schema.KIND.items():
         assert f"{number} {kind}" in text

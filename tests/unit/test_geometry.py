@@ -13,7 +13,10 @@ def test_quadratic() -> None:
     """Curvature and gradient are known exactly, the noise is sigma / sqrt(batch) in every coordinate."""
     (share,) = shares("quadratic:dim=400,condition=50,sigma=2,samples=40000", 1)
     x = np.random.default_rng(1).standard_normal(400)
-    columns = geometry.survey(MPI.COMM_SELF, 1, share, [[x], [share.x_star]], batch_size=16, seed=3)
+    rows = [
+        geometry.measure(MPI.COMM_SELF, 1, [share], 16, 3, number, at) for number, at in enumerate((x, share.x_star))
+    ]
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     assert columns["curvature_density"] == pytest.approx(geometry.density(share.a), rel=1e-6)
     g = share.a * (x - share.c)
     assert columns["gradient_density"][0] == pytest.approx(geometry.density(g), rel=1e-12)
@@ -40,14 +43,14 @@ def test_welford_equals_two_passes() -> None:
     np.testing.assert_array_equal(g, full)
 
 
-def test_spread_of_data_is_noise() -> None:
-    """Workers without noise of their own whose minima differ: sigma is the spread of their gradients."""
-    everyone = shares("quadratic:dim=50,zeta=1", 1)
+def test_without_noise() -> None:
+    """No coordinate has a ratio; a share of less than two batches has no variance."""
+    everyone = shares("quadratic:dim=50", 1)
     with pytest.raises(UserError, match="two batches of 600"):
-        geometry.check(everyone[0], 600)
-    columns = geometry.survey(MPI.COMM_SELF, 1, everyone[0], [[np.ones(50)]], batch_size=16, seed=0)
-    assert columns["live"][0] == 0  # one worker is no spread
-    assert np.isnan(columns["snr_p50"][0])
+        geometry.check(everyone, 600)
+    row = geometry.measure(MPI.COMM_SELF, 1, everyone, 16, 0, 0, np.ones(50))
+    assert row["live"] == 0  # one worker is no spread
+    assert np.isnan(row["snr_p50"])
 
 
 def test_density() -> None:

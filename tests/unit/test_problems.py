@@ -8,6 +8,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from outpace.benchmarks.evaluate import evaluate
+from outpace.comm.server import Layout
 from outpace.comm.spec import UserError
 
 TEXTS = ("quadratic:dim=7,zeta=1,sigma=0.5", "digits:hidden=0", "digits:hidden=6")
@@ -107,13 +108,24 @@ def test_evaluation_weighs_workers_equally() -> None:
     """All quantities at the mean model, against the definitions; two workers that hold unequal amounts of data."""
     problems = shares("quadratic:dim=4,zeta=1,samples=10", 2, split="size:ratio=4")
     models = [np.arange(4.0), np.ones(4)]
-    values, x_bar = evaluate(MPI.COMM_SELF, 2, problems, [models])
+    values, x_bar = evaluate(MPI.COMM_SELF, Layout(2), problems, [slice(0, 4)] * 2, 4, [models])
     np.testing.assert_allclose(x_bar, (models[0] + models[1]) / 2)
     assert values["loss"][0] == pytest.approx(np.mean([p.loss(x_bar) for p in problems]))
     assert values["suboptimality"][0] == pytest.approx(values["loss"][0] - problems[0].f_star)
     assert values["consensus"][0] == pytest.approx(np.mean([((x - x_bar) ** 2).sum() for x in models]))
     gradients = [p.a * (x_bar - p.c) for p in problems]
     assert values["gradient_norm"][0] == pytest.approx(np.linalg.norm(np.mean(gradients, axis=0)))
+
+
+def test_evaluation_takes_the_servers_model() -> None:
+    """Two servers hold a slice each: the losses are those of the whole, which agrees with itself."""
+    problems, x = shares("quadratic:dim=5,zeta=1", 3), np.arange(5.0)
+    layout = Layout(3, servers=2)
+    held = list(layout.held(5).values())
+    values, x_bar = evaluate(MPI.COMM_SELF, layout, problems, held, 5, [[x[part] for part in held]])
+    np.testing.assert_array_equal(x_bar, x)
+    assert values["loss"][0] == pytest.approx(np.mean([p.loss(x) for p in problems]))
+    assert values["consensus"][0] == 0
 
 
 def test_float32_holds_the_data_once() -> None:

@@ -47,7 +47,8 @@ def test_phases_and_rows() -> None:
     trace.record()
     trace.computed(2.0, 2.5, 2.5, 16)
     trace.record(read_s=1.9, local_writes=2)
-    rows, events = (np.frombuffer(b, d) for b, d in zip(trace.drain(), (traces.STEPS, traces.EVENTS), strict=True))
+    drained = {table: np.frombuffer(data, traces.TABLES[table]) for table, data in trace.drain().items()}
+    rows, events = drained["steps"], drained["events"]
     assert rows["step"].tolist() == [0, 1]
     assert rows["compute_s"].tolist() == [0.5, 0.5]
     assert rows["injected_s"].tolist() == [0.25, 0.0]

@@ -1,0 +1,87 @@
+"""A-PSGD: asynchronous parallel SGD with a parameter server (Lian et al., NeurIPS 2015, arXiv:1506.08272).
+
+    worker i   g <- grad F_i(x_hat; xi), x_hat = x_{k-tau} as last pulled;  push g
+    server     x_{k+1} = x_k - (gamma / n) g  as soon as g arrives;  its answer is the next x_hat
+
+No worker waits for another one. tau, the number of gradients applied between the pull and the use, has the mean n - 1
+whatever the speeds, since every worker always has one gradient under way. k counts the gradients of all workers.
+
+The last `servers` ranks hold the model in slices, each with one buffer per worker beside its own. Cost per gradient:
+the worker sends one gradient and gets one model, and 8 bytes each way for a ticket of the budget. The busiest rank is
+a server: in the time in which every worker computes one gradient, n / servers gradients come in and as many models
+go out, which grows with n.
+
+Deviations from the paper:
+1. A gradient is applied with gamma / n, so that a --step-size means the same in all programs of this suite.
+2. With several servers each slice is read and written by itself, so the model that a worker pulls may have slices
+   of different ages; with one server it never does.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from outpace.benchmarks.program import main
+from outpace.comm.arrays import copy, twin
+from outpace.comm.clock import wait
+from outpace.comm.server import ANSWER, MESSAGE, Layout, exchanges, leave
+from outpace.comm.spec import NonNegativeInt, PositiveFloat, PositiveInt
+from outpace.comm.streams import BATCHES
+
+
+@dataclass(frozen=True)
+class Config:
+    step_size: PositiveFloat = 0.2  # gamma; gamma / n is applied per gradient
+    batch_size: PositiveInt = 16  # samples per gradient of one worker
+    servers: PositiveInt = 1  # the last ranks, which hold the model and compute no gradients
+    dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
+    seed: NonNegativeInt = 0  # of data order, batches and delays
+    asynchronous: ClassVar[bool] = True  # the workers share the budget
+
+
+def run(comm, problem, cfg, budget, trace):
+    """One worker or server; collective over comm. Returns a server's slice of the model, a worker's stale copy."""
+    layout = Layout(comm.size - cfg.servers, cfg.servers)
+    slices, wire = layout.held(problem.dim), comm.Dup()
+    x_hat = problem.x0()
+    if comm.rank in slices:
+        x = x_hat[slices[comm.rank]]
+        serve(wire, x, layout.workers, cfg, budget, trace)
+        wire.Free()
+        return x
+
+    g = problem.xp.empty_like(x_hat)
+    x_wire, g_wire = twin(x_hat, comm), twin(g, comm)
+    rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
+    for _ in budget:
+        batch = rng.integers(problem.n_samples, size=cfg.batch_size)
+        problem.gradient(x_hat, batch, g)
+        copy(g, g_wire)
+        with trace.phase("push", nbytes=g.nbytes):
+            models = [wire.Irecv(x_wire[part], server, ANSWER) for server, part in slices.items()]
+            wait(comm, models + [wire.Isend(g_wire[part], server, MESSAGE) for server, part in slices.items()])
+        copy(x_wire, x_hat)
+        trace.record()
+    leave(wire, slices)
+    wire.Free()
+    return x_hat
+
+
+def serve(comm, x, workers, cfg, budget, trace):
+    """One server: apply every gradient to its slice x and answer with the result, until every worker has left."""
+    k, pulled_at = 0, [0] * workers
+    with budget.attend():
+        for worker, g in exchanges(comm, workers, x):
+            with trace.phase("push", worker, x.nbytes, background=True):
+                g *= cfg.step_size / workers
+                trace.snapshot(x)
+                x -= g
+                trace.applied(worker, staleness=k - pulled_at[worker])
+                k += 1
+                pulled_at[worker] = k
+                g[:] = x  # the answer
+
+
+if __name__ == "__main__":
+    main(run, Config)

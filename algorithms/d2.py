@@ -1,0 +1,101 @@
+"""D^2: decentralized training over decentralized data (Tang et al., ICML 2018, arXiv:1803.07068).
+
+    x_{1,i}   = sum_j W_ij (x_{0,j} - gamma_0 g_{0,j}),                       x_0 the same on every worker
+    x_{k+1,i} = sum_j W_ij (2 x_{k,j} - x_{k-1,j} - gamma_k g_{k,j} + gamma_{k-1} g_{k-1,j})
+
+g_{k,j} = grad F_j(x_{k,j}; xi_{k,j}), and g_{k-1,j} is the gradient that was used in step k - 1, not a new one. The
+mean of the models follows plain SGD, and with exact gradients every model goes to the common minimum, however much
+the workers' data differ; D-PSGD's do not.
+
+The gradient is part of what is sent, so the exchange cannot overlap with it. Worker i waits for its neighbours only.
+Cost per step at the busiest rank: degree messages of dim numbers sent, as D-PSGD.
+
+W must have its smallest eigenvalue above -1/3, or the models drift apart; the ring of an even number of workers
+lies exactly there. `lazy=1` in the topology, (W + I) / 2, makes any W fit.
+
+Deviations from the paper:
+1. Two of the recursion's vectors are kept as one, c_k = x_k - x_{k-1} + gamma_{k-1} g_{k-1}, with c_0 = 0; what is
+   sent is x_k - gamma_k g_k + c_k.
+2. Rounding errors of the mean of c are never forgotten: the error of the mean model grows linearly with the steps. In
+   float64, the default, it is far below any gradient noise; in float32 the recursion is restarted (c = 0) every 1000
+   steps.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from outpace.benchmarks.program import main
+from outpace.comm import topology
+from outpace.comm.arrays import copy, twin
+from outpace.comm.schedules import SCHEDULES, Schedule
+from outpace.comm.spec import NonNegativeInt, PositiveFloat, PositiveInt, UserError
+from outpace.comm.streams import BATCHES
+
+SMALLEST_EIGENVALUE = -1 / 3 + 1e-9  # rounding puts the plain even ring's just above -1/3
+RESTART = 1000  # steps, in float32
+
+
+@dataclass(frozen=True)
+class Config:
+    step_size: PositiveFloat = 0.2  # gamma
+    schedule: Schedule = "constant"  # gamma_k = gamma, or gamma / sqrt(k + 1)
+    batch_size: PositiveInt = 16  # samples per gradient of one worker
+    topology: str = "ring:lazy=1"  # SPEC of the graph, whose Metropolis weights are W
+    allow_unstable: bool = False  # run with a W whose smallest eigenvalue is -1/3 or less
+    dtype: Literal["float32", "float64"] = "float64"  # of model, gradients and messages
+    seed: NonNegativeInt = 0  # of data order, batches and delays
+
+
+def run(comm, problem, cfg, budget, trace):
+    """One worker; collective over comm. Returns its local model x, shape (dim,)."""
+    W = topology.mixing_matrix(cfg.topology, comm.size)
+    check_stable(W, cfg)
+    neighbours = topology.neighbours(W, comm.rank)
+    graph = comm.Create_dist_graph_adjacent(neighbours, neighbours)
+
+    xp = problem.xp
+    x = problem.x0()
+    X = xp.empty((1 + len(neighbours), problem.dim), x.dtype)  # what is averaged: the own part, then the neighbours'
+    h = X[0]
+    w = xp.asarray(W[comm.rank, [comm.rank, *neighbours]], x.dtype)
+    g, c = xp.empty_like(x), xp.zeros_like(x)
+    h_wire, X_wire = twin(h, comm), twin(X[1:], comm)
+
+    rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
+    restarts = x.dtype == np.float32
+    for k in budget:
+        batch = rng.integers(problem.n_samples, size=cfg.batch_size)
+        problem.gradient(x, batch, g)
+        g *= cfg.step_size * SCHEDULES[cfg.schedule](k)
+        if restarts and k % RESTART == 0:
+            c[:] = 0
+        xp.subtract(x, g, out=h)  # x_k - gamma_k g_k
+        h += c  #                 + x_k - x_{k-1} + gamma_{k-1} g_{k-1}
+        copy(h, h_wire)
+        with trace.phase("exchange", nbytes=len(neighbours) * h.nbytes):
+            graph.Ineighbor_allgather(h_wire, X_wire).Wait()
+        copy(X_wire, X[1:])
+        xp.subtract(g, x, out=c)
+        trace.snapshot(x)
+        xp.dot(w, X, out=x)  # x_{k+1}
+        c += x
+        trace.record()
+    graph.Free()
+    return x
+
+
+def check_stable(W, cfg):
+    """Raise UserError where D^2 does not converge with W, unless that is allowed."""
+    smallest = topology.smallest_eigenvalue(W)
+    if smallest <= SMALLEST_EIGENVALUE and not cfg.allow_unstable:
+        lazy = "lazy=1 makes it (W + I) / 2, which is stable; --allow-unstable runs it all the same"
+        raise UserError(
+            f"--topology {cfg.topology}: the smallest eigenvalue of W for {len(W)} workers is {smallest:.6f}; "
+            f"D^2 needs more than -1/3: {lazy}"
+        )
+
+
+if __name__ == "__main__":
+    main(run, Config)

@@ -1,0 +1,106 @@
+"""EAMSGD: asynchronous elastic averaging SGD with momentum (Zhang, Choromanska, LeCun, NeurIPS 2015, arXiv:1412.6651).
+
+Every worker trains a model x_i of its own; a server holds the centre x~, to which an elastic force ties them:
+
+    every tau steps   e = alpha (x_i - x~);  x_i <- x_i - e;  x~ <- x~ + e,       alpha = beta / n
+    every step        v_i <- delta v_i - gamma grad F_i(x_i + delta v_i; xi);  x_i <- x_i + v_i
+
+No worker waits for another one. k counts the gradients of all workers. The result, and what is evaluated, is x~.
+
+The last `servers` ranks hold the centre in slices, each with one buffer per worker beside its own. Cost per gradient:
+1 / tau models to the worker and as many from it, and 8 bytes each way for a ticket of the budget. The busiest rank is
+a server: in the time in which every worker computes one gradient, n / (tau servers) models come in and as many go
+out, which grows with n.
+
+Deviations from the paper:
+1. The worker sends x_i, and the server answers with x~ and at once adds its own e, so both sides of an exchange use
+   the same two models however many workers exchange meanwhile, and x~ + sum x_i changes by gradients only.
+2. The worker waits for the answer, and its gradient is taken after the elastic move.
+3. With several servers the slices of x~ are exchanged each by itself.
+With momentum delta a gradient moves the model by gamma / (1 - delta) in the end, ten times gamma by default; hence
+the default step size is a tenth of the other programs'.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+
+from outpace.benchmarks.program import main
+from outpace.comm.arrays import copy, twin
+from outpace.comm.clock import wait
+from outpace.comm.server import ANSWER, MESSAGE, Layout, exchanges, leave
+from outpace.comm.spec import Decay, NonNegativeInt, PositiveFloat, PositiveInt, Range
+from outpace.comm.streams import BATCHES
+
+
+@dataclass(frozen=True)
+class Config:
+    step_size: PositiveFloat = 0.02  # gamma
+    momentum: Decay = 0.9  # delta
+    elasticity: Annotated[float, Range(above=0, most=1)] = 0.9  # beta; alpha = beta / n
+    period: PositiveInt = 10  # tau, own steps between two exchanges of a worker
+    batch_size: PositiveInt = 16  # samples per gradient of one worker
+    servers: PositiveInt = 1  # the last ranks, which hold the centre and compute no gradients
+    dtype: Literal["float32", "float64"] = "float32"  # of models, gradients and messages
+    seed: NonNegativeInt = 0  # of data order, batches and delays
+    asynchronous: ClassVar[bool] = True  # the workers share the budget
+
+
+def run(comm, problem, cfg, budget, trace):
+    """One worker or server; collective over comm. Returns a worker's model, a server's slice of the centre."""
+    layout = Layout(comm.size - cfg.servers, cfg.servers)
+    slices, wire = layout.held(problem.dim), comm.Dup()
+    alpha = cfg.elasticity / layout.workers
+    x, xp = problem.x0(), problem.xp
+    if comm.rank in slices:
+        centre = x[slices[comm.rank]]
+        serve(wire, centre, layout.workers, alpha, budget, trace)
+        wire.Free()
+        return centre
+
+    v, ahead, g, e = xp.zeros_like(x), xp.empty_like(x), xp.empty_like(x), xp.empty_like(x)
+    x_wire, e_wire = twin(x, comm), twin(e, comm)
+    rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
+    alone = 0  # steps until the next exchange
+    for _ in budget:
+        batch = rng.integers(problem.n_samples, size=cfg.batch_size)
+        if alone == 0:
+            alone = cfg.period
+            copy(x, x_wire)
+            with trace.phase("exchange", nbytes=x.nbytes):
+                centres = [wire.Irecv(e_wire[part], server, ANSWER) for server, part in slices.items()]
+                wait(comm, centres + [wire.Isend(x_wire[part], server, MESSAGE) for server, part in slices.items()])
+            copy(e_wire, e)
+            e -= x
+            e *= alpha
+            x += e
+        read_s = trace.now()
+        xp.multiply(v, cfg.momentum, out=v)
+        xp.add(x, v, out=ahead)  # x + delta v
+        problem.gradient(ahead, batch, g)
+        g *= cfg.step_size
+        v -= g
+        x += v
+        trace.record(read_s)
+        alone -= 1
+    leave(wire, slices)
+    wire.Free()
+    return x
+
+
+def serve(comm, centre, workers, alpha, budget, trace):
+    """One server: answer each model with the centre and move the centre towards it, until every worker has left."""
+    e = np.empty_like(centre)
+    with budget.attend():
+        for worker, x in exchanges(comm, workers, centre):
+            with trace.phase("exchange", worker, centre.nbytes, background=True):
+                np.subtract(x, centre, out=e)
+                x[:] = centre  # the answer
+                e *= alpha
+                trace.snapshot(centre)
+                centre += e
+
+
+if __name__ == "__main__":
+    main(run, Config)

@@ -1,0 +1,172 @@
+"""The parameter-server programs beyond the conformance table: replayed step by step, at their own pace, to the end."""
+
+import os
+import time
+
+import numpy as np
+import pytest
+from harness import CheckedComm, Outcome, RandomStart, execute, share, shares
+from reference import a_psgd as a_psgd_form
+from reference import allreduce_sgd as sgd_form
+from reference import eamsgd as eamsgd_form
+
+from outpace.algorithms import a_psgd, allreduce_sgd, eamsgd
+from outpace.benchmarks.schema import KIND
+from outpace.comm.clock import wait
+from outpace.comm.server import ANSWER, MESSAGE, exchanges, leave
+
+SOAK = int(os.environ.get("OUTPACE_SOAK", "10"))  # repetitions of the short run
+NOISY = "quadratic:dim=10,sigma=0.3,zeta=1"
+UNEVEN = "lognormal:sigma=1"
+
+
+def everybodys(comm: CheckedComm, outcome: Outcome) -> list[Outcome]:
+    gathered: list[Outcome] = comm.allgather(outcome)
+    return gathered
+
+
+@pytest.mark.ranks(2, 3, 4, 5, 8)
+@pytest.mark.parametrize("problem", [NOISY, "digits:hidden=5"])
+def test_a_psgd_is_its_replay(comm: CheckedComm, problem: str) -> None:
+    """The model, and every gradient's staleness, follow from the order of the server's log alone: gradients lost,
+    applied twice or taken at another model than the last one pulled fail this."""
+    mine, n = share(comm, problem, servers=1), comm.size - 1
+    outcome = execute(comm, a_psgd, mine, 40, compute_time=0.001, stragglers=UNEVEN)
+    log = comm.bcast(outcome.applied, n)
+    x, staleness = a_psgd_form.replay(shares(problem, n), a_psgd.Config(dtype="float64"), log["worker"])
+    np.testing.assert_allclose(outcome.mean, x, rtol=0, atol=1e-12)
+    assert len(log) == 40 * n
+    assert (log["staleness"] == staleness).all()
+    if comm.rank < n:
+        assert (log["worker"] == comm.rank).sum() == len(outcome.steps)
+        if n > 2:
+            assert staleness.max() > 0  # else it is synchronous in disguise
+
+
+@pytest.mark.ranks(2, 3)
+def test_one_worker_is_sgd_however_many_servers(comm: CheckedComm) -> None:
+    mine = share(comm, NOISY, servers=comm.size - 1)
+    mean = execute(comm, a_psgd, mine, 50, servers=comm.size - 1).mean
+    expected = sgd_form.run(shares(NOISY, 1), allreduce_sgd.Config(dtype="float64"), 50)[0]
+    np.testing.assert_allclose(mean, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.ranks(4, 8)
+@pytest.mark.parametrize("stragglers", ["none", "fixed:rank=0,factor=10", "pareto:alpha=1.5"])
+def test_mean_staleness_is_n_minus_1_whatever_the_speeds(comm: CheckedComm, stragglers: str) -> None:
+    """Every worker has one gradient under way. Only a worker's first and last gradients fall short of a full round."""
+    n = comm.size - 1
+    outcome = execute(comm, a_psgd, share(comm, NOISY, servers=1), 40, compute_time=0.002, stragglers=stragglers)
+    staleness = comm.bcast(outcome.applied, n)["staleness"]
+    assert n - 1 - n / 40 <= staleness.mean() <= n - 1
+    if stragglers.startswith("fixed"):
+        assert staleness.max() > 5 * (n - 1)  # that of the slow worker, whose rounds see ten of everybody else's
+
+
+@pytest.mark.ranks(2, 3, 4, 5)
+def test_eamsgd_is_its_replay(comm: CheckedComm) -> None:
+    """Centre and local models follow from the order of the exchanges."""
+    for period in (1, 3):
+        mine, n = share(comm, NOISY, servers=1), comm.size - 1
+        outcome = execute(comm, eamsgd, mine, 40, compute_time=0.001, stragglers=UNEVEN, period=period)
+        events = comm.bcast(outcome.events, n)
+        order = events["peer"][events["kind"] == KIND["exchange"]]
+        steps = comm.allgather(len(outcome.steps))[:n]
+        cfg = eamsgd.Config(dtype="float64", period=period)
+        centre, X = eamsgd_form.replay(shares(NOISY, n), cfg, order, steps)
+        assert len(order) == sum(-(-count // period) for count in steps)
+        np.testing.assert_allclose(outcome.mean, centre, rtol=0, atol=1e-12)
+        if comm.rank < n:
+            np.testing.assert_allclose(outcome.x, X[comm.rank], rtol=0, atol=1e-12)
+
+
+@pytest.mark.ranks(2, 3, 4, 8)
+def test_elastic_exchanges_keep_the_sum(comm: CheckedComm) -> None:
+    """With step size 0, from different starts: centre plus local models stay, and come together."""
+    problem = RandomStart(share(comm, NOISY, servers=1), comm.rank)
+    x = execute(comm, eamsgd, problem, 200, compute_time=2e-4, step_size=0.0, period=1).x
+    before, after = np.stack(comm.allgather(problem.x0())), np.stack(comm.allgather(x))
+    scale = np.linalg.norm(before, axis=1).sum()
+    assert np.linalg.norm(after.sum(axis=0) - before.sum(axis=0)) <= 1e-12 * scale
+    assert after.var(axis=0).sum() < 1e-6 * before.var(axis=0).sum()
+
+
+@pytest.mark.ranks(3, 4, 8)
+@pytest.mark.parametrize("program", [a_psgd, eamsgd])
+def test_bytes_of_every_rank(comm: CheckedComm, program: object) -> None:
+    """Per gradient a worker sends dim numbers and the server as many back; a ticket is 8 bytes each way. What reaches
+    the server grows with n, what a worker sends does not."""
+    dim, n = 100, comm.size - 1
+    config = {"period": 1} if program is eamsgd else {}
+    outcome = execute(comm, program, share(comm, f"quadratic:dim={dim}", servers=1), 20, **config)  # type: ignore[arg-type]
+    everyone = everybodys(comm, outcome)
+    for worker in range(n):
+        gradients = len(everyone[worker].steps)
+        expected = 8 * dim * gradients + 8 * (gradients + 1)
+        assert everyone[worker].sent.tolist() == [0] * n + [expected]
+        assert everyone[n].sent[worker] == expected
+    assert sum(one.sent[n] for one in everyone) == 20 * n * (8 * dim + 8) + 8 * n
+
+
+@pytest.mark.ranks(3, 4)
+def test_a_worker_leaves_by_message_and_the_others_go_on(comm: CheckedComm) -> None:
+    """Worker 0 leaves after two messages; the others' 50 each are all answered after that, and then the server ends."""
+    server = comm.size - 1
+    if comm.rank == server:
+        total, seen = np.zeros(3), []
+        for worker, message in exchanges(comm, server, total):
+            total += message
+            message[:] = len(seen)
+            seen.append(worker)
+        assert [seen.count(worker) for worker in range(server)] == [2] + [50] * (server - 1)
+        np.testing.assert_array_equal(total, np.full(3, 2.0 + sum(50 * (worker + 1) for worker in range(1, server))))
+        return
+    answer, answers = np.empty(3), []
+    for _ in range(50 if comm.rank else 2):
+        receive = comm.Irecv(answer, server, ANSWER)
+        wait(comm, [receive, comm.Isend(np.full(3, comm.rank + 1.0), server, MESSAGE)])
+        answers.append(answer[0])
+        time.sleep(0.001)
+    leave(comm, [server])
+    assert answers == sorted(answers)
+
+
+@pytest.mark.ranks(5)
+@pytest.mark.parametrize("program", [a_psgd, eamsgd])
+def test_nobody_waits_for_a_slow_worker(comm: CheckedComm, program: object) -> None:
+    """One worker 20 times slower, whichever it is: the others keep their pace."""
+    for slow in range(comm.size - 1):
+        outcome = execute(
+            comm,
+            program,  # type: ignore[arg-type]
+            share(comm, "quadratic:dim=100", servers=1),
+            None,
+            seconds=1.0,
+            compute_time=0.01,
+            stragglers=f"fixed:rank={slow},factor=20",
+        )
+        if comm.rank == slow:
+            assert len(outcome.steps) < 8
+        elif comm.rank < comm.size - 1:
+            assert len(outcome.steps) > 75, f"rank {slow} is slow and rank {comm.rank} made {len(outcome.steps)} steps"
+
+
+@pytest.mark.ranks(8)
+@pytest.mark.parametrize("program", [a_psgd, eamsgd])
+def test_short_runs_never_hang(comm: CheckedComm, program: object) -> None:
+    """Uneven paces, one and two servers, many ends: every run applies exactly its budget and leaves no message
+    (execute checks it). OUTPACE_SOAK sets the number of runs."""
+    for seed in range(SOAK):
+        servers = 1 + seed % 2
+        stragglers = ("none", f"fixed:rank={seed % 6},factor=20", "pareto:alpha=1.1")[seed % 3]
+        outcome = execute(
+            comm,
+            program,  # type: ignore[arg-type]
+            share(comm, "quadratic:dim=10", servers=servers),
+            1 + seed % 5,
+            stragglers=stragglers,
+            compute_time=2e-4,
+            seed=seed,
+            servers=servers,
+        )
+        assert comm.allreduce(len(outcome.steps)) == (8 - servers) * (1 + seed % 5)
