@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from outpace.benchmarks import splits
-from outpace.benchmarks.problems import layers
+from outpace.benchmarks.problems.layers import kernels
 from outpace.benchmarks.problems.problem import Setting
 from outpace.comm import agreement
 from outpace.comm.spec import NonNegativeInt
@@ -47,7 +47,7 @@ class Digits:
 
     def __init__(self, spec: Spec, setting: Setting, train: Images, held_out: Images, n_total: int) -> None:
         xp = self.xp = setting.xp
-        self._fused = layers.kernels(xp)
+        self._fused = kernels(xp)
         self.hidden, self.seed = spec.hidden, setting.seed
         self.dtype = np.dtype(setting.dtype)
         self.X, self.y = xp.asarray(train.pixels.astype(self.dtype)), xp.asarray(train.labels)

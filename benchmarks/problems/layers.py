@@ -14,9 +14,9 @@ def kernels(xp: ModuleType) -> ModuleType:
     """The module with the functions below for arrays of xp, numpy or cupy."""
     if xp is np:
         return sys.modules[__name__]
-    from outpace.benchmarks.problems import layers_gpu
+    import outpace.benchmarks.problems.layers_gpu as gpu
 
-    return layers_gpu
+    return gpu
 
 
 def bias_relu(h: Any, b: Any) -> None:
