@@ -30,10 +30,13 @@ unit: $(VENV)/developed
 	$(BIN)/pytest -q tests/unit
 	$(BIN)/pytest -q --doctest-modules --pyargs outpace.comm outpace.benchmarks.provenance
 
-mpi: mpi-1 mpi-2 mpi-3 mpi-4 mpi-5 mpi-8
+mpi: mpi-1 mpi-2 mpi-3 mpi-4 mpi-5 mpi-8 mpi-9
 
 mpi-%: $(VENV)/developed
 	$(MPIEXEC) -n $* $(BIN)/pytest -q tests/mpi
+
+mpi-9: $(VENV)/developed
+	$(MPIEXEC) -n 9 $(BIN)/pytest -q tests/mpi/test_sign_sgd.py
 
 launch: $(VENV)/developed
 	$(BIN)/pytest -q tests/launch

@@ -129,7 +129,14 @@ def evaluation_times(steps: Columns, tags: np.ndarray, per_step: bool, n: int) -
     return moments, samples
 
 
-def merge(target: Path, attributes: dict[str, Any], tags: np.ndarray, values: Columns, x_mean: np.ndarray) -> None:
+def merge(
+    target: Path,
+    attributes: dict[str, Any],
+    tags: np.ndarray,
+    values: Columns,
+    x_mean: np.ndarray,
+    geometry: Columns | None = None,
+) -> None:
     """Write `target` from its parts and the evaluations `values` at the start, at `tags` and, where there is one entry
     more, at the end; then remove the parts. Errors of the disk leave the parts, and no target."""
     parts = Parts.read(target)
@@ -144,14 +151,17 @@ def merge(target: Path, attributes: dict[str, Any], tags: np.ndarray, values: Co
         )
     labels = parts.labels()
     attributes = header["attributes"] | {"wall_s": float(steps["t_s"].max(initial=0.0))} | attributes
+    epoch = samples / attributes["n_total"]
     groups = {
-        "evaluations": {"t_s": t_s, "samples": samples, "epoch": samples / attributes["n_total"], **values},
+        "evaluations": {"t_s": t_s, "samples": samples, "epoch": epoch, **values},
         "workers": shares(steps, attributes["n_samples"]),
         "steps": steps,
         "events": parts.events(),
         "clock": parts.clock(),
         "model": {"x_mean": x_mean},
     }
+    if geometry:
+        groups["geometry"] = {"t_s": t_s, "epoch": epoch, **geometry}
     tables = {"traffic": parts.traffic()} | ({} if labels is None else {"labels": {"samples": labels}})
     write(target, attributes, groups, tables)
     for path in traces.leftovers(target):

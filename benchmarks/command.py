@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(command=plot)
 
     one = commands.add_parser("micro", help="micro-benchmarks of the primitives beside raw MPI, validated first")
-    one.add_argument("name", help="gossip, record or step")
+    one.add_argument("name", help="gossip, record, step, sign or vote")
     one.add_argument(
         "-n",
         dest="workers",
@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="RANKS",
         help="number of ranks; the benchmark's own default",
     )
+    one.add_argument("--backend", choices=("numpy", "cupy"), default="numpy", help="of sign and vote (default numpy)")
     one.set_defaults(command=micro)
 
     one = commands.add_parser("doctor", help="what works here: MPI, threads, GPU")
@@ -171,7 +172,9 @@ def micro(options: argparse.Namespace) -> int:
 
     if options.name not in RANKS:
         raise UserError(f"unknown micro-benchmark '{options.name}'; allowed: {', '.join(RANKS)}")
-    return launcher.launch("outpace.benchmarks.micro", options.workers or RANKS[options.name], [options.name]).code
+    return launcher.launch(
+        "outpace.benchmarks.micro", options.workers or RANKS[options.name], [options.name, options.backend]
+    ).code
 
 
 def doctor(options: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 """Losses of a run, computed after its timed part, in float64, at the mean of the local models or at the servers'."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from mpi4py import MPI
@@ -16,12 +16,13 @@ def evaluate(
     held: Sequence[slice],
     dim: int,
     points: Iterable[Sequence[np.ndarray]],
+    at: Callable[[np.ndarray], None] = lambda x_bar: None,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Evaluate every point; collective over `comm`, whose processes have the workers' shares and the layout's models
     between them: this one `problems`, and the `held` slices of models of size `dim`.
 
-    A point is the values of those slices, float64. Returns the columns of /evaluations that need no clock, one entry
-    per point, and the mean model of the last point.
+    A point is the values of those slices, float64; `at` is called with the mean model of each. Returns the columns of
+    /evaluations that need no clock, one entry per point, and the mean model of the last point.
     """
     n, rows = layout.workers, list[dict[str, float]]()
     x_bar = np.empty(dim)
@@ -31,6 +32,7 @@ def evaluate(
             x_bar[part] += x
         comm.Allreduce(MPI.IN_PLACE, x_bar)
         x_bar /= layout.models
+        at(x_bar)
         spread = sum(float(np.square(x - x_bar[part]).sum()) for part, x in zip(held, values, strict=True))
         g_bar = np.zeros_like(x_bar)
         loss, correct, held_out = 0.0, 0, 0

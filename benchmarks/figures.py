@@ -168,6 +168,36 @@ def consensus(runs: Sequence[Run], figure: "Figure") -> str:
     return _curves(runs, figure.add_subplot(), ("t_s", "time (s)"), ("consensus", label), log=True)
 
 
+def geometry(runs: Sequence[Run], figure: "Figure") -> str:
+    """Densities of gradient, noise and curvature, and signal to noise against its critical 2/sqrt(3)."""
+    for run in runs:
+        if not run.has("geometry", "snr_p50") or not len(run.column("geometry", "epoch")):
+            raise UserError(f"geometry: {run.path}: no /geometry; allowed: runs with --geometry")
+    densities, ratios = figure.subplots(2, 1, sharex=True)
+    figure.set_figheight(2 * HEIGHT)
+    kinds = {"gradient": DASHES[0], "noise": DASHES[2], "curvature": DASHES[4]}
+    for kind, dashes in kinds.items():
+        densities.plot([], [], label=f"density of the {kind}", color="black", linestyle=dashes)
+    for group in _repetitions(runs):
+        look = _look(group[0], runs)
+        for run in group:
+            epoch = run.column("geometry", "epoch")
+            for kind, dashes in kinds.items():
+                column = run.column("geometry", f"{kind}_density")
+                densities.plot(epoch, column, color=look["color"], linestyle=dashes, linewidth=0.9)
+            for low, high, alpha in (("snr_p5", "snr_p95", 0.12), ("snr_p25", "snr_p75", 0.2)):
+                bounds = run.column("geometry", low), run.column("geometry", high)
+                ratios.fill_between(epoch, *bounds, color=look["color"], alpha=alpha, linewidth=0)
+            ratios.plot(epoch, run.column("geometry", "snr_p50"), label=group[0].label, markevery=0.2, **look)
+    ratios.axhline(2 / math.sqrt(3), label="critical ratio 2/√3", dashes=(5, 2), **LAW)
+    densities.set_ylim(0, 1)
+    densities.set_ylabel("density")
+    _log_axis(ratios)
+    ratios.set_ylabel("signal to noise\nof a coordinate")
+    ratios.set_xlabel("epochs of all workers")
+    return "medians over the coordinates, bands of 50 and 90 % of them"
+
+
 def epoch_time(runs: Sequence[Run], figure: "Figure") -> str:
     """Time per epoch against the factor of the slow ranks, in seconds and over the same without them."""
     groups = _repetitions(runs)
@@ -412,6 +442,7 @@ FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
     "timeline": timeline,
     "staleness": staleness,
     "consensus": consensus,
+    "geometry": geometry,
 }
 
 

@@ -34,6 +34,8 @@ def validate(path: Path) -> None:
             if file.attrs[name] not in allowed:
                 raise UserError(f"{path}: {name} is '{file.attrs[name]}'; allowed: {', '.join(allowed)}")
         for group, columns in schema.GROUPS.items():
+            if group in schema.OPTIONAL and group not in file:
+                continue
             lengths = {_check_column(file, f"{group}/{name}", column, 1) for name, column in columns.items()} - {None}
             if len(lengths) > 1:
                 raise UserError(f"{path}: the columns of /{group} have different lengths: {sorted(map(str, lengths))}")

@@ -3,6 +3,8 @@
 gossip   one pairwise averaging of AD-PSGD against a bare Sendrecv of the same size
 record   what recording costs per step
 step     what a step of each program costs beyond its gradient and its messages
+sign     the sign kernels against a copy on the same core or device, and against NumPy's own packing
+vote     a majority vote, from vectors to the outcome on every rank, against an Allreduce of float32
 """
 
 import functools
@@ -10,6 +12,7 @@ import importlib
 import statistics
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
@@ -19,12 +22,15 @@ from rich.table import Table
 
 from outpace.benchmarks import provenance
 from outpace.benchmarks.traces import Snapshots, Trace
-from outpace.comm import clock, threads
+from outpace.comm import arrays, clock, threads
+from outpace.comm import sign as sign_kernels
+from outpace.comm.arrays import module, synchronise, to_host
 from outpace.comm.budget import AgreedSteps, SharedTickets
 from outpace.comm.gossip import SharedModel
 from outpace.comm.meter import MeteredComm
+from outpace.comm.vote import EXCHANGES, Wired
 
-RANKS: Final = {"gossip": 2, "record": 1, "step": 1}
+RANKS: Final = {"gossip": 2, "record": 1, "step": 1, "sign": 1, "vote": 4}
 ROUNDS: Final = 15  # interleaved repetitions; the median is given, with the quartiles
 
 
@@ -144,10 +150,139 @@ def step(comm: MeteredComm) -> Table:
     return table
 
 
-def _interleaved(comm: MeteredComm, *functions: Callable[[], Any]) -> list[list[float]]:
-    """Seconds of each function, ROUNDS of them taken in turns after a warm-up: rank 0's, from a barrier to its end."""
+def sign(comm: MeteredComm, xp: ModuleType) -> Table:
+    """Bytes that a kernel has to read and write, per second, over those of a copy of the vector."""
+    dim, n, beta, step = 1 << 24, 8, 0.9, 0.1
+    kernels = sign_kernels.kernels(xp)
+    rng = np.random.default_rng(7)
+    v = xp.asarray(rng.standard_normal(dim, dtype=np.float32))
+    copy, m, e, x = (xp.zeros_like(v) for _ in range(4))
+    words, coins = (xp.zeros(sign_kernels.words(dim), dtype=np.uint32) for _ in range(2))
+    ballots = xp.asarray(rng.integers(0, 2**32, (n, words.size // n), dtype=np.uint32))
+    outcome, steps = xp.zeros((1, 1, words.size), dtype=np.uint32), xp.full(1, step, dtype=np.float32)
+    tally = xp.zeros((1, words.size // n), dtype=np.uint32)
+    kernels.ballot(v, coins, 0, words)
+    packed = np.packbits(to_host(v) > 0, bitorder="little").view(np.uint32)
+    if not np.array_equal(to_host(words), packed):
+        raise RuntimeError("the kernel's signs are not NumPy's")
+    _validate_twins(kernels, xp)
+    measured: list[tuple[str, float, Callable[[], Any]]] = [
+        ("copy", 8, lambda: xp.copyto(copy, v)),
+        ("ballot", 4.125, lambda: kernels.ballot(v, coins, 0, words)),
+        ("momentum_ballot", 12.125, lambda: kernels.momentum_ballot(v, m, beta, coins, 0, words)),
+        ("feedback_ballot", 20.125, lambda: kernels.feedback_ballot(v, e, step, coins, 0, words)),
+        (f"tally of {n}", 0.125 + 0.125 / n, lambda: kernels.tally(ballots, coins, tally)),
+        ("apply", 8.125, lambda: kernels.apply(x, outcome, steps, 1.0)),
+    ]
+    if xp is np:
+        measured.append(("NumPy, v < 0 alone", 4.125, lambda: _numpy_pack(v, words, whole=False)))
+        measured.append(("NumPy, zeros and NaN too", 4.125, lambda: _numpy_pack(v, words, whole=True)))
+
+    def synchronised(kernel: Callable[[], Any]) -> None:
+        kernel()
+        synchronise(v)
+
+    times = _interleaved(comm, *(functools.partial(synchronised, kernel) for _, _, kernel in measured))
+    table = _table(comm, f"sign kernels, 2^24 float32, {xp.__name__}", ("kernel", "GB/s", "rate / copy"))
+    for (name, nbytes, _), samples in zip(measured, times, strict=True):
+        rate = nbytes * dim / statistics.median(samples) / 1e9
+        table.add_row(name, f"{rate:.1f}", _ratio([t * nbytes / 8 for t in times[0]], samples))
+    return table
+
+
+def _numpy_pack(v: np.ndarray, words: np.ndarray, whole: bool, block: int = 1 << 17) -> None:
+    """Pack signs in blocks that fit the second-level cache; `whole` sees to zeros and NaN as the kernels do."""
+    packed, plus, minus = words.view(np.uint8), np.empty(block, bool), np.empty(block, bool)
+    for start in range(0, v.size, block):
+        part = v[start : start + block]
+        np.greater(part, 0, out=plus)
+        if whole:
+            np.less(part, 0, out=minus)
+            np.logical_or(plus, minus, out=minus)
+            if not minus.all() and np.isnan(part).any():
+                raise RuntimeError("a NaN among normal numbers")
+        packed[start // 8 : (start + block) // 8] = np.packbits(plus, bitorder="little")
+
+
+def _validate_twins(kernels: ModuleType, xp: ModuleType) -> None:
+    """Every kernel on the device does what its twin on the CPU does, to the bit but for the order of a sum."""
+    if xp is np:
+        return
+    rng = np.random.default_rng(8)
+    dim, n = 100_001, 5
+    g, coins = rng.standard_normal(dim, dtype=np.float32), np.zeros(sign_kernels.words(dim), np.uint32)
+    g[::7] = 0
+    ballots = rng.integers(0, 2**32, (n, coins.size), dtype=np.uint32)
+
+    def course(kernels: ModuleType, there: Callable[[np.ndarray], Any]) -> list[np.ndarray]:
+        v, bits, votes = there(g), there(coins), there(ballots)
+        m, e, x = (there(np.zeros_like(g)) for _ in range(3))
+        words = [there(np.zeros_like(coins)) for _ in range(3)]
+        outcome, sums = there(np.zeros((1, 2, coins.size), np.uint32)), there(np.zeros(32 * coins.size, np.int8))
+        kernels.toss(99, bits)
+        kernels.ballot(v, bits, 0, words[0])
+        kernels.momentum_ballot(v, m, 0.9, bits, 1, words[1])
+        kernels.feedback_ballot(v, e, 0.1, bits, 0, words[2])
+        kernels.tally(votes, bits, outcome[0])
+        kernels.apply(x, outcome, there(np.full(1, 0.3, np.float32)), 0.9)
+        kernels.count(votes, sums)
+        return [to_host(a) for a in (*words, outcome, m, x, sums)] + [to_host(e).round(4)]
+
+    for mine, theirs in zip(course(kernels, xp.asarray), course(sign_kernels, np.array), strict=True):
+        if not np.allclose(mine, theirs, rtol=0, atol=2e-4 if mine.dtype == np.float32 else 0):
+            raise RuntimeError("a kernel on the device and its twin on the CPU differ")
+
+
+def vote(comm: MeteredComm, xp: ModuleType) -> Table:
+    """From every rank's vector to the outcome on every rank: pack, exchange, count, exchange."""
+    names = tuple(f"{name} ms" for name in EXCHANGES)
+    columns = ("coordinates", "Allreduce ms", *names, *(f"rate of {name}" for name in EXCHANGES))
+    table = _table(comm, f"majority vote of {comm.size} ranks, float32, {xp.__name__}", columns)
+    for exponent in (16, 19, 22, 25):
+        dim = 1 << exponent
+        v = xp.asarray(np.random.default_rng([9, comm.rank]).standard_normal(dim, dtype=np.float32))
+        total = Wired((dim,), np.float32, xp, comm)
+        variants = [functools.partial(_allreduce, comm, v, total)]
+        for name in EXCHANGES:
+            route = EXCHANGES[name](comm, dim, xp)
+            ballot = Wired((route.owners, route.words), np.uint32, xp, comm)
+            outcome = Wired((route.owners, 1, route.words), np.uint32, xp, comm)
+            variants.append(functools.partial(_vote, route, v, ballot, outcome))
+            variants[-1]()
+            _validate_vote(comm, v, outcome)
+        times = _interleaved(comm, *variants, rounds=ROUNDS if exponent < 25 else 5)
+        medians = [f"{1e3 * statistics.median(samples):.2f}" for samples in times]
+        table.add_row(f"2^{exponent}", *medians, *(_ratio(times[0], samples) for samples in times[1:]))
+    return table
+
+
+def _allreduce(comm: MeteredComm, v: Any, total: Wired) -> None:
+    total.array[:] = v
+    comm.Allreduce(MPI.IN_PLACE, total.to_wire())
+    total.from_wire()
+
+
+def _vote(route: Any, v: Any, ballot: Wired, outcome: Wired) -> None:
+    words = ballot.array.reshape(-1)
+    sign_kernels.kernels(module(v)).ballot(v, words, 0, words)
+    route.majority(ballot, outcome.array.reshape(-1), outcome)
+
+
+def _validate_vote(comm: MeteredComm, v: Any, outcome: Wired) -> None:
+    """The first coordinates' majority is the sign of the plain sum of signs, where there is no tie."""
+    few = min(v.size, 1 << 16)
+    total = np.sign(to_host(v[:few])).astype(np.int32)
+    comm.Allreduce(MPI.IN_PLACE, total)
+    plus = np.unpackbits(to_host(outcome.array).view(np.uint8).ravel()[: few // 8], bitorder="little")
+    if not np.array_equal(plus[total != 0], total[total != 0] > 0):
+        raise RuntimeError(f"rank {comm.rank}: the vote is not the sign of the sum of signs")
+
+
+def _interleaved(comm: MeteredComm, *functions: Callable[[], Any], rounds: int = ROUNDS) -> list[list[float]]:
+    """Seconds of each function, `rounds` of them taken in turns after a warm-up: rank 0's, from a barrier to its
+    end."""
     times: list[list[float]] = [[] for _ in functions]
-    for turn in range(ROUNDS + 1):
+    for turn in range(rounds + 1):
         for function, samples in zip(functions, times, strict=True):
             comm.Barrier()
             start = clock.now(comm)
@@ -174,8 +309,11 @@ def _table(comm: MeteredComm, title: str, columns: tuple[str, ...]) -> Table:
 
 def main() -> None:
     comm = MeteredComm(MPI.COMM_WORLD)
-    measure = {"gossip": gossip, "record": record, "step": step}[sys.argv[1]]
-    table = measure(comm)
+    name, backend = sys.argv[1:]
+    xp = arrays.load(backend, comm)
+    measures: dict[str, Callable[..., Table]] = {"sign": sign, "vote": vote}
+    host_measures: dict[str, Callable[..., Table]] = {"gossip": gossip, "record": record, "step": step}
+    table = measures[name](comm, xp) if name in measures else host_measures[name](comm)
     if comm.rank == 0:
         Console(width=120).print(table)
 

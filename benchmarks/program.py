@@ -24,7 +24,18 @@ import numpy as np
 import tyro
 from mpi4py import MPI
 
-from outpace.benchmarks import archive, certificate, launcher, problems, provenance, schema, splits, stragglers, traces
+from outpace.benchmarks import (
+    archive,
+    certificate,
+    geometry,
+    launcher,
+    problems,
+    provenance,
+    schema,
+    splits,
+    stragglers,
+    traces,
+)
 from outpace.benchmarks.evaluate import evaluate
 from outpace.benchmarks.pace import PacedProblem, rehearsal
 from outpace.benchmarks.problems import PROBLEMS, Problem, Setting, Unshared
@@ -69,6 +80,7 @@ class Launch:
     time_budget: PositiveFloat | None = None  # seconds; whichever of the two ends first
     compute_time: NonNegativeFloat = 0.0  # seconds a batch takes at least, by sleeping
     evaluations: PositiveInt = 20  # at least, start and end not counted, once the run has had as many steps
+    geometry: bool = False  # at the evaluations: densities of gradient, noise and curvature, signal to noise
     ranks: PositiveInt | None = None  # refuse to run unless the communicator has this size
     out: Path | None = None  # trace file; default <program>-<config id>.h5
     overwrite: bool = False  # replace an existing trace, or the parts that a killed run left
@@ -180,6 +192,8 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
     workers = [comm.rank] if comm.rank < plan.n else []
     setting = Setting(comm, workers, plan.n, launch.split, config.seed, config.dtype, xp)
     shares = problems.build(launch.problem, setting)
+    if launch.geometry:
+        agreement.together(comm, lambda: geometry.check(shares, config.batch_size))
     servers = plan.layout.servers
     views: list[Problem | Unshared] = [*shares]
     if servers:
@@ -272,9 +286,17 @@ class _Execution:
         stored = comm.allgather(self.snapshots.tags())
         tags = archive.common([stored[rank] for rank in self.holders])
         tags = tags[tags * traces.SLOT_S < end_s] if self.plan.shared else tags[tags < trace.steps]
-        values, x_mean = evaluate(comm, self.plan.layout, self.shares, *self._points(x, tags))
+        shapes: list[dict[str, float]] = []
+
+        def measure(x_bar: np.ndarray) -> None:
+            if self.plan.launch.geometry:
+                among = comm, self.plan.n, self.shares, self.plan.config.batch_size, self.plan.config.seed
+                shapes.append(geometry.measure(*among, len(shapes), x_bar))
+
+        values, x_mean = evaluate(comm, self.plan.layout, self.shares, *self._points(x, tags), measure)
+        shape = {name: np.array([row[name] for row in shapes]) for name in shapes[0]} if shapes else None
         attributes = {"status": STATUS[reason]}
-        agreement.on_root(comm, lambda: self._merge(attributes, tags, values, x_mean))
+        agreement.on_root(comm, lambda: self._merge(attributes, tags, values, x_mean, shape))
         return self._report(reason)
 
     def _pace(self) -> PacedProblem | Unshared:
@@ -350,9 +372,9 @@ class _Execution:
         except OSError as error:
             raise Unwritten(f"rank {self.comm.rank}: cannot write its part of the trace: {error.strerror}") from None
 
-    def _merge(self, attributes: dict[str, Any], tags: np.ndarray, values: archive.Columns, x_mean: np.ndarray) -> None:
+    def _merge(self, *results: Any) -> None:
         try:
-            archive.merge(self.plan.target, attributes, tags, values, x_mean)
+            archive.merge(self.plan.target, *results)
         except OSError as error:
             raise Unwritten(f"rank 0: cannot write {self.plan.target}: {error.strerror or error}") from None
 

@@ -75,8 +75,23 @@ GROUPS: Final[dict[str, dict[str, Column]]] = {
         "drift": Column("f8", "1", "change of the offset per second"),
         "uncertainty_s": Column("f8", "s", "half the shortest round trip of the estimate"),
     },
+    "geometry": {
+        "t_s": Column("f8", "s", "time of the evaluation"),
+        "epoch": Column("f8", "1", "samples / n_total"),
+        "gradient_density": Column("f8", "1", "phi(g) of the full gradient, |g|_1^2 / (dim |g|_2^2)"),
+        "noise_density": Column("f8", "1", "phi(sigma), sigma the standard deviation of a batch's gradient"),
+        "curvature_density": Column("f8", "1", "phi of the Hessian's diagonal, estimated by 16 probes"),
+        "snr_p5": Column("f8", "1", "5 % quantile of |g| / sigma over the coordinates with noise"),
+        "snr_p25": Column("f8", "1", "25 % quantile"),
+        "snr_p50": Column("f8", "1", "median"),
+        "snr_p75": Column("f8", "1", "75 % quantile"),
+        "snr_p95": Column("f8", "1", "95 % quantile"),
+        "snr_above": Column("f8", "1", "share of them above the critical 2/sqrt(3)"),
+        "live": Column("f8", "1", "share of the coordinates with noise"),
+    },
     "model": {"x_mean": Column("f8", "1", "mean of the local models at the end")},
 }
+OPTIONAL: Final = ("geometry",)  # groups that a trace need not have
 SCALES: Final = {"workers": "worker", "clock": "rank", "model": "coordinate"}  # the others: "row"
 
 

@@ -42,7 +42,7 @@ def load(backend: str, comm: MPI.Intracomm) -> ModuleType:
     """
     if backend == "numpy":
         return np
-    reason = _no_device()
+    reason = no_device()
     reasons = [(rank, text) for rank, text in enumerate(comm.allgather(reason)) if text]
     if not reasons:
         import cupy
@@ -65,7 +65,7 @@ def local_rank(comm: MPI.Intracomm) -> int:
     return int(rank)
 
 
-def _no_device() -> str:
+def no_device() -> str:
     """Why this process cannot use CuPy, or nothing."""
     try:
         import cupy

@@ -4,7 +4,8 @@ Point-to-point and neighbour messages are charged to their destination. A collec
 of its payload as a ring would send it, to the next rank (B bytes per rank, n ranks):
 
     Allreduce   2(n-1)/n B in 2(n-1) messages      Allgather  (n-1) B in n-1 messages
-    Alltoall    its n-1 blocks, to their receivers
+    Alltoall    its n-1 blocks, to their receivers           Bcast      B, handed on along the chain of ranks
+    Gather      B, to the root
 """
 
 import threading
@@ -94,6 +95,17 @@ class MeteredComm(MPI.Intracomm):
             if rank != self.rank:
                 self.meter.sent(rank, block)
         super().Alltoall(sendbuf, recvbuf)
+
+    def Gather(self, sendbuf: Any, recvbuf: Any, root: int = 0) -> None:
+        if self.rank != root:
+            self.meter.sent(root, payload(sendbuf))
+        super().Gather(sendbuf, recvbuf, root)
+
+    def Bcast(self, buf: Any, root: int = 0) -> None:
+        follower = (self.rank + 1) % self.size
+        if follower != root:
+            self.meter.sent(follower, payload(buf))
+        super().Bcast(buf, root)
 
     def _charge_allreduce(self, recvbuf: Any) -> None:
         # A ring sends every chunk but one while reducing and again while gathering; a chunk is B/n rounded so

@@ -16,3 +16,7 @@ INIT: Final = 5  # the start x_0
 PEERS: Final = 6  # whom a worker averages with
 MADE_DATA: Final = 7  # data and coefficients of made problems
 GRAPH: Final = 8  # edges of random topologies
+TIES: Final = 9  # what a zero and a tied vote become
+ADVERSARIES: Final = 10  # signs that adversaries make up
+CODEC: Final = 11  # rounding of quantised gradients
+GEOMETRY: Final = 12  # order of a pass, probes of the curvature

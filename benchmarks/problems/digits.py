@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from outpace.benchmarks import splits
+from outpace.benchmarks.problems.layers import kernels
 from outpace.benchmarks.problems.problem import Setting
 from outpace.comm import agreement
 from outpace.comm.spec import NonNegativeInt
@@ -46,6 +47,7 @@ class Digits:
 
     def __init__(self, spec: Spec, setting: Setting, train: Images, held_out: Images, n_total: int) -> None:
         xp = self.xp = setting.xp
+        self._fused = kernels(xp)
         self.hidden, self.seed = spec.hidden, setting.seed
         self.dtype = np.dtype(setting.dtype)
         self.X, self.y = xp.asarray(train.pixels.astype(self.dtype)), xp.asarray(train.labels)
@@ -68,7 +70,7 @@ class Digits:
         return self.xp.asarray(x)
 
     def loss(self, x: Any) -> float:
-        logits, _ = self._forward(x, self.X)
+        logits = self._forward(x, self.X)
         logits -= logits.max(axis=1, keepdims=True)
         rows = self.xp.arange(self.n_samples)
         return float((self.xp.log(self.xp.exp(logits).sum(axis=1)) - logits[rows, self.y]).mean())
@@ -76,12 +78,8 @@ class Digits:
     def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
         xp = self.xp
         X, y = (self.X, self.y) if batch is None else (self.X[batch], self.y[batch])
-        p, h = self._forward(x, X)
-        p -= p.max(axis=1, keepdims=True)
-        xp.exp(p, out=p)
-        p /= p.sum(axis=1, keepdims=True)
-        p[xp.arange(len(y)), y] -= 1  # d loss / d logits, times the batch size
-        p /= len(y)
+        p, h = self._products(x, X)
+        self._fused.softmax_cross_entropy(p, self._layers(x)[-1], y)  # d loss / d logits
         *first, dW_2, db_2 = self._layers(out)
         xp.matmul(h.T, p, out=dW_2)
         p.sum(axis=0, out=db_2)
@@ -89,26 +87,29 @@ class Digits:
             dW_1, db_1 = first
             W_2 = self._layers(x)[2]
             dh = p @ W_2.T
-            dh *= h > 0
+            self._fused.relu_backward(dh, h)
             xp.matmul(X.T, dh, out=dW_1)
             dh.sum(axis=0, out=db_1)
 
     def correct(self, x: Any) -> tuple[int, int]:
-        logits, _ = self._forward(x, self.X_held_out)
+        logits = self._forward(x, self.X_held_out)
         return int((logits.argmax(axis=1) == self.y_held_out).sum()), len(self.y_held_out)
 
-    def _forward(self, x: Any, X: Any) -> tuple[Any, Any]:
-        """Logits (b, 10) and the last layer's inputs (b, hidden or 64)."""
-        *first, W_2, b_2 = self._layers(x)
+    def _forward(self, x: Any, X: Any) -> Any:
+        """Logits (b, 10)."""
+        logits, _ = self._products(x, X)
+        logits += self._layers(x)[-1]
+        return logits
+
+    def _products(self, x: Any, X: Any) -> tuple[Any, Any]:
+        """Logits without their bias (b, 10) and the last layer's inputs (b, hidden or 64)."""
+        *first, W_2, _ = self._layers(x)
         h = X
         if self.hidden:
             W_1, b_1 = first
             h = X @ W_1
-            h += b_1
-            self.xp.maximum(h, 0, out=h)
-        logits = h @ W_2
-        logits += b_2
-        return logits, h
+            self._fused.bias_relu(h, b_1)
+        return h @ W_2, h
 
     def _layers(self, flat: Any) -> list[Any]:
         """Views of the flat model, layer by layer."""

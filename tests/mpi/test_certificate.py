@@ -13,7 +13,7 @@ def test_certificate_tells_a_sleeping_rank_from_one_that_keeps_the_lock(comm: Ch
     """A rank that sleeps answers at once. One inside C code that keeps the GIL for 40 ms and more at a time answers
     when it comes out, and rank 0 learns so by waiting."""
     numbers = 100_000
-    while _seconds(numbers) < 0.04:
+    while min(_seconds(numbers) for _ in range(5)) < 0.04:  # a single one may have been interrupted
         numbers *= 2
     loads = [lambda: time.sleep(0.04), lambda: sum(range(numbers))]
     sleeping, holding = certificate.waits(comm, loads, target=comm.size - 1, prober=0)

@@ -12,9 +12,11 @@ from mpi4py import MPI
 from reference import allreduce_sgd as allreduce_form
 from reference import d2 as d2_form
 from reference import d_psgd as d_psgd_form
+from reference import quantized_sgd as quantized_sgd_form
+from reference import sign_sgd as sign_sgd_form
 
-from outpace.algorithms import a_psgd, ad_psgd, allreduce_sgd, d2, d_psgd, eamsgd
-from outpace.comm import topology
+from outpace.algorithms import a_psgd, ad_psgd, allreduce_sgd, d2, d_psgd, eamsgd, quantized_sgd, sign_sgd
+from outpace.comm import sign, topology
 from outpace.comm.spec import UserError
 
 GRAPHS = (
@@ -44,6 +46,7 @@ class Row:
     cost: Callable[[int, int, np.ndarray], Any]
     reference: ModuleType | None = None
     gossip: bool = False  # takes --topology
+    spread: bool = True  # finds the minimum of the mean where the workers' own minima differ
     fits: Callable[[np.ndarray], bool] = lambda W: True  # whether the program can use a mixing matrix
     refused: tuple[tuple[int, dict[str, Any]], ...] = ()  # (n, config) that raise UserError on every rank
     variants: tuple[dict[str, Any], ...] = field(default=({},))
@@ -83,6 +86,48 @@ ROWS = [
         reference=d_psgd_form,
         gossip=True,
         refused=((3, {"topology": "hypercube"}), (3, {"topology": "random-regular:degree=3"})),
+    ),
+    Row(
+        sign_sgd,
+        synchronous=True,
+        cost=lambda n, dim, degrees: np.full(n, 2 * (n - 1) * 4 * sign.words(dim, n)),
+        reference=sign_sgd_form,
+        spread=False,  # a majority is no mean
+        variants=(
+            {"step_size": 0.3},
+            {"step_size": 0.3, "ties": "keep", "exchange": "server", "weight_decay": 0.01},
+            {"step_size": 0.3, "ties": "plus", "exchange": "int8"},
+            {"step_size": 0.05, "schedule": "constant", "variant": "signum", "momentum": 0.5, "ties": "keep"},
+            {
+                "step_size": 0.3,
+                "variant": "signum",
+                "warm_up": True,
+                "momentum": 0.2,
+                "exchange": "int8",
+                "ties": "keep",
+            },
+            {"step_size": 0.1, "vote": "sum"},
+            {"step_size": 0.1, "vote": "sum", "exchange": "server"},
+            {"step_size": 0.1, "vote": "sum", "exchange": "int8", "weight_decay": 0.01},
+            {"step_size": 0.3, "vote": "none", "variant": "signum"},
+            {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "weight_decay": 0.01},
+            {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "exchange": "server"},
+            {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "vote": "sum"},
+            {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "vote": "none"},
+        ),
+        refused=(
+            (2, {"variant": "ef-signsgd", "exchange": "int8"}),
+            (3, {"adversaries": "flip:rank=3"}),
+            (4, {"adversaries": "random:rank=0", "vote": "none"}),
+        ),
+    ),
+    Row(
+        quantized_sgd,
+        synchronous=True,
+        cost=lambda n, dim, degrees: np.full(n, (n - 1) * (4 * 4 * sign.words(dim) + 8)),
+        reference=quantized_sgd_form,
+        variants=({}, {"codec": "qsgd:levels=2"}, {"codec": "terngrad"}),
+        refused=((2, {"codec": "qsgd:levels=128"}), (3, {"codec": "terngrad:levels=1"})),
     ),
     Row(
         ad_psgd,
@@ -157,13 +202,15 @@ def test_equals_its_matrix_form(comm: CheckedComm, row: Row) -> None:
 @by_row
 def test_learns_and_counts(comm: CheckedComm, row: Row) -> None:
     """The mean model improves, and all workers together compute exactly the gradients of the budget."""
+    # Uneven speeds draw an asynchronous program to the fast workers' minima: it gets workers that share one.
+    problem = PROBLEM if row.spread and row.synchronous else "quadratic:dim=10,sigma=0.3"
     for config in configurations(row, comm.size):
         servers = row.servers(config)
         n = comm.size - servers
         outcome = execute(
-            comm, row.program, share(comm, PROBLEM, servers=servers), 40, **row.pace, **{"step_size": 0.1, **config}
+            comm, row.program, share(comm, problem, servers=servers), 40, **row.pace, **{"step_size": 0.1, **config}
         )
-        everyone = shares(PROBLEM, n)
+        everyone = shares(problem, n)
         loss, start = (sum(f.loss(x) for f in everyone) / n for x in (outcome.mean, everyone[0].x0()))
         assert loss - everyone[0].f_star < 0.2 * (start - everyone[0].f_star)
         assert comm.allreduce(len(outcome.steps)) == 40 * n
@@ -200,11 +247,11 @@ def test_two_halves_at_once(comm: CheckedComm, row: Row) -> None:
     if comm.size not in (2, 4, 8):
         pytest.skip("needs two equal halves that every graph allows")
     half = CheckedComm(MPI.Intracomm(comm).Split(comm.rank % 2))
-    (config, *_), problem = configurations(row, half.size), f"quadratic:dim=10,zeta={comm.rank % 2}"
-    servers = row.servers(config)
-    mine = share(half, problem, servers=servers)
-    mean = execute(half, row.program, mine, 100, **row.pace, **{**config, "step_size": 0.3}).mean
-    x_star = shares(problem, half.size - servers)[0].x_star
+    config = configurations(row, half.size)[0]
+    problem, servers, seed = "quadratic:dim=10", row.servers(config), comm.rank % 2  # each half has its own minimum
+    mine = share(half, problem, servers=servers, seed=seed)
+    mean = execute(half, row.program, mine, 200, **row.pace, **{**config, "step_size": 0.3}).mean
+    x_star = shares(problem, half.size - servers, seed=seed)[0].x_star
     assert np.linalg.norm(mean - x_star) < 0.2 * np.linalg.norm(x_star)
     half.Free()
 

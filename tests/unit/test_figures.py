@@ -121,8 +121,15 @@ def simulate(
         "consensus": spread,
         "accuracy": 1 - loss / 3,
     }
+    snr = np.exp(-t_s / t_s[-1])
+    geometry = {"t_s": t_s, "epoch": evaluations["epoch"], "snr_above": snr / 3, "live": np.ones(len(t_s))}
+    geometry |= {
+        f"{kind}_density": value * snr for kind, value in (("gradient", 0.4), ("noise", 0.5), ("curvature", 0.3))
+    }
+    geometry |= {f"snr_p{q}": q / 50 * snr for q in (5, 25, 50, 75, 95)}
     groups = {
         "evaluations": evaluations,
+        "geometry": geometry,
         "workers": {"data_share": np.full(n, 1 / n), "update_share": np.bincount(rank, minlength=n) / len(rank)},
         "steps": columns,
         "events": {k: np.concatenate(v) for k, v in events.items()},

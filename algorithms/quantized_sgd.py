@@ -1,0 +1,130 @@
+"""SGD with unbiased quantised gradients: QSGD (Alistarh et al., NeurIPS 2017, arXiv:1610.02132) and TernGrad (Wen et
+al., NeurIPS 2017, arXiv:1705.07878), the baselines of signSGD.
+
+    x <- x - gamma (1/n) sum_i Q(g_i),   Q(v)_j = (N / s) sign(v_j) l_j,   l_j = floor(s |v_j| / N + u_j)
+
+with u_j uniform on [0, 1), so that E Q(v) = v. QSGD has s = levels and N = |v|_2; TernGrad has s = 1 and N = max |v_j|.
+
+Every worker holds the same model. Each step waits for the slowest of all workers. A message is N and B = 1 + bits(s)
+planes of bits, signs first, then l from its lowest bit: with W = ceil(dim / 32) words of 4 bytes a rank sends
+(n-1)(4 B W + 4) bytes in an Allgather per step, 8 in place of the last 4 for float64. Every rank decodes all n of them.
+
+Deviations from the papers:
+1. QSGD's levels go out in B bits each, without its Elias code, whose length would differ from rank to rank.
+2. One N for the whole gradient; the papers have one per bucket or per layer.
+3. TernGrad's clipping of gradients, which makes them biased, is left out.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+from mpi4py import MPI
+
+from outpace.benchmarks.program import main
+from outpace.comm import sign, spec
+from outpace.comm.arrays import to_host
+from outpace.comm.spec import NonNegativeInt, PositiveFloat, PositiveInt, Range
+from outpace.comm.streams import BATCHES, CODEC
+from outpace.comm.vote import Wired
+
+BLOCK = 1 << 15  # coordinates that are coded at a time on the CPU, a multiple of 32: no step allocates a vector
+
+
+@dataclass(frozen=True, kw_only=True)
+class Qsgd:
+    levels: Annotated[int, Range(least=1, most=127)] = 7  # s; 2^k - 1 fill their k bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class TernGrad:
+    levels = 1
+
+
+CODECS: dict[str, type] = {"qsgd": Qsgd, "terngrad": TernGrad}
+
+
+@dataclass(frozen=True)
+class Config:
+    step_size: PositiveFloat = 0.1  # gamma
+    batch_size: PositiveInt = 16  # samples per gradient of one worker
+    codec: str = "qsgd"  # SPEC of the quantiser: qsgd:levels=7, terngrad
+    dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and N
+    seed: NonNegativeInt = 0  # of data order, batches, delays and rounding
+
+
+def run(comm, problem, cfg, budget, trace):
+    """One worker; collective over comm. Returns the model x, shape (dim,)."""
+    xp = problem.xp
+    x = problem.x0()
+    g = xp.empty_like(x)
+    codec = Codec(spec.parse(cfg.codec, CODECS, "--codec"), x, xp)
+    messages = Wired((comm.size, codec.message_words), np.uint32, xp, comm)
+    rounding = xp.random.default_rng([CODEC, cfg.seed, comm.rank])
+
+    rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
+    for _ in budget:
+        batch = rng.integers(problem.n_samples, size=cfg.batch_size)
+        problem.gradient(x, batch, g)
+        codec.encode(g, rounding, messages.array[comm.rank])
+        messages.to_wire(comm.rank)
+        with trace.phase("exchange", nbytes=(comm.size - 1) * messages.nbytes // comm.size):
+            comm.Allgather(MPI.IN_PLACE, messages.wire)
+        codec.mean(messages.from_wire(), g)
+        g *= cfg.step_size
+        trace.snapshot(x)
+        x -= g
+        trace.record()
+    return x
+
+
+class Codec:
+    """Vectors like x to messages, shape (message_words,), and back."""
+
+    def __init__(self, quantiser, x, xp):
+        self.xp, self.dtype, self.dim = xp, x.dtype, x.size
+        self.levels, self.greatest = quantiser.levels, isinstance(quantiser, TernGrad)
+        self.planes = 1 + self.levels.bit_length()
+        self.head = x.dtype.itemsize // 4  # words that hold N
+        self.message_words = self.head + self.planes * sign.words(self.dim)
+        self.block = BLOCK if xp is np else self.dim
+
+    def encode(self, v, rounding, message):
+        """message <- Q(v). A norm that is not finite goes out as it is, and makes the decoded vector so."""
+        xp, bits = self.xp, self._bits(message[None])[0]
+        norm = float(max(v.max(), -v.min()) if self.greatest else xp.sqrt(v @ v))
+        message[: self.head] = xp.asarray([norm], dtype=self.dtype).view(np.uint32)
+        rate = self.levels / norm if 0 < norm < np.inf else 0.0
+        for start in range(0, self.dim, self.block):
+            part = v[start : start + self.block]
+            level = xp.abs(part)
+            level *= rate
+            level += rounding.random(part.size, dtype=self.dtype)
+            level = xp.fmin(level, self.levels).astype(np.uint8)  # by rounding, s |v| / N may exceed s
+            for plane, flags in enumerate([part < 0, *(level & (1 << b) for b in range(self.planes - 1))]):
+                packed = xp.packbits(flags, bitorder="little")
+                bits[plane, start // 8 : start // 8 + packed.size] = packed
+
+    def mean(self, messages, v):
+        """v <- the mean of the decoded messages, shape (n, message_words)."""
+        xp, n = self.xp, len(messages)
+        norms = to_host(messages[:, : self.head]).copy().view(self.dtype).ravel()
+        bits = self._bits(messages)
+        v[:] = 0
+        for start in range(0, self.dim, self.block):
+            part = v[start : start + self.block]
+            for norm, planes in zip(norms, bits, strict=True):
+                block = planes[:, start // 8 : -(-(start + part.size) // 8)]
+                negative, *magnitude = (xp.unpackbits(plane, bitorder="little")[: part.size] for plane in block)
+                level = sum(plane << b for b, plane in enumerate(magnitude)).astype(np.int8)
+                level *= 1 - 2 * negative.astype(np.int8)
+                part += level * self.dtype.type(norm / (self.levels * n))
+
+    def _bits(self, messages):
+        """The planes of messages as bytes, shape (n, planes, 4 words)."""
+        rows = messages.view(np.uint8)[:, 4 * self.head :]
+        return rows.reshape(len(messages), self.planes, -1)
+
+
+if __name__ == "__main__":
+    main(run, Config)

@@ -1,0 +1,282 @@
+"""signSGD and Signum with majority vote (Bernstein et al., ICML 2018, arXiv:1802.04434, Algorithms 1 to 3; ICLR 2019,
+arXiv:1810.05291, Algorithm 1), and signSGD with error feedback (Karimireddy et al., arXiv:1901.09847).
+
+    signsgd      s_i = sign(g_i)
+    signum       m_i <- beta m_i + (1 - beta) g_i,  s_i = sign(m_i);  m_i is never averaged
+    majority     x <- (1 - gamma lambda) x - gamma sign(sum_i s_i)
+    sum          x <- (1 - gamma lambda) x - gamma sum_i s_i
+
+    ef-signsgd   p_i = gamma g_i + e_i,  d_i = (|p_i|_1 / dim) sign(p_i),  e_i <- p_i - d_i
+    sum          x <- (1 - gamma lambda) x - (1/n) sum_i d_i
+    majority     the mean of the d_i is compressed as p_i is, with an error memory where it is formed: one bit both
+                 ways (DoubleSqueeze, Tang et al., arXiv:1905.05957)
+
+With `--vote none` the gradients are averaged in full precision and every worker takes the step of one worker alone:
+the sign of the mean, which is no vote. gamma is the step size, over sqrt(k + 1) in step k by default.
+
+Every worker holds the same model, and each step waits for the slowest of all workers. What a step sends for a majority
+is told in `comm/vote.py`: 2(n-1)/n bits per coordinate with the default exchange. A sum comes down as a byte per
+coordinate (signsgd, signum) or a float (ef-signsgd), which adds the workers' scales, a float each to all owners of a
+chunk, and back from them for a majority. Without a vote, one Allreduce of dim numbers.
+
+Deviations from the papers:
+1. What a zero and a tied vote become is open there; here `--ties` says it, see `comm.vote.Coins`. With `keep` a second
+   bit per coordinate comes down.
+2. By default the chunks of the model have an owner each; `--exchange server` is the papers' one server, which is
+   worker 0 here.
+3. The scale of ef-signsgd's second compression is of each owner's chunk, not of the whole model.
+4. A worker whose signs would come from a NaN has lost its model, which becomes NaN too and ends the run as diverged.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from mpi4py import MPI
+
+from outpace.benchmarks.program import main
+from outpace.comm import sign
+from outpace.comm.arrays import copy, twin
+from outpace.comm.spec import Decay, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, UserError
+from outpace.comm.streams import BATCHES
+from outpace.comm.vote import EXCHANGES, Coins, Wired, adversary, check_sums_fit
+
+
+@dataclass(frozen=True)
+class Config:
+    step_size: PositiveFloat = 0.003  # gamma, of the first step; for ef-signsgd that of SGD
+    batch_size: PositiveInt = 16  # samples per gradient of one worker
+    variant: Literal["signsgd", "signum", "ef-signsgd"] = "signsgd"  # what a worker takes the signs of
+    vote: Literal["majority", "sum", "none"] = "majority"  # what becomes of the signs
+    exchange: Literal["sharded", "server", "int8"] = "sharded"  # how they travel
+    ties: Literal["random", "keep", "plus"] = "random"  # what a zero and a tied vote become: a fair sign, no move, +1
+    momentum: Decay = 0.9  # beta, of signum
+    warm_up: bool = False  # signum steps by signs of gradients for the first C(beta) steps, as its theory does
+    weight_decay: NonNegativeFloat = 0.0  # lambda, decoupled: after the vote
+    schedule: Literal["inverse-sqrt", "constant"] = "inverse-sqrt"  # of gamma over the steps
+    adversaries: str = "none"  # SPEC of workers that lie: flip:rank=0+1 (negated signs), random:rank=0+1
+    dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and momentum
+    seed: NonNegativeInt = 0  # of data order, batches, delays and ties
+
+
+def run(comm, problem, cfg, budget, trace):
+    """One worker; collective over comm. Returns the model x, shape (dim,)."""
+    check(cfg, comm.size)
+    xp = problem.xp
+    x = problem.x0()
+    g = xp.zeros_like(x)
+    g_wire = twin(g, comm)
+    vote = VOTES[cfg.vote, cfg.variant == "ef-signsgd"](cfg, comm, x, xp)
+    words = vote.ballot.array.reshape(-1)
+    coins = Coins(cfg.ties, cfg.seed, comm.rank if cfg.vote != "none" else 0, words.size, xp)
+    cast = VARIANTS[cfg.variant](cfg, g, xp)
+    tamper = adversary(cfg.adversaries, cfg.seed, comm.rank, comm.size, xp)
+    # A step of length 0 and no gradient, so that no kernel is compiled in the timed part.
+    vote.exchange(coins, cast(0, 0.0, coins, words))
+    vote.update(x, 1.0)
+
+    rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
+    for k in budget:
+        step = cfg.step_size / math.sqrt(k + 1) if cfg.schedule == "inverse-sqrt" else cfg.step_size
+        batch = rng.integers(problem.n_samples, size=cfg.batch_size)
+        problem.gradient(x, batch, g)
+        if cfg.vote == "none":
+            copy(g, g_wire)
+            with trace.phase("allreduce", nbytes=g.nbytes):
+                comm.Allreduce(MPI.IN_PLACE, g_wire)
+            copy(g_wire, g)
+            g /= comm.size
+        coins.toss()
+        scale = cast(k, step, coins, words)
+        tamper(words)
+        with trace.phase("vote", nbytes=vote.nbytes):
+            vote.exchange(coins, scale)
+        trace.snapshot(x)
+        vote.update(x, 1.0 - step * cfg.weight_decay)
+        if not math.isfinite(scale):
+            x.fill(math.nan)
+        trace.record()
+    return x
+
+
+def check(cfg, n):
+    """Raise UserError for flags that do not go together, the same on every rank."""
+    if cfg.vote == "sum":
+        check_sums_fit(n, "--vote sum")
+    if cfg.variant == "ef-signsgd" and cfg.vote != "none" and cfg.exchange == "int8":
+        raise UserError("--exchange int8 sends signs without the scales of ef-signsgd; allowed: sharded, server")
+    if cfg.vote == "none" and cfg.adversaries != "none":
+        raise UserError("--adversaries lie about their signs, and --vote none sends none; allowed: majority, sum")
+
+
+# Each variant returns cast(k, step, coins, words), which writes the signs of its vector into words and returns the
+# length of a step by one sign: NaN, or infinite, where the vector is not finite.
+
+
+def signsgd(cfg, g, xp):
+    ballot = sign.kernels(xp).ballot
+
+    def cast(k, step, coins, words):
+        return math.nan if ballot(g, coins.bits, coins.turn, words) else step
+
+    return cast
+
+
+def signum(cfg, g, xp):
+    m = xp.zeros_like(g)
+    momentum_ballot = sign.kernels(xp).momentum_ballot
+    of_gradient = signsgd(cfg, g, xp)
+    warm_up = warm_up_steps(cfg.momentum) if cfg.warm_up else 0
+
+    def cast(k, step, coins, words):
+        if momentum_ballot(g, m, cfg.momentum, coins.bits, coins.turn, words):
+            return math.nan
+        return of_gradient(k, step, coins, words) if k < warm_up else step
+
+    return cast
+
+
+def ef_signsgd(cfg, g, xp):
+    e = xp.zeros_like(g)
+    feedback_ballot = sign.kernels(xp).feedback_ballot
+
+    def cast(k, step, coins, words):
+        return feedback_ballot(g, e, step, coins.bits, coins.turn, words)
+
+    return cast
+
+
+VARIANTS = {"signsgd": signsgd, "signum": signum, "ef-signsgd": ef_signsgd}
+
+
+def warm_up_steps(beta):
+    """C(beta) of Signum's theorem: the least C >= 1 with (C/2) beta^C (1 - beta^2)(C + 1) <= 1 and beta^(C+1) <= 1/2.
+
+    >>> [warm_up_steps(beta) for beta in (0.5, 0.9, 0.95, 0.99)]
+    [1, 54, 132, 894]
+    """
+    steps = 1
+    while steps / 2 * beta**steps * (1 - beta**2) * (steps + 1) > 1 or beta ** (steps + 1) > 0.5:
+        steps += 1
+    return steps
+
+
+class Vote:
+    """The ballot that workers fill, and what is made of all of them. No step allocates a vector.
+
+    `exchange(coins, scale)` sends `nbytes` from this rank, `update(x, shrink)` shrinks x and moves it by the outcome.
+    """
+
+    def __init__(self, cfg, comm, x, xp):
+        self.route = EXCHANGES[cfg.exchange](comm, x.size, xp)
+        self.owners, self.words = self.route.owners, self.route.words
+        self.ballot = Wired((self.owners, self.words), np.uint32, xp, comm)
+        self.kernels = sign.kernels(xp)
+
+
+class Majority(Vote):
+    """The sign of the sum of the signs."""
+
+    def __init__(self, cfg, comm, x, xp):
+        super().__init__(cfg, comm, x, xp)
+        planes = 2 if cfg.ties == "keep" else 1
+        self.outcome = Wired((self.owners, planes, self.words), np.uint32, xp, comm)
+        self.steps = Wired((self.owners,), x.dtype, xp, comm)  # by which each owner's chunk moves
+        self.nbytes = self.route.sent(self.ballot.nbytes, self.outcome.nbytes)
+
+    def exchange(self, coins, scale):
+        self.route.majority(self.ballot, coins.bits, self.outcome)
+        self.steps.array[:] = scale
+
+    def update(self, x, shrink):
+        self.kernels.apply(x, self.outcome.array, self.steps.array, shrink)
+
+
+class Sum(Vote):
+    """The sum of the signs."""
+
+    def __init__(self, cfg, comm, x, xp):
+        super().__init__(cfg, comm, x, xp)
+        self.sums = Wired((self.owners, sign.BITS * self.words), np.int8, xp, comm)
+        self.nbytes = self.route.sent(self.ballot.nbytes, self.sums.nbytes)
+        self.move, self.multiply = xp.empty_like(x), xp.multiply
+
+    def exchange(self, coins, scale):
+        self.route.sum(self.ballot, self.sums)
+        self.scale = scale
+
+    def update(self, x, shrink):
+        self.multiply(self.sums.array.reshape(-1)[: x.size], self.scale, out=self.move)
+        x *= shrink
+        x -= self.move
+
+
+class ScaledMajority(Majority):
+    """The mean of the scaled signs, compressed once more: an owner is to its chunk what a worker is to the model."""
+
+    def __init__(self, cfg, comm, x, xp):
+        super().__init__(cfg, comm, x, xp)
+        self.scale, self.scales = Wired((self.owners,), x.dtype, xp, comm), Wired((comm.size,), x.dtype, xp, comm)
+        self.mean = xp.zeros_like(self.route.chunk(x, sign.BITS * self.words))
+        self.error = xp.zeros_like(self.mean)
+        self.nbytes += self.route.sent(self.scale.nbytes, self.steps.nbytes)
+
+    def exchange(self, coins, scale):
+        route, mine = self.route, self.route.mine
+        self.scale.array[:] = scale
+        route.mean(self.ballot, self.scale, self.scales, self.mean)
+        if route.counts and self.mean.size:
+            signs = route.chunk(coins.bits, self.words), 0, self.outcome.array[mine, 0]
+            self.steps.array[mine] = self.kernels.feedback_ballot(self.mean, self.error, 1.0, *signs)
+        route.down(self.outcome)
+        route.down(self.steps)
+
+
+class ScaledSum(Vote):
+    """The mean of the scaled signs."""
+
+    def __init__(self, cfg, comm, x, xp):
+        super().__init__(cfg, comm, x, xp)
+        self.scale, self.scales = Wired((self.owners,), x.dtype, xp, comm), Wired((comm.size,), x.dtype, xp, comm)
+        self.means = Wired((self.owners, sign.BITS * self.words), x.dtype, xp, comm)
+        self.nbytes = self.route.sent(self.ballot.nbytes + self.scale.nbytes, self.means.nbytes)
+
+    def exchange(self, coins, scale):
+        self.scale.array[:] = scale
+        self.route.mean(self.ballot, self.scale, self.scales, self.means.array[self.route.mine])
+        self.route.down(self.means)
+
+    def update(self, x, shrink):
+        x *= shrink
+        x -= self.means.array.reshape(-1)[: x.size]
+
+
+class Alone:
+    """Every worker follows its own signs, which are the same everywhere."""
+
+    nbytes = 0
+
+    def __init__(self, cfg, comm, x, xp):
+        self.ballot = Wired((1, 1, sign.words(x.size)), np.uint32, xp, comm)
+        self.steps = xp.zeros(1, dtype=x.dtype)
+        self.kernels = sign.kernels(xp)
+
+    def exchange(self, coins, scale):
+        self.steps[:] = scale
+
+    def update(self, x, shrink):
+        self.kernels.apply(x, self.ballot.array, self.steps, shrink)
+
+
+VOTES: dict[tuple[str, bool], Any] = {  # by --vote and whether the signs have scales
+    ("majority", False): Majority,
+    ("sum", False): Sum,
+    ("none", False): Alone,
+    ("majority", True): ScaledMajority,
+    ("sum", True): ScaledSum,
+    ("none", True): Alone,
+}
+
+if __name__ == "__main__":
+    main(run, Config)

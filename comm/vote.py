@@ -1,0 +1,236 @@
+"""Votes of n workers, one bit per coordinate each: every worker casts a ballot, and all learn what was decided.
+
+Three exchanges with the same result. What a rank sends for a majority, in bytes, with W = ceil(dim / 32) words of 4
+bytes, w = ceil(dim / (32 n)) of them in each of n equal chunks, and p planes of the outcome (1, or 2 to tell ties):
+
+    sharded  every rank counts the votes on one chunk: Alltoall, then Allgather
+             4 w (n-1) up + 4 w p (n-1) down: for p = 1 and dim a multiple of 32 n, 2(n-1)/n bits per coordinate
+    server   rank 0, itself a voter, counts them all: Gather, then Bcast, charged as a chain of ranks
+             4 W up, but rank 0; 4 W p down, but rank n-1. Rank 0 takes in 4 W (n-1)
+    int8     nobody counts: Allreduce of +1 and -1, for n <= 127
+             2(n-1)/n 32 W, which is 16(n-1)/n bits per coordinate, whatever p is
+
+Where the sum is wanted instead of its sign, it comes down as one int8 per coordinate: 32 w (n-1) bytes in place of
+4 w p (n-1), or 32 W in place of 4 W p. The bits that fill up the last words are sent, and never applied.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+from mpi4py import MPI
+
+from outpace.comm import sign, spec
+from outpace.comm.arrays import copy, twin
+from outpace.comm.spec import NonNegativeInt, UserError
+from outpace.comm.streams import ADVERSARIES, TIES
+
+ALL: Final = 0xFFFFFFFF
+MOST_INT8: Final = 127  # voters whose sum fits a byte
+
+
+class Wired:
+    """An array of zeros where the kernels work, and what MPI sees of it."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, xp: ModuleType, comm: MPI.Intracomm) -> None:
+        self.array = xp.zeros(shape, dtype=dtype)
+        self.wire = twin(self.array, comm)
+        self.nbytes = int(self.array.nbytes)
+
+    def to_wire(self, row: int | None = None) -> Any:
+        """The buffer, with the array's content or with that of one row."""
+        rows = slice(None) if row is None else slice(row, row + 1)
+        copy(self.array[rows], self.wire[rows])
+        return self.wire
+
+    def from_wire(self) -> Any:
+        """The array, with what was received."""
+        copy(self.wire, self.array)
+        return self.array
+
+
+class Counted:
+    """An exchange in which the owners of chunks of the coordinates count the ballots.
+
+    A ballot is `owners` chunks of `words` words. This rank owns chunk `mine` if it `counts`.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, dim: int, xp: ModuleType, owners: int, mine: int, counts: bool) -> None:
+        self.comm, self.owners, self.mine, self.counts = comm, owners, mine, counts
+        self.words = sign.words(dim, owners)
+        self._kernels = sign.kernels(xp)
+        self._ballots = Wired((comm.size if counts else 0, self.words), np.uint32, xp, comm)
+
+    def up(self, mine: Wired, everyones: Wired) -> Any:
+        """Part c of `mine`, in `owners` equal parts, goes to owner c, whose rows of `everyones` are all n ranks'."""
+        raise NotImplementedError
+
+    def down(self, whole: Wired) -> Any:
+        """Row `mine` of `whole`, shape (owners, ...), goes from its owner to everybody."""
+        raise NotImplementedError
+
+    def sent(self, up: int, down: int) -> int:
+        """Bytes that this rank sends for arrays of `up` and of `down` bytes."""
+        raise NotImplementedError
+
+    def chunk(self, v: Any, size: int) -> Any:
+        """This rank's of the chunks of `size` entries of v; what v has of it."""
+        return v[self.mine * size : (self.mine + 1) * size]
+
+    def majority(self, ballot: Wired, coins: Any, outcome: Wired) -> None:
+        """outcome, shape (owners, planes, words), <- the majority of all ranks' ballots, as by `sign.tally`."""
+        ballots = self.up(ballot, self._ballots)
+        if self.counts:
+            self._kernels.tally(ballots, self.chunk(coins, self.words), outcome.array[self.mine])
+        self.down(outcome)
+
+    def sum(self, ballot: Wired, sums: Wired) -> None:
+        """sums, int8, shape (owners, 32 words), <- the sum of all ranks' signs; n <= 127."""
+        ballots = self.up(ballot, self._ballots)
+        if self.counts:
+            self._kernels.count(ballots, sums.array[self.mine])
+        self.down(sums)
+
+    def mean(self, ballot: Wired, scale: Wired, scales: Wired, v: Any) -> None:
+        """v, this rank's chunk of a vector, <- the mean of scale x sign over all ranks.
+
+        Every entry of `scale`, shape (owners,), is this rank's; `scales`, shape (n,), takes in all ranks'.
+        """
+        self.up(scale, scales)
+        ballots = self.up(ballot, self._ballots)
+        if self.counts:
+            self._kernels.mean(ballots, scales.array, v)
+
+
+class Sharded(Counted):
+    """Every rank counts the votes on the chunk of its number."""
+
+    def __init__(self, comm: MPI.Intracomm, dim: int, xp: ModuleType) -> None:
+        super().__init__(comm, dim, xp, owners=comm.size, mine=comm.rank, counts=True)
+
+    def up(self, mine: Wired, everyones: Wired) -> Any:
+        self.comm.Alltoall(mine.to_wire(), everyones.wire)
+        return everyones.from_wire()
+
+    def down(self, whole: Wired) -> Any:
+        whole.to_wire(self.mine)
+        self.comm.Allgather(MPI.IN_PLACE, whole.wire)
+        return whole.from_wire()
+
+    def sent(self, up: int, down: int) -> int:
+        n = self.comm.size
+        return (n - 1) * (up + down) // n
+
+
+class Server(Counted):
+    """Rank 0 counts all the votes."""
+
+    def __init__(self, comm: MPI.Intracomm, dim: int, xp: ModuleType) -> None:
+        super().__init__(comm, dim, xp, owners=1, mine=0, counts=comm.rank == 0)
+
+    def up(self, mine: Wired, everyones: Wired) -> Any:
+        self.comm.Gather(mine.to_wire(), everyones.wire, 0)
+        return everyones.from_wire()
+
+    def down(self, whole: Wired) -> Any:
+        if self.counts:
+            whole.to_wire()
+        self.comm.Bcast(whole.wire, 0)
+        return whole.from_wire()
+
+    def sent(self, up: int, down: int) -> int:
+        first, last = self.comm.rank == 0, self.comm.rank == self.comm.size - 1
+        return up * (not first) + down * (not last)
+
+
+class Int8:
+    """All ranks add up all the votes, a byte each. A ballot is one chunk of `words` words."""
+
+    owners = 1
+
+    def __init__(self, comm: MPI.Intracomm, dim: int, xp: ModuleType) -> None:
+        check_sums_fit(comm.size, "--exchange int8")
+        self.comm = comm
+        self.words = sign.words(dim)
+        self._kernels = sign.kernels(xp)
+        self._sums = Wired((1, sign.BITS * self.words), np.int8, xp, comm)
+
+    def sent(self, up: int, down: int) -> int:
+        n, rank, nbytes = self.comm.size, self.comm.rank, self._sums.nbytes
+        return 2 * (nbytes - (nbytes * (rank + 1) // n - nbytes * rank // n))
+
+    def majority(self, ballot: Wired, coins: Any, outcome: Wired) -> None:
+        self.sum(ballot, self._sums)
+        self._kernels.decide(self._sums.array[0], coins, outcome.array[0])
+
+    def sum(self, ballot: Wired, sums: Wired) -> None:
+        self._kernels.count(ballot.array.reshape(1, -1), sums.array[0])
+        self.comm.Allreduce(MPI.IN_PLACE, sums.to_wire())
+        sums.from_wire()
+
+
+def check_sums_fit(n: int, flag: str) -> None:
+    """Raise UserError where a sum of n signs does not fit a byte."""
+    if n > MOST_INT8:
+        raise UserError(f"{flag}: {n} workers; it sums signs in bytes and takes at most {MOST_INT8}")
+
+
+EXCHANGES: Final[dict[str, type[Any]]] = {"sharded": Sharded, "server": Server, "int8": Int8}
+
+
+class Coins:
+    """What a zero and a tied vote become in a step: `bits`, one per coordinate, the same on every rank.
+
+    `random`: fair signs from a stream that all ranks share. A zero's bit is turned over on odd ranks, so that two
+    neighbours' zeros cancel, and the zero is no vote. `keep`: the same for a zero, which has to say something with its
+    one bit, but a tied vote is no move. `plus`: +1 for both, as in the code behind arXiv:1810.05291.
+    """
+
+    def __init__(self, ties: str, seed: int, rank: int, words: int, xp: ModuleType) -> None:
+        self.bits = xp.full(words, ALL, dtype=np.uint32)
+        self.turn = 0 if ties == "plus" else ALL * (rank % 2)
+        self._toss = sign.kernels(xp).toss
+        self._keys = None if ties == "plus" else np.random.default_rng([TIES, seed])
+
+    def toss(self) -> None:
+        """Take the bits of the next step."""
+        if self._keys:
+            self._toss(int(self._keys.integers(ALL, endpoint=True)), self.bits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Honest:
+    """Every worker says what it has computed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flip:
+    """These ranks negate their signs."""
+
+    rank: tuple[NonNegativeInt, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Random:
+    """These ranks say plus or minus at random."""
+
+    rank: tuple[NonNegativeInt, ...]
+
+
+ADVERSARY: Final[dict[str, type[Any]]] = {"none": Honest, "flip": Flip, "random": Random}
+
+
+def adversary(text: str, seed: int, rank: int, n: int, xp: ModuleType) -> Callable[[Any], None]:
+    """What this rank does to the words of its ballot, by a SPEC such as `flip:rank=0+1`. Raises UserError."""
+    parsed = spec.parse(text, ADVERSARY, "--adversaries")
+    ranks = getattr(parsed, "rank", ())
+    if any(other >= n for other in ranks):
+        raise UserError(f"--adversaries {text}: rank is {max(ranks)}; there are ranks 0 to {n - 1}")
+    if rank not in ranks:
+        return lambda words: None
+    if isinstance(parsed, Flip):
+        return lambda words: xp.invert(words, out=words)
+    keys, toss = np.random.default_rng([ADVERSARIES, seed, rank]), sign.kernels(xp).toss
+    return lambda words: toss(int(keys.integers(ALL, endpoint=True)), words)

@@ -1,0 +1,68 @@
+"""Signs as numbers -1 and +1 in a matrix, added up in plain sight: no bits, no chunks but where scales have them."""
+
+import numpy as np
+
+from outpace.algorithms.sign_sgd import warm_up_steps
+from outpace.comm import sign, spec
+from outpace.comm.streams import ADVERSARIES, TIES
+from outpace.comm.vote import ADVERSARY
+from reference import Batches, start
+
+
+def tossed(rng, dim):
+    """A fair sign per coordinate."""
+    coins = np.empty(sign.words(dim), np.uint32)
+    sign.toss(int(rng.integers(2**32)), coins)
+    return 2.0 * np.unpackbits(coins.view(np.uint8), bitorder="little")[:dim] - 1
+
+
+def signs(V, zero):
+    return np.where(V == 0, zero, np.sign(V))
+
+
+def chunks(cfg, dim, n):
+    """What each owner of a scale has."""
+    size = 32 * sign.words(dim, n) if cfg.exchange == "sharded" else dim
+    return [slice(first, first + size) for first in range(0, dim, size)]
+
+
+def run(shares, cfg, steps):
+    X, batches = start(shares), Batches(shares, cfg)
+    n, dim = X.shape
+    x, M, E = X[0], np.zeros((n, dim)), np.zeros((n, dim))
+    error = np.zeros(dim)  # where the mean is compressed
+    rng = np.random.default_rng([TIES, cfg.seed])
+    lie = spec.parse(cfg.adversaries, ADVERSARY, "--adversaries")
+    liars = {rank: np.random.default_rng([ADVERSARIES, cfg.seed, rank]) for rank in getattr(lie, "rank", ())}
+    turn = np.where(np.arange(n) % 2, -1.0, 1.0)[:, None] if cfg.vote != "none" else 1.0
+    for k in range(steps):
+        gamma = cfg.step_size / np.sqrt(k + 1) if cfg.schedule == "inverse-sqrt" else cfg.step_size
+        G = batches.gradients(np.tile(x, (n, 1)))
+        if cfg.vote == "none":
+            G = np.tile(G.mean(axis=0), (n, 1))
+        coin = np.ones(dim) if cfg.ties == "plus" else tossed(rng, dim)
+        zero = coin if cfg.ties == "plus" else turn * coin
+        if cfg.variant == "signsgd":
+            S = signs(G, zero)
+        elif cfg.variant == "signum":
+            M = cfg.momentum * M + (1 - cfg.momentum) * G
+            S = signs(G if cfg.warm_up and k < warm_up_steps(cfg.momentum) else M, zero)
+        else:
+            P = gamma * G + E
+            S = signs(P, zero)
+            scales = np.abs(P).mean(axis=1, keepdims=True)
+            E = P - scales * S
+        for rank, stream in liars.items():
+            S[rank] = -S[rank] if cfg.adversaries.startswith("flip") else tossed(stream, dim)
+        if cfg.variant != "ef-signsgd":
+            total = S[0] if cfg.vote == "none" else S.sum(axis=0)
+            tie = 0.0 if cfg.ties == "keep" else coin
+            move = gamma * (total if cfg.vote == "sum" else signs(total, tie))
+        else:
+            move = (scales * S).mean(axis=0)
+            if cfg.vote == "majority":
+                p = move + error
+                move = np.concatenate([np.abs(p[c]).mean() * signs(p[c], coin[c]) for c in chunks(cfg, dim, n)])
+                error = p - move
+        x = (1 - gamma * cfg.weight_decay) * x - move
+    return np.tile(x, (n, 1))

@@ -1,0 +1,59 @@
+"""Densities and signal-to-noise against closed forms."""
+
+import numpy as np
+import pytest
+from harness import shares
+from mpi4py import MPI
+
+from outpace.benchmarks import geometry
+from outpace.comm.spec import UserError
+
+
+def test_quadratic() -> None:
+    """Curvature and gradient are known exactly, the noise is sigma / sqrt(batch) in every coordinate."""
+    (share,) = shares("quadratic:dim=400,condition=50,sigma=2,samples=40000", 1)
+    x = np.random.default_rng(1).standard_normal(400)
+    rows = [
+        geometry.measure(MPI.COMM_SELF, 1, [share], 16, 3, number, at) for number, at in enumerate((x, share.x_star))
+    ]
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    assert columns["curvature_density"] == pytest.approx(geometry.density(share.a), rel=1e-6)
+    g = share.a * (x - share.c)
+    assert columns["gradient_density"][0] == pytest.approx(geometry.density(g), rel=1e-12)
+    assert columns["noise_density"] == pytest.approx(1.0, abs=1e-3)
+    assert (columns["live"] == 1).all()
+    snr = np.abs(g) / (2 / 4)
+    for name, quantile in geometry.QUANTILES.items():
+        assert columns[name][0] == pytest.approx(np.quantile(snr, quantile), rel=0.05)
+        assert columns[name][1] < 1e-9  # no gradient at the minimum
+    assert columns["snr_above"][0] == pytest.approx((snr > 2 / np.sqrt(3)).mean(), abs=0.02)
+
+
+def test_welford_equals_two_passes() -> None:
+    (share,) = shares("digits:hidden=3", 1)
+    x = np.random.default_rng(2).standard_normal(share.dim)
+    g, variance = geometry.noise(share, x, 16, np.random.default_rng(5))
+    order = np.random.default_rng(5).permutation(share.n_samples)
+    G = np.empty((share.n_samples // 16, share.dim))
+    for k, row in enumerate(G):
+        share.gradient(x, order[16 * k : 16 * k + 16], row)
+    np.testing.assert_allclose(variance, G.var(axis=0, ddof=1), rtol=1e-9, atol=1e-18)
+    full = np.empty_like(g)
+    share.gradient(x, None, full)
+    np.testing.assert_array_equal(g, full)
+
+
+def test_without_noise() -> None:
+    """No coordinate has a ratio; a share of less than two batches has no variance."""
+    everyone = shares("quadratic:dim=50", 1)
+    with pytest.raises(UserError, match="two batches of 600"):
+        geometry.check(everyone, 600)
+    row = geometry.measure(MPI.COMM_SELF, 1, everyone, 16, 0, 0, np.ones(50))
+    assert row["live"] == 0  # one worker is no spread
+    assert np.isnan(row["snr_p50"])
+
+
+def test_density() -> None:
+    assert geometry.density(np.ones(7)) == pytest.approx(1)
+    assert geometry.density(np.eye(7)[3]) == pytest.approx(1 / 7)
+    assert np.isnan(geometry.density(np.zeros(7)))

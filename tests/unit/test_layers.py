@@ -1,0 +1,60 @@
+"""The fused kernels of the gradients against plain NumPy: on the CPU, on a GPU, and the CUDA file run on the CPU."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import cuda_on_cpu
+import numpy as np
+import pytest
+from harness import shares
+
+from outpace.benchmarks.problems import layers, layers_gpu
+from outpace.comm import arrays, cuda
+
+
+@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Any]:
+    """The array module of the fused kernels' arrays."""
+    if request.param == "gpu":
+        if arrays.no_device():
+            pytest.skip(f"this process {arrays.no_device()}")
+        import cupy
+
+        yield cupy
+    elif cuda_on_cpu.COMPILER is None:
+        pytest.skip("no C++ compiler to run the CUDA file on the CPU")
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cuda, "module", cuda_on_cpu.modules(tmp_path))
+            patch.setattr(cuda, "THREADS", 64)
+            patch.setattr(cuda, "BLOCKS", 2)
+            yield np
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("rows", [1, 16, 131])
+def test_kernels_equal_their_twins(device: Any, rows: int, dtype: str) -> None:
+    rng = np.random.default_rng(rows)
+    h, dh, b = (rng.standard_normal(shape).astype(dtype) for shape in ((rows, 10), (rows, 10), 10))
+    h[0, 3], z, y = -b[3], 100 * h, rng.integers(10, size=rows)
+    tolerance = {"float32": 1e-6, "float64": 1e-14}[dtype]
+    for name, arguments in (("bias_relu", (h, b)), ("relu_backward", (dh, h)), ("softmax_cross_entropy", (z, b, y))):
+        theirs = [device.asarray(argument.copy()) for argument in arguments]
+        getattr(layers_gpu, name)(*theirs)
+        getattr(layers, name)(*arguments)
+        np.testing.assert_allclose(arrays.to_host(theirs[0]), arguments[0], rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("hidden", [0, 5])
+def test_gradients_are_the_same(device: Any, hidden: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole gradient, with the fused kernels in place of NumPy's."""
+    (share,) = shares(f"digits:hidden={hidden}", 1)
+    x = np.random.default_rng(1).standard_normal(share.dim)
+    expected, g = np.empty_like(x), np.empty_like(x)
+    batch = np.arange(0, share.n_samples, 7)
+    share.gradient(x, batch, expected)
+    if device is not np:
+        pytest.skip("the share lives on the CPU; the conformance table runs on the GPU")
+    monkeypatch.setattr(share, "_fused", layers_gpu)
+    share.gradient(x, batch, g)
+    np.testing.assert_allclose(g, expected, rtol=0, atol=1e-14)

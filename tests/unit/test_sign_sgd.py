@@ -1,0 +1,178 @@
+"""What the papers on signSGD say about votes, noise and error feedback, at the numbers worked out in advance."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import CheckedComm, execute, shares
+from mpi4py import MPI
+from reference import sign_sgd as sign_sgd_form
+from scipy import stats
+
+from outpace.algorithms import allreduce_sgd, sign_sgd
+from outpace.comm import sign
+
+WORKERS = (1, 3, 7, 15, 27, 51)
+SNR = 0.3
+COORDINATES = 64_000
+
+# Noise of standard deviation 1, the chance that gradient + noise has the wrong sign, and the errors of the vote.
+NOISES: dict[str, tuple[Callable[..., np.ndarray], float, tuple[float, ...]]] = {
+    "Gaussian": (
+        lambda rng, shape: rng.standard_normal(shape),
+        stats.norm.cdf(-SNR),
+        (0.382, 0.326, 0.256, 0.173, 0.105, 0.043),
+    ),
+    "Laplace": (
+        lambda rng, shape: rng.laplace(scale=np.sqrt(0.5), size=shape),
+        stats.laplace.cdf(-SNR, scale=np.sqrt(0.5)),
+        (0.327, 0.251, 0.164, 0.080, 0.031, 0.005),
+    ),
+    "uniform": (
+        lambda rng, shape: rng.uniform(-np.sqrt(3), np.sqrt(3), shape),
+        0.5 - SNR / np.sqrt(12),
+        (0.413, 0.371, 0.316, 0.246, 0.180, 0.105),
+    ),
+}
+
+
+@pytest.fixture
+def alone() -> Any:
+    comm = CheckedComm(MPI.COMM_SELF.Dup())
+    yield comm
+    comm.Free()
+
+
+def vote_error(gradients: np.ndarray) -> float:
+    """Share of the coordinates whose true gradient is positive and whose vote is not; gradients (n, dim)."""
+    n, dim = gradients.shape
+    words, coins = np.zeros((n, sign.words(dim)), np.uint32), np.zeros(sign.words(dim), np.uint32)
+    for row, ballot in zip(gradients, words, strict=True):
+        assert not sign.ballot(row, coins, 0, ballot)
+    outcome = np.zeros((1, sign.words(dim)), np.uint32)
+    sign.tally(words, coins, outcome)
+    plus = np.unpackbits(outcome.view(np.uint8), bitorder="little")[:dim]
+    return 1.0 - float(plus.mean())
+
+
+@pytest.mark.parametrize("n", WORKERS)
+@pytest.mark.parametrize("noise", NOISES)
+def test_vote_error(noise: str, n: int) -> None:
+    """Against the exact binomial sum and the published digits, to five standard deviations."""
+    draw, wrong, errors = NOISES[noise]
+    measured = vote_error(SNR + draw(np.random.default_rng([17, n]), (n, COORDINATES)))
+    exact = stats.binom.sf(n // 2, n, wrong)
+    assert errors[WORKERS.index(n)] == pytest.approx(exact, abs=6e-4)
+    assert measured == pytest.approx(exact, abs=5 * np.sqrt(exact * (1 - exact) / COORDINATES))
+
+
+def test_vote_error_of_skewed_noise_grows_with_the_workers() -> None:
+    """Gradients 50 with chance 0.1 and -1 with 0.9, mean +4.1: the vote gets worse, where the sign of the mean gets
+    better. Averages of 30 samples put it right."""
+    errors = []
+    for n, expected in zip(WORKERS, (0.900, 0.972, 0.997, 1.000, 1.000, 1.000), strict=True):
+        rng = np.random.default_rng([18, n])
+        gradients = np.where(rng.random((n, COORDINATES)) < 0.1, 50.0, -1.0)
+        errors.append(vote_error(gradients))
+        exact = stats.binom.cdf(n // 2, n, 0.1)
+        assert expected == pytest.approx(exact, abs=6e-4)
+        assert errors[-1] == pytest.approx(exact, abs=5 * np.sqrt(exact * (1 - exact) / COORDINATES) + 1e-4)
+    assert errors == sorted(errors)
+    assert (gradients.mean(axis=0) < 0).mean() < 0.01
+    rng = np.random.default_rng(19)
+    batches = np.where(rng.random((30, 1, COORDINATES)) < 0.1, 50.0, -1.0).mean(axis=0)
+    assert vote_error(batches) == pytest.approx(0.042, abs=0.005)
+
+
+def test_even_electorates_gain_nothing() -> None:
+    """n = 4 errs as n = 3 does, ties tossed."""
+    rng = np.random.default_rng(20)
+    gradients = SNR + rng.standard_normal((4, 500_000))
+    coins = rng.integers(0, 2**32, sign.words(500_000), dtype=np.uint32)
+    words = np.zeros((4, coins.size), np.uint32)
+    for row, ballot in zip(gradients, words, strict=True):
+        sign.ballot(row, coins, 0, ballot)
+    outcome = np.zeros((1, coins.size), np.uint32)
+    sign.tally(words, coins, outcome)
+    error = 1.0 - np.unpackbits(outcome.view(np.uint8), bitorder="little")[:500_000].mean()
+    assert error == pytest.approx(0.326, abs=5 * np.sqrt(0.22 / 500_000) + 5e-4)
+
+
+class SparseNoise:
+    """f = |x|^2 / 2 in 100 dimensions, the gradient's noise N(0, 100^2) in the first alone, x0 standard normal."""
+
+    xp, dim, n_samples, f_star = np, 100, 1, 0.0
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng([21, seed])
+        self._x0 = self._rng.standard_normal(self.dim)
+
+    def x0(self) -> np.ndarray:
+        return self._x0.copy()
+
+    def loss(self, x: np.ndarray) -> float:
+        return float(x @ x) / 2
+
+    def gradient(self, x: np.ndarray, batch: Any, out: np.ndarray) -> None:
+        out[:] = x
+        out[0] += 100 * self._rng.standard_normal()
+
+
+def test_sparse_noise(alone: CheckedComm) -> None:
+    """Means of 20 repeats: signSGD is below 2 after 300 steps, SGD above 20, at the step sizes of the paper."""
+    losses = {}
+    for name, program, config in (
+        ("SGD", allreduce_sgd, {"step_size": 1e-3}),
+        ("signSGD", sign_sgd, {"step_size": 1e-2, "schedule": "constant"}),
+    ):
+        problems = [SparseNoise(seed) for seed in range(20)]
+        ends = [execute(alone, program, problem, 300, batch_size=1, **config).x for problem in problems]
+        losses[name] = np.mean([problem.loss(x) for problem, x in zip(problems, ends, strict=True)])
+    assert losses["signSGD"] < 2
+    assert losses["SGD"] > 20
+    assert losses["SGD"] == pytest.approx(28.6, rel=0.2)  # the exact expectation
+
+
+@pytest.mark.parametrize(
+    ("liars", "published"), [(0, 0.75), (4, 1.1), (8, 1.9), (10, 3.7), (12, 25.0), (13, 142.0), (14, 3500.0)]
+)
+def test_loss_against_sign_flippers(liars: int, published: float) -> None:
+    """27 workers, 1,000 dimensions, unit noise, 400 steps of 0.01, in matrix form; a start and a noise of our own."""
+    adversaries = f"flip:rank={'+'.join(map(str, range(liars)))}" if liars else "none"
+    everyone = shares("quadratic:dim=1000,condition=1,sigma=1,samples=1e6", 27, seed=1)
+    config = {"batch_size": 1, "step_size": 0.01, "schedule": "constant", "adversaries": adversaries, "seed": 1}
+    X = sign_sgd_form.run(everyone, sign_sgd.Config(**config, dtype="float64"), 400)
+    assert everyone[0].loss(X[0]) == pytest.approx(published, rel=0.1)
+
+
+class Valley:
+    """f = 0.1 |x1 + x2| + |x1 - x2|, by a subgradient: its signs are always (+1, -1) or (-1, +1)."""
+
+    xp, dim, n_samples, f_star = np, 2, 1, 0.0
+
+    def x0(self) -> np.ndarray:
+        return np.array([1.0, 1.0])
+
+    def loss(self, x: np.ndarray) -> float:
+        return float(0.1 * abs(x[0] + x[1]) + abs(x[0] - x[1]))
+
+    def gradient(self, x: np.ndarray, batch: Any, out: np.ndarray) -> None:
+        along = 0.1 if x[0] + x[1] > 0 else -0.1
+        across = 1.0 if x[0] - x[1] > 0 else -1.0
+        out[:] = along + across, along - across
+
+
+@pytest.mark.parametrize("vote", ["majority", "sum", "none"])
+def test_error_feedback_leaves_the_valley(alone: CheckedComm, vote: str) -> None:
+    """Counter-example 2 of arXiv:1901.09847: x1 + x2 never moves under signSGD; error feedback drives it to 0."""
+    config = {"batch_size": 1, "step_size": 0.01, "schedule": "constant", "vote": vote}
+    stuck = execute(alone, sign_sgd, Valley(), 2000, **config).x
+    assert stuck.sum() == pytest.approx(2.0, abs=1e-9)
+    x = execute(alone, sign_sgd, Valley(), 2000, variant="ef-signsgd", **config).x
+    assert abs(x.sum()) < 0.1
+
+
+def test_warm_up() -> None:
+    """C(beta) as in the paper, for 0.9, and as worked out from its definition."""
+    assert [sign_sgd.warm_up_steps(beta) for beta in (0.5, 0.9, 0.95, 0.99)] == [1, 54, 132, 894]
