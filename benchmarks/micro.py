@@ -269,12 +269,15 @@ def _vote(route: Any, v: Any, ballot: Wired, outcome: Wired) -> None:
 
 
 def _validate_vote(comm: MeteredComm, v: Any, outcome: Wired) -> None:
-    """The first coordinates' majority is the sign of the plain sum of signs, where there is no tie."""
+    """The first coordinates' majority is the sign of the plain sum of signs, where no tie and no zero decides."""
     few = min(v.size, 1 << 16)
     total = np.sign(to_host(v[:few])).astype(np.int32)
+    zeros = (total == 0).astype(np.int32)
     comm.Allreduce(MPI.IN_PLACE, total)
+    comm.Allreduce(MPI.IN_PLACE, zeros)
     plus = np.unpackbits(to_host(outcome.array).view(np.uint8).ravel()[: few // 8], bitorder="little")
-    if not np.array_equal(plus[total != 0], total[total != 0] > 0):
+    clear = np.abs(total) > zeros
+    if not np.array_equal(plus[clear], total[clear] > 0):
         raise RuntimeError(f"rank {comm.rank}: the vote is not the sign of the sum of signs")
 
 
