@@ -66,7 +66,7 @@ format: $(VENV)/developed  ## rewrite the sources in the project's format
 # Type checkers do not follow the import hook of an editable install; links give them real folders.
 types:
 	@mkdir -p build/types/outpace
-	@for folder in algorithms benchmarks comm; do ln -sfn ../../../$$folder build/types/outpace/$$folder; done
+	@for folder in algorithms benchmarks comm jobscripts; do ln -sfn ../../../$$folder build/types/outpace/$$folder; done
 
 clean:  ## remove what the targets made, results excepted
 	rm -rf .venv .venv-openmpi build dist *.egg-info
