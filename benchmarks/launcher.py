@@ -111,10 +111,11 @@ class Launch:
         )
         self._said: list[bytes] = []
         self._deaths: list[int] = []
+        self._over = os.eventfd(0)
         streams = [] if log else [(self._process.stdout, sys.stdout), (self._process.stderr, sys.stderr)]
         self._readers = [threading.Thread(target=_tee, args=(*stream, self._said)) for stream in streams]
-        watch = _first_death, (listener, self._process, self._deaths)
-        self._readers.append(threading.Thread(target=watch[0], args=watch[1]))
+        watched = listener, self._process, self._over, self._deaths
+        self._readers.append(threading.Thread(target=_first_death, args=watched))
         for reader in self._readers:
             reader.start()
 
@@ -123,8 +124,10 @@ class Launch:
 
     def wait(self) -> Ended:
         code = self._process.wait()
+        os.eventfd_write(self._over, 1)
         for reader in self._readers:
             reader.join()
+        os.close(self._over)
         killed = re.search(r"signal (\d+)", self._output()) if code and self._deaths else None
         if killed and 0 < int(killed[1]) < signal.NSIG:
             return Ended(code, self._deaths[0], signal.strsignal(int(killed[1])) or "")
@@ -154,7 +157,7 @@ def handling(handler: Callable[[int, FrameType | None], object], *numbers: int) 
             signal.signal(number, other)
 
 
-def _first_death(listener: socket.socket, process: "subprocess.Popen[bytes]", deaths: list[int]) -> None:
+def _first_death(listener: socket.socket, process: "subprocess.Popen[bytes]", over: int, deaths: list[int]) -> None:
     """Append the rank of this node that ended first, by the order in which the ranks' connections close.
 
     Launchers kill the other ranks at once, and Hydra's message then names any one of them. A dying process closes its
@@ -165,6 +168,7 @@ def _first_death(listener: socket.socket, process: "subprocess.Popen[bytes]", de
     connections = []
     with listener, select.epoll() as epoll:
         epoll.register(listener, select.EPOLLIN)
+        epoll.register(over, select.EPOLLIN)  # the process has ended
         running = True
         while running:
             running = process.poll() is None
@@ -174,7 +178,7 @@ def _first_death(listener: socket.socket, process: "subprocess.Popen[bytes]", de
                     ranks[connection.fileno()] = int(connection.recv(16))
                     connections.append(connection)
                     epoll.register(connection, select.EPOLLIN)
-                else:
+                elif descriptor != over:
                     deaths.append(ranks[descriptor])
                     epoll.unregister(descriptor)
     for connection in connections:

@@ -1,6 +1,6 @@
 """Sweeps: a TOML file says which runs, and every one of them becomes a point with an id and a command line.
 
-    programs = ["allreduce_sgd", "ad_psgd"]
+    programs = ["allreduce_sgd", "ad_psgd"]   # or "all"
     workers = [4, 8]
     repetitions = 10                  # seeds 0 to 9; default 1
     folder = "results/runs/slow"      # default results/runs/<name of the file>
@@ -172,9 +172,9 @@ class _Description:
         if unknown:
             raise UserError(f"unknown key '{min(unknown)}'; allowed: {', '.join(KEYS)}")
         self.folder = folder or Path(_typed(table, "folder", str, str(RUNS / name)))
-        self.programs = _values(table.get("programs"), "programs")
+        self.programs = programs() if table.get("programs") == "all" else _values(table.get("programs"), "programs")
         if not self.programs:
-            raise UserError("programs is missing: a list of " + ", ".join(programs()))
+            raise UserError('programs is missing: "all", or a list of ' + ", ".join(programs()))
         for program in self.programs:
             if program not in programs():
                 raise UserError(f"programs: unknown program '{program}'; allowed: {', '.join(programs())}")
