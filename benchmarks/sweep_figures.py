@@ -110,7 +110,7 @@ def _common_loss(runs: Sequence[Run]) -> float:
         if not len(finite):
             raise UserError(f"{run.path}: no finite loss in /evaluations")
         lowest.append(float(finite.min()))
-    target = float(np.quantile(lowest, REACHED, method="higher"))
+    target = float(np.quantile(lowest, REACHED, method="inverted_cdf"))
     if target <= 0:
         return target
     unit = 10.0 ** (math.floor(math.log10(target)) - 1)

@@ -187,3 +187,23 @@ def test_time_limit_leads_to_checkpoint_requeue_and_a_whole_trace(limited) -> No
     assert set(job.attempts().values()) == {restarts(job, array, 1) + 1}
     steps_are_whole(job)
     assert Run(job.sweep().points[0].target).attrs["status"] == "complete"
+
+
+SITE = """
+partition = {"name": "debug", "scheduler": "squeue", "launcher": "mpirun", "environs": ["builtin"]}
+site_configuration = {"systems": [{"name": "here", "hostnames": [".*"], "partitions": [partition]}]}
+"""
+
+
+def test_reframe_runs_the_check(job) -> None:
+    """Two of its programs, through Slurm; a site's tool finds what they print and show."""
+    reframe = OUTPACE.with_name("reframe")
+    if not reframe.exists():
+        pytest.skip("reframe is not installed; `make slurm` installs it")
+    (job.folder / "site.py").write_text(SITE)
+    check = ["-c", ROOT / "jobscripts" / "outpace_check.py", "-n", "OutPace.*=(ad_psgd|a_psgd)"]
+    said = job.call(
+        reframe, "-C", "site.py", *check, "-S", "num_tasks=2", "-r", "--nocolor", RFM_PREFIX=str(job.folder)
+    )
+    assert "Ran 2/2 test case(s) from 2 check(s) (0 failure(s)" in said
+    assert len(re.findall(r"P: rate: \d[\d.]* samples/s", said)) == 2
