@@ -107,8 +107,8 @@ def run_one(sweep: Sweep, number: int, requeue: bool) -> int:
         except Busy as busy:
             standing = Standing(RUNNING, f"elsewhere: {busy}")
     print(standing, flush=True)
-    if standing.state == PARTIAL or signals.taken:
-        return ended_early(signals.taken or signal.SIGUSR1, requeue)
+    if signals.taken and standing.state not in FINISHED:
+        return ended_early(signals.taken, requeue)
     return int(standing.state == FAILED)
 
 
@@ -146,7 +146,13 @@ class Report:
         self._start = 0.0
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
-        self._bar = Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
+        self._bar = Progress(
+            *columns,
+            console=self._console,
+            auto_refresh=False,  # a thread would run beside the ranks
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
         self._task = self._bar.add_task(todo[0].program if todo else "", total=total, completed=finished, left="")
 
     def __enter__(self) -> "Report":
@@ -161,7 +167,7 @@ class Report:
 
     def starts(self, point: Point) -> None:
         self._start = time.monotonic()
-        self._bar.update(self._task, description=point.program)
+        self._bar.update(self._task, description=point.program, refresh=True)
 
     def ended(self, point: Point, standing: Standing) -> None:
         seconds = time.monotonic() - self._start

@@ -24,7 +24,11 @@ from outpace.benchmarks.sweep import Point
 from outpace.comm.spec import UserError
 
 CHECKPOINTED: Final = 75  # exit code of a run that SIGUSR1 ended early with a checkpoint (EX_TEMPFAIL)
-ENDED_EARLY: Final = (CHECKPOINTED, 128 + signal.SIGTERM, 128 + signal.SIGINT)
+ENDED_EARLY: Final = {  # exit code -> the signal that the run met
+    CHECKPOINTED: signal.SIGUSR1,
+    128 + signal.SIGTERM: signal.SIGTERM,
+    128 + signal.SIGINT: signal.SIGINT,
+}
 PROBED_S: Final = 2  # `standing` holds a lock for an instant to see whether it is free
 EARLIER_LIFE_S: Final = 180  # a lost node's locks are let go by an NFS server after 90 s
 
@@ -165,8 +169,8 @@ def _read(path: Path) -> str:
 
 
 class Signals:
-    """Inside `with`, the first SIGUSR1, SIGTERM or Ctrl-C asks the running point for a checkpoint and is kept in
-    `taken`; a third Ctrl-C kills it."""
+    """Inside `with`, SIGUSR1, SIGTERM and Ctrl-C ask the running point for a checkpoint, and a third Ctrl-C kills it.
+    `taken` is the first of them, or that which ended a run."""
 
     def __init__(self) -> None:
         self.taken = 0
@@ -218,7 +222,8 @@ def run(point: Point, signals: Signals) -> Standing:
         after = _of_trace(point.target) if point.target.exists() else Standing(MISSING)
         if after.state in FINISHED:
             return after
-        if signals.taken or ended.code in ENDED_EARLY:
+        signals.taken = signals.taken or ENDED_EARLY.get(ended.code, 0)  # it may have been sent to the run alone
+        if signals.taken:
             return after if point.target.exists() else _of_parts(point)
         said = explain(ended, point.target.parent) or _reason(point.beside(".log").read_bytes()[start:])
         reason = after.reason or f"exit code {ended.code}: {said}"
