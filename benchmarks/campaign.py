@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from outpace.benchmarks import points, slurm
+from outpace.benchmarks.checkpoint import GOES_ON
 from outpace.benchmarks.points import DONE, FAILED, FINISHED, MISSING, PARTIAL, QUEUED, RUNNING, STATES, Busy, Standing
 from outpace.benchmarks.sweep import Point, Sweep
 from outpace.comm.spec import UserError
@@ -62,7 +63,7 @@ def submit(sweep: Sweep, retry_failed: bool) -> int:
 def run_here(sweep: Sweep, retry_failed: bool, requeue: bool) -> int:
     """Run what is to be run, one point after the other.
 
-    Exit codes: 0, 1 where a point failed, 128 + n or CHECKPOINTED where signal n or SIGUSR1 ended it early; the same
+    Exit codes: 0, 1 where a point failed, 128 + n or GOES_ON where signal n or SIGUSR1 ended it early; the same
     command then goes on. Inside a Slurm job SIGUSR1 also has the job requeued, if `requeue`.
     """
     prepare(sweep)
@@ -118,7 +119,7 @@ def ended_early(number: int, requeue: bool) -> int:
         return 128 + number
     if requeue:
         slurm.requeue()
-    return points.CHECKPOINTED
+    return GOES_ON
 
 
 def prepare(sweep: Sweep) -> None:

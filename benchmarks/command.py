@@ -151,14 +151,14 @@ def _positive(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     from outpace.benchmarks import launcher, slurm
-    from outpace.benchmarks.points import CHECKPOINTED
+    from outpace.benchmarks.checkpoint import GOES_ON
 
     if options.program not in programs():
         raise UserError(f"unknown program '{options.program}'; allowed: {', '.join(programs())}")
     ended = launcher.launch(f"outpace.algorithms.{options.program}", options.workers, options.flags)
     if explained := launcher.explain(ended, _folder(options.flags)):
         print(explained, file=sys.stderr)
-    if options.requeue and ended.code == CHECKPOINTED:
+    if options.requeue and ended.code == GOES_ON:
         slurm.requeue()
     return ended.code
 

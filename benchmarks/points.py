@@ -18,14 +18,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from outpace.benchmarks import checkpoint
+from outpace.benchmarks.checkpoint import GOES_ON
+from outpace.benchmarks.inspection import validate
 from outpace.benchmarks.launcher import Launch, explain, handling
 from outpace.benchmarks.reading import Run
 from outpace.benchmarks.sweep import Point
+from outpace.benchmarks.traces import leftovers, part_path
 from outpace.comm.spec import UserError
 
-CHECKPOINTED: Final = 75  # exit code of a run that SIGUSR1 ended early with a checkpoint (EX_TEMPFAIL)
 ENDED_EARLY: Final = {  # exit code -> the signal that the run met
-    CHECKPOINTED: signal.SIGUSR1,
+    GOES_ON: signal.SIGUSR1,
     128 + signal.SIGTERM: signal.SIGTERM,
     128 + signal.SIGINT: signal.SIGINT,
 }
@@ -36,6 +39,7 @@ EARLIER_LIFE_S: Final = 180  # a lost node's locks are let go by an NFS server a
 DONE, DIVERGED, RUNNING, QUEUED = "done", "diverged", "running", "queued"
 PARTIAL, FAILED, MISSING = "partial", "failed", "missing"
 STATES: Final = (DONE, DIVERGED, RUNNING, QUEUED, PARTIAL, FAILED, MISSING)
+GOES_ON_FROM: Final = "goes on from its checkpoint"
 FINISHED: Final = (DONE, DIVERGED)  # a run that diverged is a result: it would diverge again
 
 
@@ -56,7 +60,7 @@ def standing(point: Point) -> Standing:
     if owner is not None:
         return Standing(RUNNING, owner)
     if point.target.exists():
-        return _of_trace(point.target)
+        return _of_trace(point)
     failed = point.beside(".failed")
     if failed.exists():
         return Standing(FAILED, failed.read_text().strip())
@@ -64,33 +68,28 @@ def standing(point: Point) -> Standing:
 
 
 def _of_parts(point: Point) -> Standing:
-    if has_checkpoint(point):
-        return Standing(PARTIAL, "has a checkpoint")
-    return Standing(PARTIAL, "killed without a checkpoint; starts again") if _parts(point) else Standing(MISSING)
+    # One look for each rank: a list of a folder of thousands of files, for each of as many points, would take minutes.
+    if not any(part_path(point.target, rank).exists() for rank in range(point.ranks)):
+        return Standing(MISSING)
+    return Standing(PARTIAL, GOES_ON_FROM if has_checkpoint(point) else "killed without a checkpoint; starts again")
 
 
-def _of_trace(target: Path) -> Standing:
-    from outpace.benchmarks.inspection import validate
-
+def _of_trace(point: Point) -> Standing:
     try:
-        validate(target)
-        status = Run(target).attrs["status"]
+        validate(point.target)
+        status = Run(point.target).attrs["status"]
     except UserError as error:
         return Standing(FAILED, str(error))
-    if status == "partial":
-        return Standing(PARTIAL, "the trace of a run that ended early; starts again")
-    return Standing(DIVERGED) if status == "diverged" else Standing(DONE)
+    if status != "partial":
+        return Standing(DIVERGED) if status == "diverged" else Standing(DONE)
+    return Standing(
+        PARTIAL, GOES_ON_FROM if has_checkpoint(point) else "ended early without a checkpoint; starts again"
+    )
 
 
 def has_checkpoint(point: Point) -> bool:
     """Whether the program will go on with the point."""
-    return any(path.suffix == ".state" for path in _parts(point))
-
-
-def _parts(point: Point) -> list[Path]:
-    from outpace.benchmarks.traces import leftovers
-
-    return leftovers(point.target)
+    return checkpoint.common(point.target, point.ranks) > 0
 
 
 class Busy(Exception):
@@ -201,11 +200,11 @@ class Signals:
 def run(point: Point, signals: Signals) -> Standing:
     """Run the point, unless it is finished, and say what became of it. Raises Busy."""
     with claim(point) as held:
-        before = _of_trace(point.target) if point.target.exists() else Standing(MISSING)
+        before = _of_trace(point) if point.target.exists() else _of_parts(point)
         if before.state in FINISHED:
             return before
         # What cannot be gone on with is run again; a trace is only replaced by a whole one.
-        anew = point.target.exists() or (_parts(point) and not has_checkpoint(point))
+        anew = (point.target.exists() or leftovers(point.target)) and not has_checkpoint(point)
         flags = [*point.flags, "--out", str(point.target), *(["--overwrite"] if anew else [])]
         failed = point.beside(".failed")
         failed.unlink(missing_ok=True)
@@ -219,14 +218,14 @@ def run(point: Point, signals: Signals) -> Standing:
                 ended = signals.running.wait()
             finally:
                 signals.running = None
-        after = _of_trace(point.target) if point.target.exists() else Standing(MISSING)
+        after = _of_trace(point) if point.target.exists() else _of_parts(point)
         if after.state in FINISHED:
             return after
         signals.taken = signals.taken or ENDED_EARLY.get(ended.code, 0)  # it may have been sent to the run alone
         if signals.taken:
-            return after if point.target.exists() else _of_parts(point)
+            return after
         said = explain(ended, point.target.parent) or _reason(point.beside(".log").read_bytes()[start:])
-        reason = after.reason or f"exit code {ended.code}: {said}"
+        reason = after.reason if after.state == FAILED else f"exit code {ended.code}: {said}"
         unfinished = failed.with_suffix(f".failed-{os.getpid()}")
         unfinished.write_text(reason + "\n")
         unfinished.replace(failed)

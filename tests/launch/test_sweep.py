@@ -60,7 +60,7 @@ def until_in_its_timed_part(folder: Path, number: int = 0) -> dict[int, int]:
         for rank in range(point.ranks):
             path = point.target.with_name(f"{point.target.name}.part-{rank}")
             if path.exists() and b"started_s" in path.read_bytes():
-                found[rank] = read_part(path)[0]["pid"]
+                found[rank] = read_part(path)[-1].header["pid"]
         if len(found) == point.ranks:
             return found
         time.sleep(0.05)

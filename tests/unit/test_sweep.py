@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outpace.benchmarks import campaign, jobscripts, points, slurm
+from outpace.benchmarks import campaign, checkpoint, jobscripts, points, slurm
 from outpace.benchmarks.points import Busy, Standing, claim, standing
 from outpace.benchmarks.program import make_plan, parse_flags
 from outpace.benchmarks.sweep import Point, load, manifest, presets, programs
@@ -302,13 +302,18 @@ def test_what_has_become_of_a_point(point):
     part = point.target.with_name(point.target.name + ".part-0")
     part.write_bytes(b"")
     assert standing(point) == Standing("partial", "killed without a checkpoint; starts again")
-    state = part.with_name(part.name + ".state")
-    state.write_bytes(b"")
-    assert standing(point) == Standing("partial", "has a checkpoint")
+    for rank in range(point.ranks):
+        assert standing(point).reason == "killed without a checkpoint; starts again"
+        checkpoint.path(point.target, rank, 3).write_bytes(b"")
+    assert standing(point) == Standing("partial", "goes on from its checkpoint")
+    traced(point, "partial")
+    assert standing(point) == Standing("partial", "goes on from its checkpoint")
+    point.target.unlink()
     point.beside(".failed").write_text("exit code 1: d_psgd: no luck\n")
     assert str(standing(point)) == "failed: exit code 1: d_psgd: no luck"
-    for path in (part, state):
-        path.unlink()
+    part.unlink()
+    for rank in range(point.ranks):
+        checkpoint.forget(point.target, rank)
     for status, state in (("complete", "done"), ("diverged", "diverged"), ("partial", "partial")):
         traced(point, status)
         assert standing(point).state == state
