@@ -90,6 +90,8 @@ class Launch:
         hold: Collection[int] = (),
     ) -> None:
         line = command(module, ranks, arguments)
+        if not shutil.which(line[0]):
+            raise UserError(f"there is no launcher {line[0]}; see OUTPACE_LAUNCHER")
         if log is None:
             print(shlex.join(line), file=sys.stderr, flush=True)
         else:

@@ -211,3 +211,11 @@ def test_no_sbatch_is_said(tmp_path: Path) -> None:
     done = outpace(tmp_path, "--slurm", PATH=str(tmp_path))
     assert done.returncode == 2
     assert "--slurm: no sbatch on the PATH" in done.stderr
+
+
+def test_no_launcher_is_said(tmp_path: Path) -> None:
+    (tmp_path / "sweep.toml").write_text('programs = ["d_psgd"]\n' + QUICK)
+    done = outpace(tmp_path, OUTPACE_LAUNCHER="no-such-launcher")
+    assert done.returncode == 2
+    assert "outpace: there is no launcher no-such-launcher; see OUTPACE_LAUNCHER" in done.stderr
+    assert states(tmp_path) == ["missing"]

@@ -15,7 +15,8 @@ from cluster import OUTPACE, SlurmSweep
 from outpace.benchmarks.reading import Run
 
 pytestmark = pytest.mark.slurm
-ROOT = Path(__file__).parents[2]
+SCRIPTS = Path(__file__).parents[2] / "jobscripts"
+SBATCH = ("sbatch", "--parsable")
 
 # Gradients of 10 ms: `epochs` of them take `epochs * 1024 / 16 / workers * 10 ms`.
 QUADRATIC = """
@@ -32,8 +33,14 @@ def seconds(length: float, workers: int = 2) -> str:
     return f"epochs = {length / 0.01 * 16 * workers / 1024:g}\n"
 
 
-def restarts(job, array: str, task: int) -> int:
-    told = job.cluster.call("scontrol", "show", "job", f"{array}_{task}")
+def parts_of(target: Path) -> str:
+    """What rank 0 has written."""
+    part = target.with_name(f"{target.name}.part-0")
+    return part.read_bytes().decode(errors="replace") if part.exists() else ""
+
+
+def restarts(job, array: str, task: int = 0) -> int:
+    told = job.cluster.call("scontrol", "show", "job", f"{array}_{task}" if task else array)
     return int(re.search(r"Restarts=(\d+)", told)[1])
 
 
@@ -78,10 +85,10 @@ def test_array_over_workers_stragglers_and_programs(job) -> None:
             "--array=1-4",
             f"--ntasks={ranks}",
             "--output=again-%a.out",
-            ROOT / "jobscripts" / "sweep.sbatch",
+            SCRIPTS / "sweep.sbatch",
             path,
         ]
-        job.call("sbatch", *again, OUTPACE_JOBSCRIPTS=str(ROOT / "jobscripts"))
+        job.call("sbatch", *again, OUTPACE_JOBSCRIPTS=str(SCRIPTS))
     job.until_done(90)
     job.cluster.until(lambda: "outpace-" not in job.call("squeue", "-h", "-o", "%j", "--name=outpace"), 60, job.told)
     assert job.submit() == []
@@ -102,15 +109,24 @@ def test_signal_leads_to_checkpoint_requeue_and_a_whole_trace(job, way: str) -> 
     """`scancel --signal=USR1` reaches the steps, with --batch the batch process; both have the job go on later."""
     job.file.write_text(f'programs = ["allreduce_sgd", "ad_psgd"]\nworkers = 2\n{QUADRATIC}{seconds(12)}')
     (array,) = job.submit()
+    one = ["d_psgd", "--problem", "quadratic:dim=4", "--compute-time", "0.01", "--out", "one.h5"]
+    one += ["--epochs", seconds(12).split()[-1]]
+    alone = job.call(
+        *SBATCH, "--ntasks=2", "--output=one.out", SCRIPTS / "point.sbatch", *one, OUTPACE_JOBSCRIPTS=str(SCRIPTS)
+    )
     job.until_running()
+    job.cluster.until(lambda: "started_s" in parts_of(job.folder / "one.h5"), 30, job.told)
     time.sleep(3)
-    job.call("scancel", "--signal=USR1", *(["--batch"] if way == "batch" else []), array)
+    job.call("scancel", "--signal=USR1", *(["--batch"] if way == "batch" else []), array, alone)
     job.cluster.until(lambda: job.states() == ["partial"] * 2, 15, job.told)
     assert "goes on from its checkpoint" in job.outpace("sweep", job.file, "--status")
     job.until_done(60)
     assert [restarts(job, array, task) for task in (1, 2)] == [1, 1]
     assert set(job.attempts().values()) == {2}
     steps_are_whole(job)
+    job.cluster.until(lambda: "; complete, " in (job.folder / "one.out").read_text(), 30, job.told)
+    assert restarts(job, alone) == 1
+    assert f"job {alone} is requeued" in (job.folder / "one.out").read_text()
 
 
 def test_cancelled_job_keeps_its_checkpoint_and_is_not_requeued(job) -> None:
@@ -201,7 +217,7 @@ def test_reframe_runs_the_check(job) -> None:
     if not reframe.exists():
         pytest.skip("reframe is not installed; `make slurm` installs it")
     (job.folder / "site.py").write_text(SITE)
-    check = ["-c", ROOT / "jobscripts" / "outpace_check.py", "-n", "OutPace.*=(ad_psgd|a_psgd)"]
+    check = ["-c", SCRIPTS / "outpace_check.py", "-n", "OutPace.*=(ad_psgd|a_psgd)"]
     said = job.call(
         reframe, "-C", "site.py", *check, "-S", "num_tasks=2", "-r", "--nocolor", RFM_PREFIX=str(job.folder)
     )
