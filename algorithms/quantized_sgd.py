@@ -79,6 +79,11 @@ def run(comm, problem, cfg, budget, trace):
     return x
 
 
+def check(cfg, n):
+    """Raise UserError for a codec that there is not."""
+    spec.parse(cfg.codec, CODECS, "--codec")
+
+
 class Codec:
     """Vectors like x to messages, shape (message_words,), and back."""
 

@@ -110,6 +110,7 @@ def check(cfg, n):
         raise UserError("--exchange int8 sends signs without the scales of ef-signsgd; allowed: sharded, server")
     if cfg.vote == "none" and cfg.adversaries != "none":
         raise UserError("--adversaries lie about their signs, and --vote none sends none; allowed: majority, sum")
+    adversary(cfg.adversaries, cfg.seed, 0, n, np)
 
 
 # Each variant returns cast(k, step, coins, words), which writes the signs of its vector into words and returns the

@@ -37,7 +37,7 @@ from outpace.benchmarks import (
     stragglers,
     traces,
 )
-from outpace.benchmarks.checkpoint import Checkpoint, Counters
+from outpace.benchmarks.checkpoint import GOES_ON, Checkpoint, Counters
 from outpace.benchmarks.evaluate import evaluate
 from outpace.benchmarks.pace import PacedProblem, rehearsal
 from outpace.benchmarks.problems import PROBLEMS, Problem, Setting, Unshared
@@ -56,7 +56,6 @@ from outpace.comm.state import Captured
 
 DEFAULT_EPOCHS: Final = 10.0
 AGREEMENT_PERIOD: Final = 4  # steps; at least, see AgreedSteps
-GOES_ON: Final = 75  # exit code of a run that SIGUSR1 ended early with a checkpoint: EX_TEMPFAIL of sysexits.h
 STATUS: Final = {
     Stop.NO: "complete",
     Stop.TIME: "complete",

@@ -92,17 +92,19 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The program and the injected delays.
+        """The program and the injected delays, for instance "AD-PSGD, rank 3 slowed 10×"."""
+        return f"{self.name}, {self.level}"
 
-        For instance "AD-PSGD, rank 3 slowed 10×"; stragglers other than `fixed` stand as their SPEC.
-        """
+    @property
+    def level(self) -> str:
+        """The injected delays in words; stragglers other than `fixed` stand as their SPEC."""
         slowed = self.slowed()
         if slowed is None:
-            return f"{self.name}, {self.attrs['stragglers']}"
+            return str(self.attrs["stragglers"])
         ranks, factor = slowed
         if not ranks:
-            return f"{self.name}, no stragglers"
-        return f"{self.name}, rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))} slowed {factor:g}×"
+            return "no stragglers"
+        return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))} slowed {factor:g}×"
 
     def slowed(self) -> tuple[tuple[int, ...], float] | None:
         """The slowed ranks and their factor, `((), 1.0)` for `none`; None where no one factor says it."""
