@@ -72,9 +72,12 @@ class Ended:
     cause: str = ""
 
 
-def launch(module: str, ranks: int, arguments: Sequence[str]) -> Ended:
-    """Print the command line and run it; its output passes through. SIGTERM and Ctrl-C are passed on."""
-    line = command(module, ranks, arguments)
+def launch(module: str, ranks: int, arguments: Sequence[str], inside: Sequence[str] = ()) -> Ended:
+    """Print the command line and run it; its output passes through. SIGTERM and Ctrl-C are passed on.
+
+    `inside` is what `link.inside` puts before the line; the signals then kill all that is in the namespaces.
+    """
+    line = [*inside, *command(module, ranks, arguments)]
     print(shlex.join(line), file=sys.stderr, flush=True)
     name = f"outpace-{uuid.uuid4().hex}"
     listener = socket.socket(socket.AF_UNIX)
@@ -84,7 +87,7 @@ def launch(module: str, ranks: int, arguments: Sequence[str]) -> Ended:
         line, env=environment(ranks) | {SOCKET: name}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     forward = {
-        number: signal.signal(number, lambda number, _: process.send_signal(number))
+        number: signal.signal(number, lambda number, _: process.send_signal(signal.SIGKILL if inside else number))
         for number in (signal.SIGTERM, signal.SIGINT)
     }
     said: list[bytes] = []
