@@ -154,7 +154,8 @@ def signum(folder: Path, seeds: int = 5, epochs: float = 20, workers: int = 5) -
 
     Both have the best step size of a grid, Signum the better schedule as well; momentum is 0.9 in both, the batch 16.
     """
-    grid = [("allreduce_sgd", ("--rule", "adam", "--step-size", f"{step:g}")) for step in ADAM]
+    grid: list[tuple[str, tuple[str, ...]]] = []
+    grid += [("allreduce_sgd", ("--rule", "adam", "--step-size", f"{step:g}")) for step in ADAM]
     for schedule, steps in SIGNUM.items():
         of_signum = ("--variant", "signum", "--schedule", schedule, "--step-size")
         grid += [("sign_sgd", (*of_signum, f"{step:g}")) for step in steps]

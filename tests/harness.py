@@ -1,5 +1,6 @@
 """Running one program inside a test, on any communicator, with its budget and its trace in memory."""
 
+import tracemalloc
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -40,6 +41,7 @@ class Outcome:
     applied: np.ndarray
     sent: np.ndarray  # bytes to each rank
     wall_s: float
+    trace: Trace
 
 
 def shares(text: str, n: int, dtype: str = "float64", split: str = "iid", seed: int = 0) -> list[Any]:
@@ -56,6 +58,29 @@ def share(
     mine = problems.build(text, setting)
     told = Unshared(comm, mine) if servers else None
     return mine[0] if mine else told
+
+
+class Allocations(Trace):
+    """A trace that notes the most memory allocated at one time, by all threads of this rank, after the first steps: in
+    those a program may set up what it keeps. Stop tracemalloc afterwards."""
+
+    WARM_UP = 6  # calls; a step makes one or two of them, on servers too
+    calls = peak = 0
+
+    def record(self, read_s: float = np.nan, local_writes: int = 0) -> None:
+        super().record(read_s, local_writes)
+        self._look()
+
+    def snapshot(self, x: Any) -> None:
+        super().snapshot(x)
+        self._look()
+
+    def _look(self) -> None:
+        self.calls += 1
+        if self.calls == self.WARM_UP:
+            tracemalloc.start()
+        elif self.calls > self.WARM_UP:
+            _, self.peak = tracemalloc.get_traced_memory()
 
 
 class RandomStart:
@@ -80,11 +105,12 @@ def execute(
     compute_time: float = 0.0,
     stragglers: str = "none",
     agreement: int = 8,
+    recorder: type[Trace] = Trace,
     **config: Any,
 ) -> Outcome:
     """Run `program` for `steps` gradients per worker on average; collective. Set-up as `benchmarks.program` does it."""
     cfg = program.Config(**{"dtype": "float64", **config})
-    trace = Trace(comm, Snapshots(0, problem.dim, np.dtype(cfg.dtype), per_step=True))
+    trace = recorder(comm, Snapshots(0, problem.dim, np.dtype(cfg.dtype), per_step=True))
     started = []
 
     def start() -> float:
@@ -116,4 +142,4 @@ def execute(
     comm.Allreduce(MPI.IN_PLACE, mean)
     mean /= layout.models
     rows = {name: np.frombuffer(data, dtype=traces.TABLES[name]) for name, data in trace.drain().items()}
-    return Outcome(x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s)
+    return Outcome(x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s, trace)

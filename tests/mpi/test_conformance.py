@@ -1,5 +1,6 @@
 """One table of all programs, one contract for all of them. A new program is one row."""
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import CheckedComm, RandomStart, execute, share, shares
+from harness import Allocations, CheckedComm, RandomStart, execute, share, shares
 from mpi4py import MPI
 from reference import allreduce_sgd as allreduce_form
 from reference import d2 as d2_form
@@ -289,3 +290,19 @@ def test_averaging_alone_keeps_the_mean(comm: CheckedComm, row: Row) -> None:
         assert np.linalg.norm(np.sum(after, axis=0) - np.sum(before, axis=0)) <= 1e-12 * scale
         if comm.size > 1:
             assert np.var(after, axis=0).sum() < 0.2 * np.var(before, axis=0).sum(), config
+
+
+@pytest.mark.ranks(4)
+@by_row
+def test_no_step_allocates_a_vector(comm: CheckedComm, row: Row) -> None:
+    """Of 8 MB models, nothing as large as a tenth of one is allocated after the first steps, on any rank, by either
+    thread: not even a mask of the coordinates."""
+    dim = 1 << 20
+    for config in configurations(row, comm.size)[:: len(GRAPHS) if row.gossip else 1]:
+        problem = share(comm, f"quadratic:dim={dim}", servers=row.servers(config))
+        try:
+            trace = execute(comm, row.program, problem, 12, recorder=Allocations, **row.pace, **config).trace
+        finally:
+            tracemalloc.stop()
+        assert trace.peak < 8 * dim / 10, config
+        assert comm.allreduce(trace.peak > 0)
