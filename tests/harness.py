@@ -14,9 +14,12 @@ from outpace.benchmarks.problems import Setting, Unshared
 from outpace.benchmarks.stragglers import Delays, parse
 from outpace.benchmarks.traces import Snapshots, Trace
 from outpace.comm import clock
+from outpace.comm.arrays import to_host
 from outpace.comm.budget import AgreedSteps, SharedTickets
 from outpace.comm.meter import MeteredComm
 from outpace.comm.server import Layout
+
+backend: Any = np  # the array module of `share`; tests set it
 
 
 class CheckedComm(MeteredComm):
@@ -32,7 +35,7 @@ class CheckedComm(MeteredComm):
 
 @dataclass
 class Outcome:
-    """This rank's result of one run; `steps`, `events` and `applied` are records of the tables of `traces`."""
+    """This rank's result of one run, on the host; `steps`, `events` and `applied` are records of `traces`' tables."""
 
     x: Any
     mean: np.ndarray  # the mean of the local models, or the servers' model
@@ -54,7 +57,7 @@ def share(
 ) -> Any:
     """This rank's share, or what a server knows of the problem; collective."""
     n = comm.size - servers
-    setting = Setting(comm, [comm.rank] if comm.rank < n else [], n, split, seed, dtype, np)
+    setting = Setting(comm, [comm.rank] if comm.rank < n else [], n, split, seed, dtype, backend)
     mine = problems.build(text, setting)
     told = Unshared(comm, mine) if servers else None
     return mine[0] if mine else told
@@ -92,8 +95,8 @@ class RandomStart:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._problem, name)
 
-    def x0(self) -> np.ndarray:
-        return np.random.default_rng([99, self._rank]).standard_normal(self._problem.dim)
+    def x0(self) -> Any:
+        return self._problem.xp.asarray(np.random.default_rng([99, self._rank]).standard_normal(self._problem.dim))
 
 
 def execute(
@@ -130,7 +133,7 @@ def execute(
     if comm.rank < layout.workers:
         delays = Delays(parse(stragglers), cfg.seed, comm.rank)
         paced = PacedProblem(problem, comm, trace, delays, compute_time, cfg.batch_size, lambda step: None)
-    x = program.run(comm, paced, cfg, budget, trace)
+    x = to_host(program.run(comm, paced, cfg, budget, trace))
     wall_s = clock.now(comm) - started[0]
     comm.Barrier()
     assert not comm.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG), "a message is left in the communicator"
