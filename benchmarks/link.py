@@ -29,7 +29,7 @@ NAMESPACES: Final = (
     *("unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"),
 )
 VARIABLE: Final = "OUTPACE_LINK"  # tells the ranks their rate
-# libfabric's TCP. UCX sees that all ranks are on one machine and, told to use TCP, lost messages between namespaces.
+# libfabric's TCP. UCX sees that all ranks are on one machine; told to use TCP, it hung between namespaces.
 NETWORK: Final = {"MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp"}
 SWITCH: Final = "10.0.0.254"  # nothing leaves the namespaces, so any addresses will do
 MOST_RANKS: Final = 253
