@@ -116,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
         help="number of ranks; the benchmark's own default",
     )
     one.add_argument("--backend", choices=("numpy", "cupy"), default="numpy", help="of sign and vote (default numpy)")
+    one.add_argument(
+        "--link", metavar="RATE", help="put every rank behind a link of this rate, such as 1gbit or 100mbit; needs root"
+    )
     one.set_defaults(command=micro)
 
     one = commands.add_parser("doctor", help="what works here: MPI, threads, GPU")
@@ -235,14 +238,14 @@ def export(options: argparse.Namespace) -> int:
 
 
 def micro(options: argparse.Namespace) -> int:
-    from outpace.benchmarks import launcher
+    from outpace.benchmarks import launcher, link
     from outpace.benchmarks.micro import RANKS
 
     if options.name not in RANKS:
         raise UserError(f"unknown micro-benchmark '{options.name}'; allowed: {', '.join(RANKS)}")
-    return launcher.launch(
-        "outpace.benchmarks.micro", options.workers or RANKS[options.name], [options.name, options.backend]
-    ).code
+    ranks = options.workers or RANKS[options.name]
+    inside = link.inside(options.link, ranks) if options.link else []
+    return launcher.launch("outpace.benchmarks.micro", ranks, [options.name, options.backend], inside).code
 
 
 def doctor(options: argparse.Namespace) -> int:

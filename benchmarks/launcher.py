@@ -78,7 +78,8 @@ class Launch:
     """A running launch. Its output passes through, or goes to `log` if given, a file open for appending.
 
     The processes inherit the file descriptors in `hold`, and a launch with a log is out of reach of the terminal's
-    Ctrl-C: whoever started it decides which signal to `send`.
+    Ctrl-C: whoever started it decides which signal to `send`. `inside` is what `link.inside` puts before the line; a
+    signal then kills all that is in the namespaces.
     """
 
     def __init__(
@@ -88,8 +89,10 @@ class Launch:
         arguments: Sequence[str],
         log: BinaryIO | None = None,
         hold: Collection[int] = (),
+        inside: Sequence[str] = (),
     ) -> None:
-        line = command(module, ranks, arguments)
+        line = [*inside, *command(module, ranks, arguments)]
+        self._inside = bool(inside)
         if not shutil.which(line[0]):
             raise UserError(f"there is no launcher {line[0]}; see OUTPACE_LAUNCHER")
         if log is None:
@@ -122,7 +125,7 @@ class Launch:
             reader.start()
 
     def send(self, number: int) -> None:
-        self._process.send_signal(number)
+        self._process.send_signal(signal.SIGKILL if self._inside else number)
 
     def wait(self) -> Ended:
         code = self._process.wait()
@@ -141,9 +144,9 @@ class Launch:
         return Path(self._log.name).read_bytes()[self._start :].decode(errors="replace")
 
 
-def launch(module: str, ranks: int, arguments: Sequence[str]) -> Ended:
-    """Print the command line and run it. SIGTERM, SIGUSR1 and Ctrl-C are passed on."""
-    running = Launch(module, ranks, arguments)
+def launch(module: str, ranks: int, arguments: Sequence[str], inside: Sequence[str] = ()) -> Ended:
+    """Print the command line and run it. SIGTERM, SIGUSR1 and Ctrl-C are passed on. `inside` is as in `Launch`."""
+    running = Launch(module, ranks, arguments, inside=inside)
     with handling(lambda number, _: running.send(number), signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         return running.wait()
 

@@ -32,6 +32,14 @@ NAMES: Final = {
     "katyusha_x": "Katyusha X",
 }
 
+# What a flag makes of a program, where people know that by a name of its own.
+VARIANTS: Final = {
+    ("rule", "momentum"): "Momentum SGD",
+    ("rule", "adam"): "Adam",
+    ("variant", "signum"): "Signum",
+    ("variant", "ef-signsgd"): "EF-signSGD",
+}
+
 # Without these attributes a run can neither be labelled nor be compared with another one.
 NEEDED: Final = (
     "status",
@@ -87,7 +95,10 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The program by its human name."""
+        """The program, or the variant of it that ran, by its human name."""
+        for (flag, value), name in VARIANTS.items():
+            if self.config.get(flag) == value:
+                return name
         return NAMES.get(self.attrs["algorithm"], str(self.attrs["algorithm"]))
 
     @property
