@@ -46,7 +46,7 @@ class Outcome:
     sent: np.ndarray  # bytes to each rank
     wall_s: float
     pauses: int  # for a checkpoint
-    trace: Trace
+    peak: int  # bytes allocated at one time, where the recorder notes it
 
 
 def shares(text: str, n: int, dtype: str = "float64", split: str = "iid", seed: int = 0) -> list[Any]:
@@ -178,4 +178,4 @@ def execute(
     comm.Allreduce(MPI.IN_PLACE, mean)
     mean /= layout.models
     rows = {name: np.frombuffer(data, dtype=traces.TABLES[name]) for name, data in trace.drain().items()}
-    return Outcome(x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s, pauses, trace)
+    return Outcome(x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s, pauses, getattr(trace, "peak", 0))
