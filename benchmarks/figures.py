@@ -301,6 +301,7 @@ def splits(runs: Sequence[Run], figure: "Figure") -> str:
         _log_axis(axes)
     axes.set_xlim(-0.5, len(worlds) - 0.5)
     names = [f"n = {n}\n" + split.replace(":", "\n") for n, _, split in worlds]
+    figure.set_figheight(HEIGHT + LINE_HEIGHT * (max(map(_lines, ([name] for name in names))) - 1))
     axes.set_xticks(range(len(worlds)), names)
     axes.set_xlabel("workers n and split of the samples")
     axes.set_ylabel("final loss over\nthat of AllReduce-SGD")
@@ -724,7 +725,8 @@ def _facts(runs: Sequence[Run], note: str) -> str:
     """What every figure states: problem, split, workers, claim class, emulated compute time."""
     attrs, config = runs[0].attrs, runs[0].config
     counts = sorted({run.attrs["n_workers"] for run in runs})
-    workers = f"{counts[0]} workers" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} workers"
+    between = "to" if len(counts) > 2 else "and"
+    workers = f"{counts[0]} workers" if len(counts) == 1 else f"{counts[0]} {between} {counts[-1]} workers"
     claim = attrs["claim_class"]
     if _compute_per_sample(runs[0]):
         claim += f": compute slept to {1e3 * config['compute_time']:g} ms per {config['batch_size']} samples"

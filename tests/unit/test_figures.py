@@ -322,7 +322,7 @@ def test_the_suffix_gives_the_format(tmp_path, traces, suffix, start):
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_states_problem_split_workers_class_and_slept_time(traces, name):
     stated = compose(name, [Run(path) for path in of_figure(name, traces)]).get_suptitle().replace("\u00a0", " ")
-    workers = "2 to 4 workers" if WANTED.get(name) == "equal" else "4 workers"
+    workers = "2 and 4 workers" if WANTED.get(name) == "equal" else "4 workers"
     for fact in ("digits:hidden=64", "split iid", workers, "emulated", "10 ms per 32 samples"):
         assert fact in stated.replace("\n", " ")
 
