@@ -806,3 +806,19 @@ def test_the_readme_describes_every_attribute_and_column():
             assert f"`{name}`" in text
     for kind, number in schema.KIND.items():
         assert f"{number} {kind}" in text
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "config", "name"),
+    [
+        ("allreduce_sgd", {"rule": "adam"}, "Adam"),
+        ("allreduce_sgd", {"rule": "sgd"}, "AllReduce-SGD"),
+        ("sign_sgd", {"variant": "signum"}, "Signum"),
+        ("sign_sgd", {"variant": "signsgd"}, "signSGD"),
+        ("my_program", {}, "my_program"),
+    ],
+)
+def test_a_variant_has_its_own_name(tmp_path: Path, algorithm: str, config: dict[str, str], name: str) -> None:
+    run = Run(write_trace(tmp_path / "run.h5", {}, config, algorithm=algorithm))
+    assert run.name == name
+    assert run.label == f"{name}, no stragglers"
