@@ -277,6 +277,7 @@ def splits(runs: Sequence[Run], figure: "Figure") -> str:
         log_axis(axes)
     axes.set_xlim(-0.5, len(worlds) - 0.5)
     names = [f"n = {n}\n" + split.replace(":", "\n") for n, _, split in worlds]
+    figure.set_figheight(HEIGHT + LINE_HEIGHT * (max(line_count([name]) for name in names) - 1))
     axes.set_xticks(range(len(worlds)), names)
     axes.set_xlabel("workers n and split of the samples")
     axes.set_ylabel("final loss over\nthat of AllReduce-SGD")

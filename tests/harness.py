@@ -178,4 +178,6 @@ def execute(
     comm.Allreduce(MPI.IN_PLACE, mean)
     mean /= layout.models
     rows = {name: np.frombuffer(data, dtype=traces.TABLES[name]) for name, data in trace.drain().items()}
-    return Outcome(x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s, pauses, getattr(trace, "peak", 0))
+    return Outcome(
+        x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s, pauses, getattr(trace, "peak", 0)
+    )

@@ -321,7 +321,7 @@ def test_the_suffix_gives_the_format(tmp_path, traces, suffix, start):
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_states_problem_split_workers_class_and_slept_time(traces, name):
     stated = compose(name, [Run(path) for path in of_figure(name, traces)]).get_suptitle().replace("\u00a0", " ")
-    workers = "2 to 4 workers" if WANTED.get(name) == "equal" else "4 workers"
+    workers = "2 and 4 workers" if WANTED.get(name) == "equal" else "4 workers"
     for fact in ("digits:hidden=64", "split iid", workers, "emulated", "10 ms per 32 samples"):
         assert fact in stated.replace("\n", " ")
 
@@ -876,3 +876,19 @@ def test_the_readme_describes_every_attribute_and_column():
             assert f"`{name}`" in text
     for kind, number in schema.KIND.items():
         assert f"{number} {kind}" in text
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "config", "name"),
+    [
+        ("allreduce_sgd", {"rule": "adam"}, "Adam"),
+        ("allreduce_sgd", {"rule": "sgd"}, "AllReduce-SGD"),
+        ("sign_sgd", {"variant": "signum"}, "Signum"),
+        ("sign_sgd", {"variant": "signsgd"}, "signSGD"),
+        ("my_program", {}, "my_program"),
+    ],
+)
+def test_a_variant_has_its_own_name(tmp_path: Path, algorithm: str, config: dict[str, str], name: str) -> None:
+    run = Run(write_trace(tmp_path / "run.h5", {}, config, algorithm=algorithm))
+    assert run.name == name
+    assert run.label == f"{name}, no stragglers"
