@@ -26,7 +26,8 @@ def survey(sweep: Sweep) -> dict[Point, Standing]:
     for point in sweep.points:
         found[point] = points.standing(point)
         if found[point].state in (MISSING, PARTIAL, FAILED) and point.id in queued:
-            found[point] = Standing(QUEUED, f"job {queued[point.id]}")
+            before = f"; {found[point].reason}" if found[point].reason else ""
+            found[point] = Standing(QUEUED, f"job {queued[point.id]}{before}")
     return found
 
 

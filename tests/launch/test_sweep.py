@@ -108,7 +108,7 @@ def test_runs_what_is_missing_and_says_how_it_stands(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_early_and_the_same_command_goes_on(tmp_path: Path, number: int) -> None:
     """Ctrl-C as a terminal sends it, to the whole foreground group, and SIGTERM to the process alone."""
-    text = QUICK.replace("0.5", "20") + "compute-time = 0.01\nseed = [0, 1]\n"
+    text = QUICK.replace("0.5", "10") + "compute-time = 0.01\nseed = [0, 1]\n"
     (tmp_path / "sweep.toml").write_text('programs = ["allreduce_sgd"]\n' + text)
     env = environment(0)
     del env["OUTPACE_RANKS"]
@@ -128,13 +128,13 @@ def test_a_signal_ends_it_early_and_the_same_command_goes_on(tmp_path: Path, num
     assert done.returncode == 0, done.stderr
     assert states(tmp_path) == ["done", "done"]
     for point in load(tmp_path / "sweep.toml", tmp_path / "runs").points:
-        assert len(Run(point.target).column("steps", "step")) == 20 * 1024 / 16
+        assert len(Run(point.target).column("steps", "step")) == 10 * 1024 / 16
         assert not leftovers(point.target)
 
 
 def test_killed_runner(tmp_path: Path) -> None:
     """`kill -9` of the runner leaves a run that goes on; while it does, nobody starts it a second time."""
-    text = QUICK.replace("0.5", "15") + "compute-time = 0.01\n"
+    text = QUICK.replace("0.5", "10") + "compute-time = 0.01\n"
     (tmp_path / "sweep.toml").write_text('programs = ["d_psgd"]\n' + text)
     process = start(tmp_path)
     pids = until_in_its_timed_part(tmp_path)
@@ -152,7 +152,7 @@ def test_killed_runner(tmp_path: Path) -> None:
 
 
 def test_killed_ranks_fail_their_point_with_the_cause(tmp_path: Path) -> None:
-    text = QUICK.replace("0.5", "20") + "compute-time = 0.01\n"
+    text = QUICK.replace("0.5", "10") + "compute-time = 0.01\n"
     (tmp_path / "sweep.toml").write_text('programs = ["d_psgd", "allreduce_sgd"]\n' + text)
     process = start(tmp_path)
     pids = until_in_its_timed_part(tmp_path)

@@ -140,9 +140,8 @@ def test_cancelled_job_keeps_its_checkpoint_and_is_not_requeued(job) -> None:
     job.cluster.until(lambda: not job.call("squeue", "-h", "-j", array, check=False).startswith(array), 30, job.told)
     assert job.states() == ["partial"]
     job.submit()
-    start = time.monotonic()
     job.until_done(40)
-    assert time.monotonic() - start < 15
+    assert "d_psgd: goes on from the checkpoint at" in job.told()
     steps_are_whole(job)
 
 
