@@ -1,5 +1,6 @@
 """`outpace show`: what a trace holds, after a check against the schema."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ def validate(path: Path) -> None:
     """Raise UserError with the first way in which the file departs from the schema."""
     Run(path)  # is it a trace at all
     with h5py.File(path, "r") as file:
-        for name, kind in schema.ATTRIBUTES.items():
+        for name, kind in (schema.ATTRIBUTES | schema.OPTIONAL_ATTRIBUTES).items():
             if name not in file.attrs:
+                if name in schema.OPTIONAL_ATTRIBUTES:
+                    continue
                 raise UserError(f"{path}: attribute {name} is missing")
             value = file.attrs[name]
             plain = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
@@ -96,7 +99,10 @@ def summary(run: Run) -> Table:
         "gradient norm": _course(run, "gradient_norm"),
         "consensus": _course(run, "consensus"),
     }
-    for name in ("accuracy", "suboptimality"):
+    for name in ("constants", "answer"):
+        if name in a:
+            rows[name] = ", ".join(f"{key} {_short(value)}" for key, value in json.loads(a[name]).items())
+    for name in ("accuracy", "suboptimality", "prox_residual"):
         if run.has("evaluations", name):
             rows[name] = _course(run, name)
     if len(steps["rank"]):
@@ -126,6 +132,10 @@ def summary(run: Run) -> Table:
     for name, text in rows.items():
         table.add_row(name, str(text))
     return table
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _course(run: Run, name: str) -> str:

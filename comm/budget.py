@@ -25,9 +25,10 @@ class Stop(IntEnum):
     """Why a loop ends before its budget is used up; the largest one counts."""
 
     NO = 0
-    TIME = 1
-    SIGNAL = 2
-    DIVERGED = 3
+    DONE = 1  # the program has found what it sought
+    TIME = 2
+    SIGNAL = 3
+    DIVERGED = 4
 
 
 class Waits(Protocol):
