@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from outpace.algorithms import svrg
+from outpace.algorithms.svrg import Epoch
 from outpace.benchmarks import applications
 from outpace.benchmarks.program import main
 from outpace.comm import prox
@@ -76,7 +77,7 @@ class Constants(svrg.Constants):
 def run(comm, problem, cfg, budget, trace):
     """One worker; collective over comm. Returns the model y, shape (dim,), or what the application makes of it."""
     task = applications.begin(cfg, problem, comm, trace)
-    epoch = svrg.Epoch(comm, task.sum, cfg, trace)
+    epoch = Epoch(comm, task.sum, cfg, trace)
     y = task.sum.x0()
     x, y_previous = y.copy(), y.copy()  # x_k, y_{k-1}
     for k in budget:

@@ -64,6 +64,6 @@ def evaluate(
             psi.apply(y, 1.0, np.empty_like(y))
             row["prox_residual"] = float(np.linalg.norm(x_bar - y))
         elif f_star is not None:
-            row["suboptimality"] = loss - f_star
+            row["suboptimality"] = loss / n - f_star
         rows.append(row)
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}, x_bar

@@ -75,6 +75,7 @@ PROGRAMS: Final = {
     "quantized_sgd": ("#999933", "P"),
     "katyusha_x": ("#882255", ">"),
 }
+VARIANTS: Final = {"Katyusha Xʷ": ("#AA4499", "h"), "Katyusha Xˢ, stratified": ("#117733", "8")}  # by name of the run
 OTHERS: Final = (("#555555", "*"), ("#AAAAAA", "h"), ("#333333", "d"))  # programs that are not in the table
 DASHES: Final = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (10, 3)), (0, (3, 4)))
 SAMPLES: Final[dict[str, Any]] = {"facecolor": "0.85", "hatch": "////", "edgecolor": "0.5", "linewidth": 0.6}
@@ -166,6 +167,49 @@ def consensus(runs: Sequence[Run], figure: "Figure") -> str:
     """Mean squared distance of the local models to their mean, against time."""
     label = "mean squared distance\nto the mean model"
     return _curves(runs, figure.add_subplot(), ("t_s", "time (s)"), ("consensus", label), log=True)
+
+
+def suboptimality_gradients(runs: Sequence[Run], figure: "Figure") -> str:
+    """Suboptimality against gradients of single samples, in passes over the data."""
+    x = "gradients", "gradients of single samples / samples"
+    return _curves(runs, figure.add_subplot(), x, ("suboptimality", "suboptimality"), log=True)
+
+
+def suboptimality_rounds(runs: Sequence[Run], figure: "Figure") -> str:
+    """Suboptimality against rounds of communication, of synchronous programs."""
+    x = "rounds", "rounds of communication"
+    return _curves(runs, figure.add_subplot(), x, ("suboptimality", "suboptimality"), log=True)
+
+
+def batches(runs: Sequence[Run], figure: "Figure") -> str:
+    """Rounds per epoch of SVRG and Katyusha X, and passes to 1e-8 of the start's suboptimality, against batch size."""
+    rounds, passes = figure.subplots(2, 1, sharex=True)
+    figure.set_figheight(2 * HEIGHT)
+    groups = []
+    for members in _grouped(runs, "algorithm"):
+        look = {**_look(members[0], runs), "linestyle": DASHES[0]}
+        per_epoch: dict[float, list[float]] = {}
+        to_target: dict[float, list[float]] = {}
+        for run in members:
+            _check_same_settings(members[0], run, besides=("batch_size",))
+            b = run.config["batch_size"]
+            per_epoch.setdefault(b, []).append(run.rounds_per_step())
+            to_target.setdefault(b, []).append(run.effort_to(1e-8))
+        groups += list(to_target.values())
+        _points(rounds, per_epoch, None, label=members[0].name + _ended(members), **look)
+        _points(passes, to_target, None, **look)
+    sizes = sorted({run.config["batch_size"] for run in runs})
+    b, N = np.array(sizes), runs[0].attrs["n_total"]
+    rounds.plot(b, 1 + np.ceil(N / b), label="mean of the law: 1 + ⌈N/b⌉", dashes=(5, 2), **LAW)
+    passes.axvline(N**0.5, label="b = √N", dashes=(1.5, 1.5), **LAW)
+    _log_ticks(passes, sizes)
+    _log_axis(rounds)
+    if np.isfinite([each for group in groups for each in group]).any():
+        _log_axis(passes)
+    passes.set_xlabel("batch size b of all workers together")
+    rounds.set_ylabel("rounds per epoch")
+    passes.set_ylabel("passes to 1e-8 of the\nstart's suboptimality")
+    return _medians(groups)
 
 
 def geometry(runs: Sequence[Run], figure: "Figure") -> str:
@@ -442,6 +486,9 @@ FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
     "timeline": timeline,
     "staleness": staleness,
     "consensus": consensus,
+    "suboptimality-gradients": suboptimality_gradients,
+    "suboptimality-rounds": suboptimality_rounds,
+    "batches": batches,
     "geometry": geometry,
 }
 
@@ -478,11 +525,12 @@ def _grouped(runs: Sequence[Run], *attributes: str) -> list[list[Run]]:
     def order(run: Run) -> tuple[Any, ...]:
         algorithm, stragglers = run.attrs["algorithm"], run.attrs["stragglers"]
         place = names.index(algorithm) if algorithm in names else len(names)
-        return place, algorithm, *_slowness(run), stragglers, run.attrs["n_workers"]
+        return place, run.name, *_slowness(run), stragglers, run.attrs["n_workers"]
 
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in sorted(runs, key=order):
-        groups.setdefault(tuple(run.attrs[attribute] for attribute in attributes), []).append(run)
+        key = tuple(run.name if attribute == "algorithm" else run.attrs[attribute] for attribute in attributes)
+        groups.setdefault(key, []).append(run)
     return list(groups.values())
 
 
@@ -693,7 +741,7 @@ def _look(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
     """Colour and marker of the run's program, dashes of its stragglers among those of the figure."""
     algorithm, stragglers = run.attrs["algorithm"], run.attrs["stragglers"]
     others = sorted({other.attrs["algorithm"] for other in runs} - PROGRAMS.keys())
-    colour, marker = PROGRAMS.get(algorithm) or OTHERS[others.index(algorithm) % len(OTHERS)]
+    colour, marker = VARIANTS.get(run.name) or PROGRAMS.get(algorithm) or OTHERS[others.index(algorithm) % len(OTHERS)]
     levels = sorted({(_slowness(other), other.attrs["stragglers"]) for other in runs})
     texts = ["none", *(text for _, text in levels if text != "none")]
     if len(texts) > len(DASHES):
@@ -701,7 +749,7 @@ def _look(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
     return {"color": colour, "marker": marker, "linestyle": DASHES[texts.index(stragglers)]}
 
 
-def _medians(groups: list[list[Run]]) -> str:
+def _medians(groups: Sequence[Sequence[Any]]) -> str:
     """What a figure says of its repetitions; nothing where there are none."""
     counts = sorted({len(group) for group in groups})
     if counts == [1]:

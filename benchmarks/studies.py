@@ -3,6 +3,9 @@
     python -m outpace.benchmarks.studies unequal-data    D^2 and D-PSGD where workers hold different labels
     python -m outpace.benchmarks.studies busiest-rank    rates and traffic against the number of workers
     python -m outpace.benchmarks.studies slow-worker     the pace of the others beside a slow worker
+    python -m outpace.benchmarks.studies batch-sizes     SVRG and Katyusha X: passes and rounds against the batch size
+    python -m outpace.benchmarks.studies condition       the same two against the condition number
+    python -m outpace.benchmarks.studies workers         Katyusha X: time per pass against the number of workers
 
 A trace that is there already is not made again, so a study that was cut short goes on.
 """
@@ -17,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks import figures, launcher
+from outpace.benchmarks import figures, launcher, variance_reduction
 from outpace.benchmarks.reading import Run
 from outpace.comm.spec import UserError
 
@@ -144,6 +147,9 @@ STUDIES: Final[dict[str, Callable[[Path], object]]] = {
     "unequal-data": unequal_data,
     "busiest-rank": busiest_rank,
     "slow-worker": slow_worker,
+    "batch-sizes": variance_reduction.batch_sizes,
+    "condition": variance_reduction.condition,
+    "workers": variance_reduction.workers,
 }
 
 

@@ -84,6 +84,8 @@ def execute(
 ) -> Outcome:
     """Run `program` for `steps` gradients per worker on average; collective. Set-up as `benchmarks.program` does it."""
     cfg = program.Config(**{"dtype": "float64", **config})
+    if hasattr(cfg, "derive"):
+        cfg.derive(problem)
     trace = Trace(comm, Snapshots(0, problem.dim, np.dtype(cfg.dtype), per_step=True))
     started = []
 

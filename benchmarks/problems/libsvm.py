@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from outpace.benchmarks.problems import rows
 from outpace.benchmarks.problems.logistic import Logistic, Penalised, prepared
 from outpace.benchmarks.problems.problem import Setting
-from outpace.benchmarks.problems.rows import Data
+from outpace.benchmarks.problems.rows import Data, read_libsvm, scaled, share_out
 from outpace.comm.spec import UserError
 
 
@@ -19,11 +18,11 @@ class Spec(Penalised):
 
 def build(spec: Spec, setting: Setting) -> list[Logistic]:
     def make() -> Data:
-        X, y = rows.read_libsvm(spec.path, "--problem libsvm")
+        X, y = read_libsvm(spec.path, "--problem libsvm")
         strange = np.setdiff1d(y, [-1, 1])
         if len(strange):
             found = ", ".join(f"{label:g}" for label in strange[:4])
             raise UserError(f"--problem libsvm: {spec.path} has the label(s) {found}; allowed: -1 and +1")
-        return prepared(Data(rows.scaled(X), y), spec)
+        return prepared(Data(scaled(X), y), spec)
 
-    return [Logistic(spec, setting, share) for share in rows.share_out(setting, make)]
+    return [Logistic(spec, setting, share) for share in share_out(setting, make)]

@@ -12,9 +12,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from outpace.benchmarks.problems import rows
 from outpace.benchmarks.problems.problem import Setting
-from outpace.benchmarks.problems.rows import Data, Rows, Share
+from outpace.benchmarks.problems.rows import Data, Rows, Share, share_out, unit
 from outpace.comm.spec import NonNegativeFloat, PositiveInt
 from outpace.comm.streams import MADE_DATA
 
@@ -96,14 +95,14 @@ class Logistic(Rows):
 def build(spec: Spec, setting: Setting) -> list[Logistic]:
     def make() -> Data:
         rng = np.random.default_rng([MADE_DATA, setting.seed, 0])
-        X = rows.unit(rng.standard_normal((spec.samples, spec.dim)))
+        X = unit(rng.standard_normal((spec.samples, spec.dim)))
         x = rng.standard_normal(spec.dim)
         margins = X @ x
         margins *= MARGIN / margins.std() if spec.samples > 1 else 1
         y = np.where(rng.random(spec.samples) < 1 / (1 + np.exp(-margins)), 1.0, -1.0)
         return prepared(Data(X, y), spec)
 
-    return [Logistic(spec, setting, share) for share in rows.share_out(setting, make)]
+    return [Logistic(spec, setting, share) for share in share_out(setting, make)]
 
 
 def prepared(data: Data, spec: Penalised) -> Data:

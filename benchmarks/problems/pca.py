@@ -12,10 +12,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from outpace.benchmarks.problems import rows
 from outpace.benchmarks.problems.digits import WHITE
 from outpace.benchmarks.problems.problem import Setting
-from outpace.benchmarks.problems.rows import Data, Rows, Share
+from outpace.benchmarks.problems.rows import Data, Rows, Share, read_libsvm, scaled, share_out, unit
 from outpace.comm.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Switch, UserError
 from outpace.comm.streams import MADE_DATA
 
@@ -82,26 +81,26 @@ def load(spec: Source, seed: int, what: str) -> np.ndarray:
 
             X = load_digits().data / WHITE
         else:
-            X, _ = rows.read_libsvm(spec.data, what)
+            X, _ = read_libsvm(spec.data, what)
         if spec.centre:
             X -= X.mean(axis=0)
         if not X.any():
             raise UserError(f"{what}: all rows of {spec.data} are zero, or equal and centred")
-        return rows.scaled(X)
+        return scaled(X)
     if spec.samples is None or spec.dim is None:
         raise UserError(f"{what}: needs samples= and dim=, or data=digits, or data=FILE")
     X = np.random.default_rng([MADE_DATA, seed, 0]).standard_normal((spec.samples, spec.dim))
     X *= np.arange(1, X.shape[1] + 1) ** (-spec.decay / 2)
     if spec.centre:
         X -= X.mean(axis=0)
-    return rows.unit(X)
+    return unit(X)
 
 
 def build(spec: Spec, setting: Setting) -> list[Pca]:
     def make() -> Data:
         X = load(spec, setting.seed, "--problem pca")
         N, dim = X.shape
-        b = rows.unit(np.random.default_rng([MADE_DATA, setting.seed, 1]).standard_normal((1, dim)))[0]
+        b = unit(np.random.default_rng([MADE_DATA, setting.seed, 1]).standard_normal((1, dim)))[0]
         eigenvalues, V = np.linalg.eigh(X.T @ X / N)
         x_star = V @ ((V.T @ b) / (eigenvalues[-1] + spec.gap - eigenvalues))
         facts = {
@@ -113,4 +112,4 @@ def build(spec: Spec, setting: Setting) -> list[Pca]:
         }
         return Data(X, None, facts)
 
-    return [Pca(spec, setting, share) for share in rows.share_out(setting, make)]
+    return [Pca(spec, setting, share) for share in share_out(setting, make)]

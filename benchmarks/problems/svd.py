@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from outpace.benchmarks.problems import rows
 from outpace.benchmarks.problems.pca import Source, load
 from outpace.benchmarks.problems.problem import Setting
-from outpace.benchmarks.problems.rows import Data, Rows, Share
+from outpace.benchmarks.problems.rows import Data, Rows, Share, share_out
 from outpace.comm.spec import PositiveFloat, PositiveInt, UserError
 from outpace.comm.streams import INIT
 
@@ -89,4 +88,4 @@ def build(spec: Spec, setting: Setting) -> list[Svd]:
         }
         return Data(X, None, facts)
 
-    return [Svd(spec, setting, share) for share in rows.share_out(setting, make)]
+    return [Svd(spec, setting, share) for share in share_out(setting, make)]
