@@ -94,7 +94,7 @@ def summary(run: Run) -> Table:
         "data": f"{a['n_total']} samples, {_span(a['n_samples'])} a worker, split {a['split']}",
         "topology": a["topology"],
         "stragglers": a["stragglers"],
-        "run": f"{len(steps['rank'])} gradients in {a['wall_s']:.3f} s, started {a['started_utc']}, seed {a['seed']}",
+        "run": f"{len(steps['rank'])} steps in {a['wall_s']:.3f} s, started {a['started_utc']}, seed {a['seed']}",
         "loss": _course(run, "loss"),
         "gradient norm": _course(run, "gradient_norm"),
         "consensus": _course(run, "consensus"),
@@ -105,13 +105,16 @@ def summary(run: Run) -> Table:
     for name in ("accuracy", "suboptimality", "prox_residual"):
         if run.has("evaluations", name):
             rows[name] = _course(run, name)
+    if run.has("evaluations", "rounds"):
+        gradients, rounds = (run.column("evaluations", name)[-1] for name in ("gradients", "rounds"))
+        rows["effort"] = f"{gradients:.5g} passes of gradients, {rounds} rounds of communication"
     if len(steps["rank"]):
         rows["samples/s"] = f"{run.samples_per_s():.1f}"
         rows["epoch"] = f"{run.epoch_time():.3f} s"
         for name in ("compute_s", "injected_s", "wait_s"):
             rows[f"{name[:-2]}, s"] = _quantiles(steps[name])
         rows["staleness"] = f"mean {steps['staleness'].mean():.2f}, largest {steps['staleness'].max()}"
-        rows["gradients by rank"] = " ".join(map(str, np.bincount(steps["rank"], minlength=a["n_workers"])))
+        rows["steps by rank"] = " ".join(map(str, np.bincount(steps["rank"], minlength=a["n_workers"])))
         for name in ("update_share", "data_share"):
             rows[f"{name.replace('_', ' ')}, %"] = " ".join(f"{100 * s:.1f}" for s in run.column("workers", name))
     if run.has("labels", "samples"):

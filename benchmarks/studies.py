@@ -20,7 +20,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks import figures, launcher, variance_reduction
+from outpace.benchmarks import kept, variance_reduction
+from outpace.benchmarks.kept import draw
 from outpace.benchmarks.reading import Run
 from outpace.comm.spec import UserError
 
@@ -29,19 +30,8 @@ SERVED: Final = ("a_psgd", "eamsgd")  # programs with a server beside the worker
 
 
 def trace(out: Path, program: str, workers: int, *flags: str) -> Run:
-    """The run of `program` that leaves `out`, made now unless it is there. Raises UserError where it fails."""
-    if not out.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        ranks = workers + (program in SERVED)
-        ended = launcher.launch(f"outpace.algorithms.{program}", ranks, [*flags, "--out", str(out), "--overwrite"])
-        if ended.code:
-            raise UserError(launcher.explain(ended, out.parent) or f"{program} ended with exit code {ended.code}")
-    return Run(out)
-
-
-def draw(name: str, runs: Sequence[Run], out: Path) -> None:
-    figures.draw(name, [run.path for run in runs], out)
-    print(f"wrote {out}")
+    """The run that leaves `out`, on as many ranks as its workers and servers need."""
+    return kept.trace(out, program, workers + (program in SERVED), *flags)
 
 
 EXCLUSIVE: Final = {5: "labels:classes=2", 10: "labels:classes=1"}  # no label on two workers

@@ -9,9 +9,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks import figures, launcher
+from outpace.benchmarks.kept import draw, trace
 from outpace.benchmarks.reading import Run
-from outpace.comm.spec import UserError
 
 SAMPLES: Final = 1024
 BATCHES: Final = (1, 8, 32, 128)  # sqrt(1024) is 32
@@ -25,24 +24,14 @@ SAMPLE_S: Final = 4e-3  # emulated seconds of a sample's gradient
 SAMPLINGS: Final = ("stratified", "iid")
 
 
-def trace(out: Path, ranks: int, program: str, *flags: str) -> Run:
-    """The run that leaves `out`, made now unless it is there. Raises UserError where it fails."""
-    if not out.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        ended = launcher.launch(f"outpace.algorithms.{program}", ranks, [*flags, "--out", str(out), "--overwrite"])
-        if ended.code:
-            raise UserError(launcher.explain(ended, out.parent) or f"{program} ended with exit code {ended.code}")
-    return Run(out)
-
-
-def reference(folder: Path, variant: str, b: int, gap: float, epochs: int, seed: int, *flags: str) -> Run:
+def reference(folder: Path, variant: str, b: int, gap: float, epochs: int, seed: int, *more: str) -> Run:
     """A run on an instance of shift and invert, on one rank: convergence does not depend on their number."""
     program, *chosen = VARIANTS[variant]
     problem = f"pca:samples={SAMPLES},dim=40,gap={gap:g}"
-    flags = (*chosen, "--problem", problem, "--batch-size", str(b), "--seed", str(seed), *flags)
-    name = f"{variant}-{b}-{gap:g}-{seed}{'-' + flags[-1] if len(flags) > len(chosen) + 6 else ''}.h5"
+    flags = (*chosen, "--problem", problem, "--batch-size", str(b), "--seed", str(seed), *more)
+    name = "-".join([variant, str(b), f"{gap:g}", str(seed), *more]).replace("--", "") + ".h5"
     passes = 1 + 2 * b * -(-SAMPLES // b) / SAMPLES
-    return trace(folder / name, 1, program, *flags, "--epochs", f"{passes * epochs:.6g}", "--evaluations", str(epochs))
+    return trace(folder / name, program, 1, *flags, "--epochs", f"{passes * epochs:.6g}", "--evaluations", str(epochs))
 
 
 def enough(variant: str, epochs: int) -> int:
@@ -69,12 +58,12 @@ def batch_sizes(
             ]
             results[variant, b] = median(repeated), median(repeated, "rounds")
             runs += repeated
-    draw("batches", runs, folder)
+    draw("batches", runs, folder / "batches.png")
     at = [run for run in runs if run.config["batch_size"] == 32]
     weak = [reference(folder, "w", 32, GAP, EPOCHS[32], seed) for seed in range(instances)]
     results["w", 32] = median(weak), median(weak, "rounds")
     for figure in ("suboptimality-gradients", "suboptimality-rounds"):
-        draw(figure, at + weak, folder)
+        draw(figure, at + weak, folder / f"{figure}.png")
     flags = "--smoothness", "mean-square"
     squares = [reference(folder, "s", 32, GAP, EPOCHS[32] // 2, seed, *flags) for seed in range(instances)]
     results["s, mean-square L", 32] = median(squares), median(squares, "rounds")
@@ -115,17 +104,12 @@ def workers(folder: Path, epochs: int = 3, ranks: Sequence[int] = (1, 2, 4, 8)) 
         for n in ranks:
             flags = ["--problem", f"pca:samples={SAMPLES},dim=40,gap={GAP:g}", "--batch-size", "32"]
             flags += ["--compute-time", f"{32 * SAMPLE_S:g}", "--epochs", str(3 * epochs), "--sampling", sampling]
-            run = trace(folder / f"{sampling}-{n}.h5", n, "katyusha_x", *flags)
+            run = trace(folder / f"{sampling}-{n}.h5", "katyusha_x", n, *flags)
             seconds[sampling, n] = run.epoch_time()
             runs.append(run)
-    draw("speed-up", runs, folder)
+    draw("speed-up", runs, folder / "speed-up.png")
     shown = Table("sampling", *(f"{n} ranks" for n in ranks), title="seconds per pass, b = 32")
     for sampling in SAMPLINGS:
         shown.add_row(sampling, *(f"{seconds[sampling, n]:.3f}" for n in ranks))
     Console().print(shown)
     return seconds
-
-
-def draw(name: str, runs: Sequence[Run], folder: Path) -> None:
-    figures.draw(name, [run.path for run in runs], folder / f"{name}.png")
-    print(f"wrote {folder / name}.png")

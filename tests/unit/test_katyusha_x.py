@@ -1,5 +1,6 @@
 """SVRG and Katyusha X in one process: the paper's identities, laws of its draws, and its one-epoch inequality."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,10 @@ from mpi4py import MPI
 from reference import katyusha_x as form
 from scipy.optimize import minimize
 from scipy.stats import chisquare
+from sklearn.datasets import dump_svmlight_file, load_digits
 
 from outpace.algorithms import katyusha_x, svrg
+from outpace.benchmarks.problems.logistic import newton
 from outpace.benchmarks.schema import KIND
 from outpace.benchmarks.traces import Snapshots, Trace
 from outpace.comm import prox
@@ -187,6 +190,24 @@ def test_composite_objectives_are_minimised(program: Any, text: str) -> None:
     assert np.linalg.norm(x - y) <= 1e-8
     if text.startswith("l1"):
         assert 0 < (x == 0).sum() < 6
+
+
+def test_newton_on_a_data_file_goes_as_plain_newton_does(tmp_path: Path) -> None:
+    """Digits below 5 against the others, as a LIBSVM file: each stage ends at plain Newton's next iterate, by LAPACK,
+    to 1e-6 of its length, and the fifth at the minimum, which the stages approach quadratically."""
+    pixels, labels = load_digits(return_X_y=True)
+    dump_svmlight_file(pixels, np.where(labels < 5, 1, -1), str(tmp_path / "digits.txt"), zero_based=False)
+    (problem,) = shares(f"libsvm:path={tmp_path / 'digits.txt'},weight=0.01", 1)
+    plain = newton(problem.X, problem.y, 0.01)
+    errors = []
+    for stage in range(1, 6):
+        flags: dict[str, Any] = {"application": "newton", "stage": 40, "batch_size": 42}
+        x = execute(alone(), katyusha_x, problem, 40 * stage, **flags).x
+        expected, _ = plain[min(stage, len(plain) - 1)]
+        assert np.linalg.norm(x - expected) <= 1e-6 * np.linalg.norm(expected), stage
+        errors.append(np.linalg.norm(x - problem.x_star) / np.linalg.norm(problem.x_star))
+    assert errors[2] < errors[1] ** 1.5
+    assert errors[-1] < 1e-10
 
 
 def test_what_programs_need_of_a_problem() -> None:
