@@ -40,7 +40,7 @@ class Config(svrg.Config):
     sigma: PositiveFloat | None = None  # strong convexity; the problem's without
     application: Literal["none", "pca", "svd", "newton", "proximal-point"] = "none"  # an outer loop, see above
     stage: PositiveInt = 20  # epochs from one sum of the application to the next
-    regularisation: NonNegativeFloat | None = None  # sigma of newton (default 0) and proximal-point (default -mu)
+    regularisation: NonNegativeFloat | None = None  # sigma of newton (0 if convex) and proximal-point (-mu)
 
     def derive(self, problem):
         if self.application == "none":
@@ -80,6 +80,7 @@ def run(comm, problem, cfg, budget, trace):
     epoch = Epoch(comm, task.sum, cfg, trace)
     y = task.sum.x0()
     x, y_previous = y.copy(), y.copy()  # x_k, y_{k-1}
+    budget.keep(x=x, y=y, y_previous=y_previous, lengths=epoch.lengths, batches=epoch.batches, **task.kept)
     for k in budget:
         j = k % cfg.stage if task.stages else k
         if j == 0:

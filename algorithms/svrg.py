@@ -79,6 +79,7 @@ def run(comm, problem, cfg, budget, trace):
     eta = cfg.constants(problem).step_size
     y = problem.x0()
     x = problem.xp.empty_like(y)
+    budget.keep(y=y, lengths=epoch.lengths, batches=epoch.batches)
     for _ in budget:
         trace.snapshot(y)
         x[:] = y

@@ -1,7 +1,8 @@
 """Applications whose outer loop poses one sum of functions after the other; `katyusha_x --application` minimises them.
 
 Each has a `sum`, a problem as the program sees it, which `pose` changes; the model of the run is `model(y)` for y the
-sum's current iterate. All of it is collective, and every rank decides from the same numbers.
+sum's current iterate. All of it is collective, and every rank decides from the same numbers. `kept` is what changes
+from stage to stage, as `Budget.keep` wants it.
 """
 
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class Whole:
 
     def __init__(self, problem: Any) -> None:
         self.sum = problem
+        self.kept: dict[str, Any] = {}
 
     def pose(self, y: Any) -> None:
         pass
@@ -142,6 +144,7 @@ class ProximalPoint:
 
     def __init__(self, problem: Any, sigma: float) -> None:
         self.sum = ProximalSum(problem, sigma)
+        self.kept = {"centre": self.sum.centre}
 
     def pose(self, y: Any) -> None:
         self.sum.centre[:] = y
@@ -182,6 +185,7 @@ class Newton:
     def __init__(self, problem: Any, sigma: float, reduction: Reduction) -> None:
         self.sum, self._problem, self._reduction = NewtonSum(problem, sigma), problem, reduction
         self.x = problem.x0()
+        self.kept = {"base": self.x, "g": self.sum.g, "h": self.sum.h, "d": self.sum.d}
         self._model = self.x.copy()
 
     def pose(self, p: Any) -> None:
@@ -259,6 +263,7 @@ class Components:
 
     def __init__(self, problem: Any, reduction: Reduction) -> None:
         self.sum, self._reduction = ShiftedSum(problem), reduction
+        self.kept = {"V": self.sum.V, "b": self.sum.b, "numbers": self.sum.numbers}
         self._Cv = self.sum.x0()
         self._model = problem.x0()
 

@@ -73,7 +73,7 @@ class Ended:
 
 
 def launch(module: str, ranks: int, arguments: Sequence[str]) -> Ended:
-    """Print the command line and run it; its output passes through. SIGTERM and Ctrl-C are passed on."""
+    """Print the command line and run it; its output passes through. SIGTERM, SIGUSR1 and Ctrl-C are passed on."""
     line = command(module, ranks, arguments)
     print(shlex.join(line), file=sys.stderr, flush=True)
     name = f"outpace-{uuid.uuid4().hex}"
@@ -85,7 +85,7 @@ def launch(module: str, ranks: int, arguments: Sequence[str]) -> Ended:
     )
     forward = {
         number: signal.signal(number, lambda number, _: process.send_signal(number))
-        for number in (signal.SIGTERM, signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
     }
     said: list[bytes] = []
     deaths: list[int] = []
