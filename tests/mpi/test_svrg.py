@@ -64,6 +64,17 @@ def test_applications_reach_what_is_known(comm: CheckedComm, application: str) -
         assert np.linalg.norm(g) / comm.size < 0.1 * start
 
 
+@pytest.mark.parametrize("application", ["svd", "newton", "proximal-point"])
+def test_applications_go_on_from_a_checkpoint_within_a_stage(comm: CheckedComm, application: str) -> None:
+    """At the same bits: what a stage is made of is kept, as the state of the program is."""
+    texts = {"svd": "svd:samples=60,dim=5,rank=2,gap=0.05", "newton": "logistic:samples=60,dim=4,weight=0.1"}
+    problem = share(comm, texts.get(application, "logistic:samples=60,dim=4,weight=0.1,penalty=nonconvex"))
+    config = {"application": application, "stage": 4, "batch_size": 20}
+    x, paused = (execute(comm, katyusha_x, problem, 14, agreement=5, pause=pause, **config) for pause in (False, True))
+    assert paused.pauses == 1
+    np.testing.assert_array_equal(paused.x, x.x)
+
+
 def test_an_application_ends_the_run_when_it_is_done(comm: CheckedComm) -> None:
     """By agreement, at the same step on every rank, long before the budget is used up."""
     problem = share(comm, "svd:samples=60,dim=4,decay=3,gap=0.2")
