@@ -66,6 +66,7 @@ PROGRAMS: Final = {
     "quantized_sgd": ("#999933", "P"),
     "katyusha_x": ("#882255", ">"),
 }
+VARIANTS: Final = {"Katyusha Xʷ": ("#AA4499", "h"), "Katyusha Xˢ, stratified": ("#117733", "8")}  # by name of the run
 OTHERS: Final = (("#555555", "*"), ("#AAAAAA", "h"), ("#333333", "d"))  # programs that are not in the table
 DASHES: Final = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (10, 3)), (0, (3, 4)))
 LAW: Final[dict[str, Any]] = {"color": "0.25", "linewidth": 0.9, "zorder": 4}  # a law or a reference, always dashed
@@ -95,11 +96,12 @@ def grouped(runs: Sequence[Run], *attributes: str) -> list[list[Run]]:
     def order(run: Run) -> tuple[Any, ...]:
         algorithm, stragglers = run.attrs["algorithm"], run.attrs["stragglers"]
         place = names.index(algorithm) if algorithm in names else len(names)
-        return place, algorithm, *slowness(run), stragglers, run.attrs["n_workers"]
+        return place, run.name, *slowness(run), stragglers, run.attrs["n_workers"]
 
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in sorted(runs, key=order):
-        groups.setdefault(tuple(run.attrs[attribute] for attribute in attributes), []).append(run)
+        key = tuple(run.name if attribute == "algorithm" else run.attrs[attribute] for attribute in attributes)
+        groups.setdefault(key, []).append(run)
     return list(groups.values())
 
 
@@ -247,7 +249,7 @@ def look_of(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
     """Colour and marker of the run's program, dashes of its stragglers among those of the figure."""
     algorithm, stragglers = run.attrs["algorithm"], run.attrs["stragglers"]
     others = sorted({other.attrs["algorithm"] for other in runs} - PROGRAMS.keys())
-    colour, marker = PROGRAMS.get(algorithm) or OTHERS[others.index(algorithm) % len(OTHERS)]
+    colour, marker = VARIANTS.get(run.name) or PROGRAMS.get(algorithm) or OTHERS[others.index(algorithm) % len(OTHERS)]
     levels = sorted({(slowness(other), other.attrs["stragglers"]) for other in runs})
     texts = ["none", *(text for _, text in levels if text != "none")]
     if len(texts) > len(DASHES):
@@ -255,7 +257,7 @@ def look_of(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
     return {"color": colour, "marker": marker, "linestyle": DASHES[texts.index(stragglers)]}
 
 
-def how_repeated(groups: list[list[Run]]) -> str:
+def how_repeated(groups: Sequence[Sequence[Any]]) -> str:
     """What a figure says of its repetitions; nothing where there are none."""
     counts = sorted({len(group) for group in groups})
     if counts == [1]:

@@ -144,6 +144,49 @@ def consensus(runs: Sequence[Run], figure: "Figure") -> str:
     return draw_curves(runs, figure.add_subplot(), ("t_s", "time (s)"), ("consensus", label), log=True)
 
 
+def suboptimality_gradients(runs: Sequence[Run], figure: "Figure") -> str:
+    """Suboptimality against gradients of single samples, in passes over the data."""
+    x = "gradients", "gradients of single samples / samples"
+    return draw_curves(runs, figure.add_subplot(), x, ("suboptimality", "suboptimality"), log=True)
+
+
+def suboptimality_rounds(runs: Sequence[Run], figure: "Figure") -> str:
+    """Suboptimality against rounds of communication, of synchronous programs."""
+    x = "rounds", "rounds of communication"
+    return draw_curves(runs, figure.add_subplot(), x, ("suboptimality", "suboptimality"), log=True)
+
+
+def batches(runs: Sequence[Run], figure: "Figure") -> str:
+    """Rounds per epoch of SVRG and Katyusha X, and passes to 1e-8 of the start's suboptimality, against batch size."""
+    rounds, passes = figure.subplots(2, 1, sharex=True)
+    figure.set_figheight(2 * HEIGHT)
+    groups = []
+    for members in grouped(runs, "algorithm"):
+        look = {**look_of(members[0], runs), "linestyle": DASHES[0]}
+        per_epoch: dict[float, list[float]] = {}
+        to_target: dict[float, list[float]] = {}
+        for run in members:
+            check_same_settings(members[0], run, besides=("batch_size",))
+            b = run.config["batch_size"]
+            per_epoch.setdefault(b, []).append(run.rounds_per_step())
+            to_target.setdefault(b, []).append(run.effort_to(1e-8))
+        groups += list(to_target.values())
+        draw_points(rounds, per_epoch, None, label=members[0].name + how_ended(members), **look)
+        draw_points(passes, to_target, None, **look)
+    sizes = sorted({run.config["batch_size"] for run in runs})
+    b, N = np.array(sizes), runs[0].attrs["n_total"]
+    rounds.plot(b, 1 + np.ceil(N / b), label="mean of the law: 1 + ⌈N/b⌉", dashes=(5, 2), **LAW)
+    passes.axvline(N**0.5, label="b = √N", dashes=(1.5, 1.5), **LAW)
+    log_ticks(passes, sizes)
+    log_axis(rounds)
+    if np.isfinite([each for group in groups for each in group]).any():
+        log_axis(passes)
+    passes.set_xlabel("batch size b of all workers together")
+    rounds.set_ylabel("rounds per epoch")
+    passes.set_ylabel("passes to 1e-8 of the\nstart's suboptimality")
+    return how_repeated(groups)
+
+
 def geometry(runs: Sequence[Run], figure: "Figure") -> str:
     """Densities of gradient, noise and curvature, and signal to noise against its critical 2/sqrt(3)."""
     for run in runs:
@@ -419,6 +462,9 @@ FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
     "timeline": timeline,
     "staleness": staleness,
     "consensus": consensus,
+    "suboptimality-gradients": suboptimality_gradients,
+    "suboptimality-rounds": suboptimality_rounds,
+    "batches": batches,
     "geometry": geometry,
     "heterogeneity": heterogeneity,
     "loss-facets": loss_facets,

@@ -135,6 +135,8 @@ def execute(
     asynchronous one every 20 ms.
     """
     cfg = program.Config(**{"dtype": "float64", **config})
+    if hasattr(cfg, "derive"):
+        cfg.derive(problem)
     trace = recorder(comm, Snapshots(0, problem.dim, np.dtype(cfg.dtype), per_step=True))
     started = []
 

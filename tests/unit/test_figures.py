@@ -120,6 +120,9 @@ def simulate(
         "gradient_norm": loss,
         "consensus": spread,
         "accuracy": 1 - loss / 3,
+        "suboptimality": loss - 0.01,
+        "gradients": samples / 1000,
+        "rounds": np.arange(len(t_s)),
     }
     snr = np.exp(-t_s / t_s[-1])
     geometry = {"t_s": t_s, "epoch": evaluations["epoch"], "snr_above": snr / 3, "live": np.ones(len(t_s))}
@@ -203,6 +206,44 @@ def test_labels_name_the_program_and_the_injected_delays(tmp_path, algorithm, st
     run = losses(tmp_path / "a.h5", [1.0], algorithm=algorithm, stragglers=stragglers)
     assert run.label == label
     assert run.label.startswith(run.name)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "config", "name"),
+    [
+        ("katyusha_x", {"variant": "s", "sampling": "iid"}, "Katyusha Xˢ"),
+        ("katyusha_x", {"variant": "w", "sampling": "stratified"}, "Katyusha Xʷ, stratified"),
+        ("svrg", {"sampling": "stratified"}, "SVRG, stratified"),
+        ("sign_sgd", {"variant": "signum"}, "signSGD"),
+    ],
+)
+def test_names_tell_variants_apart(tmp_path, algorithm, config, name):
+    assert losses(tmp_path / "a.h5", [1.0], algorithm=algorithm, config=config).name == name
+
+
+def test_effort_and_rounds(tmp_path):
+    """The first evaluation at 1 % of the first suboptimality; never is infinite. Three steps of each of 4 workers."""
+    evaluations = {"suboptimality": [2.0, 0.5, 0.02, 0.03], "gradients": [0, 3, 7, 8], "rounds": [0, 10, 20, 30]}
+    groups = {"evaluations": evaluations, "steps": {"step": np.zeros(12)}}
+    run = Run(write_trace(tmp_path / "a.h5", groups))
+    assert (run.effort_to(0.01), run.effort_to(0.01, "rounds"), run.effort_to(1e-3)) == (7, 20, float("inf"))
+    assert run.rounds_per_step() == 10
+
+
+def test_batches_shows_rounds_and_passes_by_batch_size(tmp_path):
+    runs = []
+    for name, config in (("svrg", {}), ("katyusha_x", {"variant": "s"}), ("katyusha_x", {"variant": "w"})):
+        for b, passes in ((1, 30), (10, 40)):
+            evaluations = {"suboptimality": [1.0, 1e-9], "gradients": [0, passes], "rounds": [0, 4 * (1 + 1000 // b)]}
+            path = tmp_path / f"{name}-{config.get('variant')}-{b}.h5"
+            groups = {"evaluations": evaluations, "steps": {"step": np.zeros(16)}}
+            flags = {"step_size": None, "batch_size": b, "compute_time": 0, **config}
+            runs.append(Run(write_trace(path, groups, flags, algorithm=name)))
+    rounds, passes = compose("batches", runs).axes
+    assert set(lines(rounds)) == {"SVRG", "Katyusha Xˢ", "Katyusha Xʷ"}
+    np.testing.assert_array_equal(lines(rounds)["SVRG"].get_xydata(), [[1, 1001], [10, 101]])
+    to_target = next(line for line in passes.get_lines() if len(line.get_xdata()) == 2)
+    np.testing.assert_array_equal(to_target.get_ydata(), [30, 40])
 
 
 def test_time_to_loss_is_the_first_crossing_between_two_evaluations(tmp_path):
@@ -384,8 +425,9 @@ def test_equal_compute_time_per_sample_is_one_world(tmp_path):
 
 def test_programs_and_stragglers_can_be_told_apart_everywhere(tmp_path, traces):
     assert drawing.PROGRAMS.keys() == reading.NAMES.keys()
-    for looks in zip(*drawing.PROGRAMS.values(), strict=True):
-        assert len(set(looks)) == len(reading.NAMES)  # each colour once, each marker once
+    everything = *drawing.PROGRAMS.values(), *drawing.VARIANTS.values()
+    for looks in zip(*everything, strict=True):
+        assert len(set(looks)) == len(everything)  # each colour once, each marker once
     both = lines(compose("loss-time", [Run(path) for path in traces if "-4-" in path.name]).axes[0])
     alone = lines(compose("loss-time", [Run(traces[-2])]).axes[0])["AD-PSGD, rank 1 slowed 10×"]
     together, equal = both["AD-PSGD, rank 1 slowed 10×"], both["AD-PSGD, no stragglers"]
