@@ -214,7 +214,8 @@ def test_labels_name_the_program_and_the_injected_delays(tmp_path, algorithm, st
         ("katyusha_x", {"variant": "s", "sampling": "iid"}, "Katyusha Xˢ"),
         ("katyusha_x", {"variant": "w", "sampling": "stratified"}, "Katyusha Xʷ, stratified"),
         ("svrg", {"sampling": "stratified"}, "SVRG, stratified"),
-        ("sign_sgd", {"variant": "signum"}, "signSGD"),
+        ("sign_sgd", {"variant": "signum"}, "Signum"),
+        ("sign_sgd", {"variant": "signsgd"}, "signSGD"),
     ],
 )
 def test_names_tell_variants_apart(tmp_path, algorithm, config, name):
