@@ -171,7 +171,7 @@ def consensus(runs: Sequence[Run], figure: "Figure") -> str:
 
 def suboptimality_gradients(runs: Sequence[Run], figure: "Figure") -> str:
     """Suboptimality against gradients of single samples, in passes over the data."""
-    x = "gradients", "gradients of single samples / samples"
+    x = "gradients", "gradients of samples, in passes over the data"
     return _curves(runs, figure.add_subplot(), x, ("suboptimality", "suboptimality"), log=True)
 
 
@@ -772,7 +772,9 @@ def _facts(runs: Sequence[Run], note: str) -> str:
     """What every figure states: problem, split, workers, claim class, emulated compute time."""
     attrs, config = runs[0].attrs, runs[0].config
     counts = sorted({run.attrs["n_workers"] for run in runs})
-    workers = f"{counts[0]} workers" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} workers"
+    workers = (
+        f"{counts[0]} worker{'s' * (counts[0] > 1)}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} workers"
+    )
     claim = attrs["claim_class"]
     if _compute_per_sample(runs[0]):
         claim += f": compute slept to {1e3 * config['compute_time']:g} ms per {config['batch_size']} samples"
