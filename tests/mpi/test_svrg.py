@@ -54,15 +54,15 @@ def test_applications_reach_what_is_known(comm: CheckedComm, application: str) -
     penalty = "l2" if application == "newton" else "nonconvex"
     text = f"logistic:samples=60,dim=4,weight=0.1,penalty={penalty}"
     problem = share(comm, text)
-    x = execute(comm, katyusha_x, problem, 60, application=application, stage=20, batch_size=20).x
+    x = execute(comm, katyusha_x, problem, 180, application=application, stage=60, batch_size=20).x
     if application == "newton":
         assert problem.answer(comm, x)["relative error"] < 1e-10
     else:
-        np.testing.assert_allclose(x, proximal_points(text, 3, sigma=0.05), atol=1e-6)
+        np.testing.assert_allclose(x, proximal_points(text, 3, sigma=0.05), atol=1e-6)  # the default
 
 
 def proximal_points(text: str, stages: int, sigma: float) -> np.ndarray:
-    """x_{s+1} = argmin f(x) + sigma |x - x_s|^2 by SciPy; sigma of 0.05 is what makes the sums as convex as f is not."""
+    """x_{s+1} = argmin f(x) + sigma |x - x_s|^2 by SciPy."""
     (problem,) = shares(text, 1)
     x, g = problem.x0(), np.empty(problem.dim)
 
