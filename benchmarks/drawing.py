@@ -280,8 +280,8 @@ def facts_of(runs: Sequence[Run], note: str, width: float) -> str:
     """What every figure states: problem, split, workers, claim class, emulated compute time; for so many inches."""
     attrs, config = runs[0].attrs, runs[0].config
     counts = sorted({run.attrs["n_workers"] for run in runs})
-    between = "to" if len(counts) > 2 else "and"
-    workers = f"{counts[0]} workers" if len(counts) == 1 else f"{counts[0]} {between} {counts[-1]} workers"
+    numbers = f" {'to' if len(counts) > 2 else 'and'} ".join(map(str, sorted({counts[0], counts[-1]})))
+    workers = f"{numbers} worker{'s' * (counts[-1] > 1)}"
     claim = attrs["claim_class"]
     if compute_per_sample(runs[0]):
         claim += f": compute slept to {1e3 * config['compute_time']:g} ms per {config['batch_size']} samples"

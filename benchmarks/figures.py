@@ -146,7 +146,7 @@ def consensus(runs: Sequence[Run], figure: "Figure") -> str:
 
 def suboptimality_gradients(runs: Sequence[Run], figure: "Figure") -> str:
     """Suboptimality against gradients of single samples, in passes over the data."""
-    x = "gradients", "gradients of single samples / samples"
+    x = "gradients", "gradients of samples, in passes over the data"
     return draw_curves(runs, figure.add_subplot(), x, ("suboptimality", "suboptimality"), log=True)
 
 
