@@ -843,11 +843,11 @@ def test_heterogeneity_has_a_row_for_each_level_with_medians_over_repetitions(tm
 
 def test_a_median_run_that_does_not_reach_the_loss_stands_above_all_that_do(tmp_path):
     runs = [swept(tmp_path / f"{k}.h5", 1.0, [5.0, 1.0], seed=k) for k in range(19)]
-    runs.append(swept(tmp_path / "d.h5", 1.0, [5.0, 4.0], algorithm="d_psgd"))
+    runs.append(swept(tmp_path / "d.h5", 1.0, [5.0, 4.0], algorithm="d_psgd", status="diverged"))
     right = compose("heterogeneity", runs).axes[1]
     assert right.get_ylabel() == "s to loss 1"
     assert lines(right)["AD-PSGD"].get_ydata() == [1.0]
-    assert lines(right)["D-PSGD"].get_ydata() == [2.0]
+    assert lines(right)["D-PSGD, diverged"].get_ydata() == [2.0]
     (above,) = (line for line in right.get_lines() if line.get_label() == "not reached")
     assert set(above.get_ydata()) == {2.0}
 
