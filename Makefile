@@ -27,7 +27,7 @@ run: $(VENV)/installed  ## the main job: three programs on real images, without 
 test: unit mpi launch  ## all tests, with the MPICH wheel
 
 unit: $(VENV)/developed
-	$(BIN)/pytest -q tests/unit
+	$(BIN)/pytest -q -n 2 tests/unit
 	$(BIN)/pytest -q --doctest-modules --pyargs outpace.comm outpace.benchmarks.provenance
 
 mpi: mpi-1 mpi-2 mpi-3 mpi-4 mpi-5 mpi-8 mpi-9
@@ -39,7 +39,7 @@ mpi-9: $(VENV)/developed
 	$(MPIEXEC) -n 9 $(BIN)/pytest -q tests/mpi/test_sign_sgd.py
 
 launch: $(VENV)/developed
-	$(BIN)/pytest -q tests/launch
+	$(BIN)/pytest -q -n 2 tests/launch
 
 soak: $(VENV)/developed  ## AD-PSGD: 200 short runs at n = 8
 	OUTPACE_SOAK=200 $(MPIEXEC) -n 8 $(BIN)/pytest -q tests/mpi/test_ad_psgd.py -k never_hang -o faulthandler_timeout=280

@@ -54,6 +54,7 @@ def run(comm, problem, cfg, budget, trace):
     g = problem.xp.empty_like(x_hat)
     x_wire, g_wire = twin(x_hat, comm), twin(g, comm)
     rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
+    budget.keep(x_hat=x_hat, rng=rng)
     for _ in budget:
         batch = rng.integers(problem.n_samples, size=cfg.batch_size)
         problem.gradient(x_hat, batch, g)
@@ -70,16 +71,17 @@ def run(comm, problem, cfg, budget, trace):
 
 def serve(comm, x, workers, cfg, budget, trace):
     """One server: apply every gradient to its slice x and answer with the result, until every worker has left."""
-    k, pulled_at = 0, [0] * workers
+    unseen = np.zeros(workers, dtype=np.int64)  # gradients applied since each worker pulled
+    budget.keep(x=x, unseen=unseen)
     with budget.attend():
         for worker, g in exchanges(comm, workers, x):
             with trace.phase("push", worker, x.nbytes, background=True):
                 g *= cfg.step_size / workers
                 trace.snapshot(x)
                 x -= g
-                trace.applied(worker, staleness=k - pulled_at[worker])
-                k += 1
-                pulled_at[worker] = k
+                trace.applied(worker, staleness=unseen[worker])
+                unseen += 1
+                unseen[worker] = 0
                 g[:] = x  # the answer
 
 

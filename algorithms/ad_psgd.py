@@ -50,9 +50,10 @@ def run(comm, problem, cfg, budget, trace):
     active, neighbours = topology.bipartition(W, comm.rank, cfg.topology)
     model, due, gossip = SharedModel(comm, problem.x0(), trace), threads.channel(comm), comm.Dup()
     x_hat, g = model.x.copy(), model.x.copy()
-    averaging = threads.start(comm, ask if active else answer, gossip, neighbours, model, due, cfg.seed, trace)
+    rng, peers = (np.random.default_rng([purpose, cfg.seed, comm.rank]) for purpose in (BATCHES, PEERS))
+    budget.keep(x=model.x, rng=rng, peers=peers)
+    averaging = threads.start(comm, ask if active else answer, gossip, neighbours, model, due, peers, trace)
 
-    rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
     for k in budget:
         batch = rng.integers(problem.n_samples, size=cfg.batch_size)  # line 3
         read_s, seen = trace.now(), model.read(x_hat)
@@ -67,9 +68,8 @@ def run(comm, problem, cfg, budget, trace):
     return model.x
 
 
-def ask(comm, neighbours, model, due, seed, trace):
+def ask(comm, neighbours, model, due, rng, trace):
     """Active worker: average with one random passive neighbour per gradient (line 5)."""
-    rng = np.random.default_rng([PEERS, seed, comm.rank])
     exchange = Exchange(comm, model, trace)
     for _ in iter(due.get, None):
         peer = neighbours[rng.integers(len(neighbours))]
@@ -78,7 +78,7 @@ def ask(comm, neighbours, model, due, seed, trace):
     wait(comm, [comm.Isend(NOTHING, peer, DONE) for peer in neighbours])
 
 
-def answer(comm, neighbours, model, due, seed, trace):
+def answer(comm, neighbours, model, due, rng, trace):
     """Passive worker: answer whoever asks, one after the other, until every active neighbour is done."""
     status, asking = MPI.Status(), len(neighbours)
     exchange = Exchange(comm, model, trace)
@@ -94,8 +94,8 @@ def answer(comm, neighbours, model, due, seed, trace):
 class Exchange:
     """One averaging, the same on both sides: send s = x/2, receive r at the same time, add r - s.
 
-    `hail` are the requests by which the two sides hear of each other. The asking side's model follows its ask at once,
-    which spares a round trip; hearing that the other is ready, it looks after the transfer and does not sleep.
+    The asking side's model follows its ask at once, which spares a round trip. `hail` are the requests by which the two
+    hear of each other: then both look after the transfer and do not sleep.
     """
 
     def __init__(self, comm, model, trace):

@@ -38,7 +38,8 @@ def run(comm, problem, cfg, budget, trace):
     x = problem.x0()
     g = problem.xp.empty_like(x)
     g_wire = twin(g, comm)
-    update = RULES[cfg.rule](cfg, x, problem.xp)
+    update, moments = RULES[cfg.rule](cfg, x, problem.xp)
+    budget.keep(x=x, rng=rng, **moments)
     for k in budget:
         batch = rng.integers(problem.n_samples, size=cfg.batch_size)
         problem.gradient(x, batch, g)
@@ -53,7 +54,8 @@ def run(comm, problem, cfg, budget, trace):
     return x
 
 
-# Each rule returns update(x, g, k), which writes x and may use g as scratch: no step allocates a vector.
+# Each rule returns update(x, g, k), which writes x and may use g as scratch, so that no step allocates a vector, and
+# its moments by name.
 
 
 def sgd(cfg, x, xp):
@@ -61,7 +63,7 @@ def sgd(cfg, x, xp):
         g *= cfg.step_size
         x -= g
 
-    return update
+    return update, {}
 
 
 def momentum(cfg, x, xp):
@@ -73,7 +75,7 @@ def momentum(cfg, x, xp):
         xp.multiply(v, cfg.step_size, out=g)
         x -= g
 
-    return update
+    return update, {"v": v}
 
 
 def adam(cfg, x, xp):
@@ -94,7 +96,7 @@ def adam(cfg, x, xp):
         g *= cfg.step_size / (1 - cfg.beta1 ** (k + 1))  # m-hat
         x -= g
 
-    return update
+    return update, {"m": m, "v": v}
 
 
 RULES = {"sgd": sgd, "momentum": momentum, "adam": adam}

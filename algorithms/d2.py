@@ -65,6 +65,7 @@ def run(comm, problem, cfg, budget, trace):
 
     rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
     restarts = x.dtype == np.float32
+    budget.keep(x=x, c=c, rng=rng)
     for k in budget:
         batch = rng.integers(problem.n_samples, size=cfg.batch_size)
         problem.gradient(x, batch, g)

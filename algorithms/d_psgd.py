@@ -44,6 +44,7 @@ def run(comm, problem, cfg, budget, trace):
     x_wire, X_wire = twin(x, comm), twin(X[1:], comm)
 
     rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
+    budget.keep(x=x, rng=rng)
     for _ in budget:
         batch = rng.integers(problem.n_samples, size=cfg.batch_size)  # line 2
         copy(x, x_wire)

@@ -62,11 +62,10 @@ def run(comm, problem, cfg, budget, trace):
     v, ahead, g, e = xp.zeros_like(x), xp.empty_like(x), xp.empty_like(x), xp.empty_like(x)
     x_wire, e_wire = twin(x, comm), twin(e, comm)
     rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
-    alone = 0  # steps until the next exchange
+    budget.keep(x=x, v=v, rng=rng)
     for _ in budget:
         batch = rng.integers(problem.n_samples, size=cfg.batch_size)
-        if alone == 0:
-            alone = cfg.period
+        if trace.steps % cfg.period == 0:  # of its own steps
             copy(x, x_wire)
             with trace.phase("exchange", nbytes=x.nbytes):
                 centres = [wire.Irecv(e_wire[part], server, ANSWER) for server, part in slices.items()]
@@ -83,7 +82,6 @@ def run(comm, problem, cfg, budget, trace):
         v -= g
         x += v
         trace.record(read_s)
-        alone -= 1
     leave(wire, slices)
     wire.Free()
     return x
@@ -92,6 +90,7 @@ def run(comm, problem, cfg, budget, trace):
 def serve(comm, centre, workers, alpha, budget, trace):
     """One server: answer each model with the centre and move the centre towards it, until every worker has left."""
     e = np.empty_like(centre)
+    budget.keep(centre=centre)
     with budget.attend():
         for worker, x in exchanges(comm, workers, centre):
             with trace.phase("exchange", worker, centre.nbytes, background=True):

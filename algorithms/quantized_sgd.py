@@ -60,9 +60,10 @@ def run(comm, problem, cfg, budget, trace):
     g = xp.empty_like(x)
     codec = Codec(spec.parse(cfg.codec, CODECS, "--codec"), x, xp)
     messages = Wired((comm.size, codec.message_words), np.uint32, xp, comm)
-    rounding = xp.random.default_rng([CODEC, cfg.seed, comm.rank])
-
     rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
+    # CuPy's generators cannot be kept: there a run that goes on from a checkpoint rounds by a stream of its own.
+    rounding = xp.random.default_rng([CODEC, cfg.seed, comm.rank, budget.count])
+    budget.keep(x=x, rng=rng, **({"rounding": rounding} if xp is np else {}))
     for _ in budget:
         batch = rng.integers(problem.n_samples, size=cfg.batch_size)
         problem.gradient(x, batch, g)

@@ -40,7 +40,7 @@ from outpace.comm import sign
 from outpace.comm.arrays import copy, twin
 from outpace.comm.outcomes import OUTCOMES
 from outpace.comm.spec import Decay, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, UserError
-from outpace.comm.streams import BATCHES
+from outpace.comm.streams import ADVERSARIES, BATCHES, TIES
 from outpace.comm.vote import Coins, adversary, check_sums_fit
 
 
@@ -70,14 +70,16 @@ def run(comm, problem, cfg, budget, trace):
     g_wire = twin(g, comm)
     vote = OUTCOMES[cfg.vote, cfg.variant == "ef-signsgd"](cfg.exchange, cfg.ties, comm, x, xp)
     words = vote.ballot.array.reshape(-1)
-    coins = Coins(cfg.ties, cfg.seed, comm.rank if cfg.vote != "none" else 0, words.size, xp)
-    cast = VARIANTS[cfg.variant](cfg, g, xp)
-    tamper = adversary(cfg.adversaries, cfg.seed, comm.rank, comm.size, xp)
+    rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
+    ties, lies = np.random.default_rng([TIES, cfg.seed]), np.random.default_rng([ADVERSARIES, cfg.seed, comm.rank])
+    coins = Coins(cfg.ties, ties, comm.rank if cfg.vote != "none" else 0, words.size, xp)
+    cast, memory = VARIANTS[cfg.variant](cfg, g, xp)
+    tamper = adversary(cfg.adversaries, lies, comm.rank, comm.size, xp)
     # A step of length 0 and no gradient, so that no kernel is compiled in the timed part.
     vote.exchange(coins, cast(0, 0.0, coins, words))
     vote.update(x, 1.0)
 
-    rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
+    budget.keep(x=x, rng=rng, ties=ties, lies=lies, **memory, **vote.memory)
     for k in budget:
         step = cfg.step_size / math.sqrt(k + 1) if cfg.schedule == "inverse-sqrt" else cfg.step_size
         batch = rng.integers(problem.n_samples, size=cfg.batch_size)
@@ -112,7 +114,7 @@ def check(cfg, n):
 
 
 # Each variant returns cast(k, step, coins, words), which writes the signs of its vector into words and returns the
-# length of a step by one sign: NaN, or infinite, where the vector is not finite.
+# length of a step by one sign: NaN, or infinite, where the vector is not finite; and what it remembers, by name.
 
 
 def signsgd(cfg, g, xp):
@@ -121,13 +123,13 @@ def signsgd(cfg, g, xp):
     def cast(k, step, coins, words):
         return math.nan if ballot(g, coins.bits, coins.turn, words) else step
 
-    return cast
+    return cast, {}
 
 
 def signum(cfg, g, xp):
     m = xp.zeros_like(g)
     momentum_ballot = sign.kernels(xp).momentum_ballot
-    of_gradient = signsgd(cfg, g, xp)
+    of_gradient, _ = signsgd(cfg, g, xp)
     warm_up = warm_up_steps(cfg.momentum) if cfg.warm_up else 0
 
     def cast(k, step, coins, words):
@@ -135,7 +137,7 @@ def signum(cfg, g, xp):
             return math.nan
         return of_gradient(k, step, coins, words) if k < warm_up else step
 
-    return cast
+    return cast, {"m": m}
 
 
 def ef_signsgd(cfg, g, xp):
@@ -145,7 +147,7 @@ def ef_signsgd(cfg, g, xp):
     def cast(k, step, coins, words):
         return feedback_ballot(g, e, step, coins.bits, coins.turn, words)
 
-    return cast
+    return cast, {"e": e}
 
 
 VARIANTS = {"signsgd": signsgd, "signum": signum, "ef-signsgd": ef_signsgd}

@@ -11,53 +11,49 @@ import h5py
 import numpy as np
 from mpi4py import MPI
 
-from outpace.benchmarks import problems, schema, traces
+from outpace.benchmarks import checkpoint, problems, schema, traces
 from outpace.benchmarks.evaluate import evaluate
 from outpace.benchmarks.problems import Setting
-from outpace.benchmarks.traces import Snapshots, models_path, part_path, read_part
+from outpace.benchmarks.traces import Segment, Snapshots, models_path, part_path, read_part
 from outpace.comm.clock import Alignment, Offset
 from outpace.comm.server import Layout
 from outpace.comm.spec import UserError
 
 CHUNK: Final = 2**12  # rows
+LOGS: Final = ("steps", "events", "applied", "traffic")  # tables of a part that /steps, /events and /traffic come from
+TIMES: Final = ("t_s", "read_s", "t_start_s", "t_end_s")  # their columns on the rank's clock
 Columns = dict[str, np.ndarray]
 
 
 class Parts:
-    """The parts of one run, on rank 0's clock with zero at the start of the timed part."""
+    """The parts of one run, on rank 0's clock with zero at the start of the timed part.
 
-    def __init__(self, headers: Sequence[dict[str, Any]], tables: Sequence[Mapping[str, np.ndarray]]) -> None:
-        self.headers = headers
-        self.started = bool(headers) and "started_s" in headers[0]
-        self._tables = tables
-        self._alignments = [_alignment(table["offsets"]) for table in tables]
+    Where the run went on from a checkpoint, its segments follow each other without the time between them.
+    """
+
+    def __init__(self, ranks: Sequence[Sequence[Segment]]) -> None:
+        self.headers = [segments[-1].header | _of_all([s.header for s in segments]) for segments in ranks]
+        starts_s = [segment.header.get("started_s", np.nan) for segment in ranks[0]]
+        self.started = bool(np.isfinite(starts_s[0]))
+        self._alignments = [[_alignment(segment.table("offsets")) for segment in segments] for segments in ranks]
+        self._tables = []
+        for segments, alignments in zip(ranks, self._alignments, strict=True):
+            pieces = list(zip(segments, alignments, starts_s, strict=False))
+            self._tables.append({name: np.concatenate([_aligned(name, *piece) for piece in pieces]) for name in LOGS})
 
     @classmethod
     def read(cls, target: Path) -> "Parts":
         """All parts of `target`. Raises UserError where one is missing or unreadable."""
-        header, _ = read_part(part_path(target, 0))
-        headers, tables = zip(*(read_part(part_path(target, rank)) for rank in range(header["ranks"])), strict=True)
-        return cls(headers, tables)
-
-    def seconds(self, rank: int, local: np.ndarray) -> np.ndarray:
-        """Times of a rank's clock as seconds since the start."""
-        started_s: float = self.headers[0]["started_s"]
-        return self._alignments[rank].to_root(local) - started_s
+        first = read_part(part_path(target, 0))
+        return cls([first, *(read_part(part_path(target, rank)) for rank in range(1, first[0].header["ranks"]))])
 
     def steps(self) -> Columns:
         """The columns of /steps in the order of time."""
         parts = []
         for rank, tables in enumerate(self._tables):
-            rows = tables["steps"]
-            columns = {
-                name: rows[name] for name in ("step", "compute_s", "injected_s", "wait_s", "local_writes", "samples")
-            }
-            columns |= (
-                {"t_s": self.seconds(rank, rows["t_s"]), "read_s": self.seconds(rank, rows["read_s"])}
-                if len(rows)
-                else {"t_s": rows["t_s"], "read_s": rows["read_s"]}
-            )
-            parts.append(columns | {"rank": np.full(len(rows), rank), "staleness": np.zeros(len(rows), dtype=np.int64)})
+            rows = len(tables["steps"])
+            more = {"rank": np.full(rows, rank), "staleness": np.zeros(rows, dtype=np.int64)}
+            parts.append(_columns(tables["steps"]) | more)
         log = self._applied()
         if log:
             parts = [_as_applied(columns, log, rank) for rank, columns in enumerate(parts)]
@@ -72,14 +68,9 @@ class Parts:
 
     def _applied(self) -> Columns:
         """The gradients in the order in which the first server that logged any applied them; else nothing."""
-        for rank, tables in enumerate(self._tables):
-            rows = tables["applied"]
-            if len(rows):
-                return {
-                    "worker": rows["worker"],
-                    "t_s": self.seconds(rank, rows["t_s"]),
-                    "staleness": rows["staleness"],
-                }
+        for tables in self._tables:
+            if len(tables["applied"]):
+                return _columns(tables["applied"])
         return {}
 
     def labels(self) -> np.ndarray | None:
@@ -91,11 +82,7 @@ class Parts:
         """The columns of /events in the order of their starts."""
         parts = []
         for rank, tables in enumerate(self._tables):
-            rows = tables["events"]
-            columns = {name: rows[name] for name in ("kind", "step", "peer", "nbytes")}
-            for name in ("t_start_s", "t_end_s"):
-                columns[name] = self.seconds(rank, rows[name]) if len(rows) else rows[name]
-            parts.append(columns | {"rank": np.full(len(rows), rank)})
+            parts.append(_columns(tables["events"]) | {"rank": np.full(len(tables["events"]), rank)})
         return _sorted(_concatenate(parts), "t_start_s")
 
     def traffic(self) -> Columns:
@@ -109,9 +96,9 @@ class Parts:
 
     def clock(self) -> Columns:
         return {
-            "offset_s": np.array([a.start.seconds for a in self._alignments]),
-            "drift": np.array([a.drift for a in self._alignments]),
-            "uncertainty_s": np.array([a.uncertainty for a in self._alignments]),
+            "offset_s": np.array([segments[0].start.seconds for segments in self._alignments]),
+            "drift": np.array([segments[0].drift for segments in self._alignments]),
+            "uncertainty_s": np.array([max(a.uncertainty for a in segments) for segments in self._alignments]),
         }
 
 
@@ -136,9 +123,11 @@ def merge(
     values: Columns,
     x_mean: np.ndarray,
     geometry: Columns | None = None,
+    keep: bool = False,
 ) -> None:
     """Write `target` from its parts and the evaluations `values` at the start, at `tags` and, where there is one entry
-    more, at the end; then remove the parts. Errors of the disk leave the parts, and no target."""
+    more, at the end; then remove the parts, unless a run is to `keep` them to go on. Errors of the disk leave the
+    parts, and no new target."""
     parts = Parts.read(target)
     header = parts.headers[0]
     steps = parts.steps()
@@ -164,8 +153,9 @@ def merge(
         groups["geometry"] = {"t_s": t_s, "epoch": epoch, **geometry}
     tables = {"traffic": parts.traffic()} | ({} if labels is None else {"labels": {"samples": labels}})
     write(target, attributes, groups, tables)
-    for path in traces.leftovers(target):
-        path.unlink()
+    if not keep:
+        for path in traces.leftovers(target):
+            path.unlink()
 
 
 def shares(steps: Columns, n_samples: Sequence[int]) -> Columns:
@@ -205,13 +195,15 @@ def recover(folder: Path) -> list[Path]:
     """Turn the parts of every killed run in `folder` into traces with status "partial"; the files written.
 
     The problem is built again from the recorded configuration, all shares in this process, to evaluate the snapshots
-    that all ranks have. Raises UserError where there is nothing to recover or a part is missing.
+    that all ranks have. Parts beside a checkpoint are kept, since the run can go on. Raises UserError where there is
+    nothing to recover or a part is missing.
     """
     targets = sorted({Path(str(path).rpartition(".part-")[0]) for path in folder.glob("*.part-0")})
     if not targets:
         raise UserError(f"{folder}: no parts of a killed run here")
     for target in targets:
-        if target.exists():
+        resumable = bool(checkpoint.generations(target, 0))
+        if target.exists() and not resumable:
             raise UserError(f"{target} exists beside its parts: remove the one that is not wanted")
         parts = Parts.read(target)
         header = parts.headers[0]
@@ -230,7 +222,7 @@ def recover(folder: Path) -> list[Path]:
         x0 = shares[0].x0().astype(np.float64)
         points = [[x0[part] for part in held.values()], *([store[tag] for store in stores] for tag in tags)]
         values, x_mean = evaluate(MPI.COMM_SELF, layout, shares, list(held.values()), dim, points)
-        merge(target, {"status": "partial"}, tags, values, x_mean)
+        merge(target, {"status": "partial"}, tags, values, x_mean, keep=resumable)
     return targets
 
 
@@ -261,6 +253,29 @@ def _as_applied(columns: Columns, log: Columns, rank: int) -> Columns:
     known = min(len(columns["step"]), int(mine.sum()))
     columns = {name: column[:known] for name, column in columns.items()}
     return columns | {name: log[name][mine][:known] for name in ("t_s", "staleness")}
+
+
+def _of_all(headers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the header of a run in several segments says where the last one alone does not tell."""
+    if "attributes" not in headers[0]:
+        return {}
+    first, last = headers[0]["attributes"], headers[-1]["attributes"]
+    classes = {header["attributes"]["claim_class"] for header in headers}
+    weakest = max(classes, key=schema.CLAIM_CLASSES.index)
+    return {"attributes": last | {"started_utc": first["started_utc"], "claim_class": weakest}}
+
+
+def _aligned(name: str, segment: Segment, alignment: Alignment, start_s: float) -> np.ndarray:
+    """A table of a segment, its times in seconds since the start of the timed part, on rank 0's clock."""
+    rows = segment.table(name).copy()
+    for column in TIMES:
+        if column in _columns(rows):
+            rows[column] = alignment.to_root(rows[column]) - start_s
+    return rows
+
+
+def _columns(rows: np.ndarray) -> Columns:
+    return {name: rows[name] for name in rows.dtype.names or ()}
 
 
 def _alignment(rows: np.ndarray) -> Alignment:

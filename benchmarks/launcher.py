@@ -73,7 +73,7 @@ class Ended:
 
 
 def launch(module: str, ranks: int, arguments: Sequence[str], inside: Sequence[str] = ()) -> Ended:
-    """Print the command line and run it; its output passes through. SIGTERM and Ctrl-C are passed on.
+    """Print the command line and run it; its output passes through. SIGTERM, SIGUSR1 and Ctrl-C are passed on.
 
     `inside` is what `link.inside` puts before the line; the signals then kill all that is in the namespaces.
     """
@@ -88,7 +88,7 @@ def launch(module: str, ranks: int, arguments: Sequence[str], inside: Sequence[s
     )
     forward = {
         number: signal.signal(number, lambda number, _: process.send_signal(signal.SIGKILL if inside else number))
-        for number in (signal.SIGTERM, signal.SIGINT)
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
     }
     said: list[bytes] = []
     deaths: list[int] = []

@@ -90,7 +90,7 @@ def _exchanges(comm: MeteredComm, x: np.ndarray, count: int) -> np.ndarray:
     for k in [*range(count), None]:
         due.put(k)
     side = program.ask if comm.rank == 1 else program.answer
-    side(comm, [1 - comm.rank], model, due, 0, trace)
+    side(comm, [1 - comm.rank], model, due, np.random.default_rng(0), trace)
     return model.x  # type: ignore[no-any-return]
 
 

@@ -20,8 +20,9 @@ class PacedProblem:
     """Forwards to `problem`; its gradients take at least `compute_time` seconds per `batch_size` samples, by
     sleeping, and then the straggler's delay, so no program injects anything itself.
 
-    `base_s` is the compute time of one batch that the straggler factors multiply. `diverged` is called once, with
-    the worker's own step, for the first gradient that is not finite.
+    `base_s` is the compute time of one batch that the straggler factors multiply. `calls` counts the gradients, by
+    whose numbers the delays are drawn. `diverged` is called once, with the worker's own step, for the first gradient
+    that is not finite.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class PacedProblem:
         self.base_s = compute_time or median_gradient_s(problem, batch_size, comm)
         self._comm, self._trace, self._delays = comm, trace, delays
         self._compute_time, self._batch_size, self._diverged = compute_time, batch_size, diverged
-        self._calls = 0
+        self.calls = 0
         self._finite = True
 
     def __getattr__(self, name: str) -> Any:
@@ -52,10 +53,10 @@ class PacedProblem:
         samples = self.problem.n_samples if batch is None else len(batch)
         share = samples / self._batch_size
         computed = self._sleep_until(start + self._compute_time * share)
-        delay = self._delays.seconds(self._calls, self.base_s, share)
+        delay = self._delays.seconds(self.calls, self.base_s, share)
         end = self._sleep_until(computed + delay) if delay else computed
         self._trace.computed(start, computed, end, samples)
-        self._calls += 1
+        self.calls += 1
 
     def _sleep_until(self, then: float) -> float:
         """The time now, which is `then` or later."""
@@ -69,7 +70,7 @@ class PacedProblem:
         # entries may have a sum that overflows.
         if self._finite and not np.isfinite(float(g.sum())) and not bool(self.problem.xp.isfinite(g).all()):
             self._finite = False
-            self._diverged(self._calls)
+            self._diverged(self.calls)
 
 
 def rehearsal(problem: Problem, batch_size: int, comm: MPI.Intracomm, compute_time: float = 0.0) -> Callable[[], None]:

@@ -27,6 +27,7 @@ from mpi4py import MPI
 from outpace.benchmarks import (
     archive,
     certificate,
+    checkpoint,
     geometry,
     launcher,
     problems,
@@ -36,6 +37,7 @@ from outpace.benchmarks import (
     stragglers,
     traces,
 )
+from outpace.benchmarks.checkpoint import Checkpoint, Counters
 from outpace.benchmarks.evaluate import evaluate
 from outpace.benchmarks.pace import PacedProblem, rehearsal
 from outpace.benchmarks.problems import PROBLEMS, Problem, Setting, Unshared
@@ -50,9 +52,11 @@ from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
 from outpace.comm.meter import MeteredComm
 from outpace.comm.server import Layout
 from outpace.comm.spec import NonNegativeFloat, PositiveFloat, PositiveInt, UserError
+from outpace.comm.state import Captured
 
 DEFAULT_EPOCHS: Final = 10.0
 AGREEMENT_PERIOD: Final = 4  # steps; at least, see AgreedSteps
+GOES_ON: Final = 75  # exit code of a run that SIGUSR1 ended early with a checkpoint: EX_TEMPFAIL of sysexits.h
 STATUS: Final = {
     Stop.NO: "complete",
     Stop.TIME: "complete",
@@ -80,6 +84,7 @@ class Launch:
     time_budget: PositiveFloat | None = None  # seconds; whichever of the two ends first
     compute_time: NonNegativeFloat = 0.0  # seconds a batch takes at least, by sleeping
     evaluations: PositiveInt = 20  # at least, start and end not counted, once the run has had as many steps
+    checkpoint_every: PositiveFloat | None = None  # seconds between checkpoints; one is written on SIGTERM and SIGUSR1
     geometry: bool = False  # at the evaluations: densities of gradient, noise and curvature, signal to noise
     ranks: PositiveInt | None = None  # refuse to run unless the communicator has this size
     out: Path | None = None  # trace file; default <program>-<config id>.h5
@@ -89,7 +94,8 @@ class Launch:
 def main(run: RunFunction, Config: type[Any]) -> NoReturn:
     """Run one program as this process's command; collective over COMM_WORLD, never returns.
 
-    Exit codes: 0 done, 1 diverged or failed, 2 something for the user to put right, 128 + n ended by signal n.
+    Exit codes: 0 done, 1 diverged or failed, 2 something for the user to put right; ended early with a checkpoint:
+    75 by SIGUSR1, 128 + n by signal n.
     """
     # Non-finite models are reported once, with step and rank, not by a warning from each operation on them.
     warnings.simplefilter("ignore", RuntimeWarning)
@@ -174,7 +180,7 @@ def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:
         texts["topology"] = topology.canonical(config.topology)
         period = max(period, topology.diameter(topology.mixing_matrix(config.topology, ranks)))
     asked = dataclasses.asdict(config) | dataclasses.asdict(launch) | texts | {"program": name, "n": ranks}
-    for output in ("ranks", "out", "overwrite"):
+    for output in ("ranks", "out", "overwrite", "checkpoint_every"):
         del asked[output]
     config_id = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     target = launch.out or Path(f"{name}-{config_id}.h5")
@@ -187,7 +193,8 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
     provenance.check_launch(comm.size, launch.ranks)
     # A SPEC may name a file, which some ranks may not see.
     plan = agreement.together(comm, lambda: make_plan(name, config, launch, comm.size))
-    agreement.on_root(comm, lambda: _check_target(plan))
+    generation = comm.bcast(agreement.on_root(comm, lambda: _check_target(plan)))
+    resumed = agreement.together(comm, lambda: _resumed(plan, comm.rank, generation)) if generation else None
     xp = arrays.load(launch.backend, comm)
     workers = [comm.rank] if comm.rank < plan.n else []
     setting = Setting(comm, workers, plan.n, launch.split, config.seed, config.dtype, xp)
@@ -200,32 +207,57 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
         views.append(Unshared(comm, shares))
     if servers > views[0].dim:
         raise UserError(f"--servers is {servers}; the model has {views[0].dim} coordinate(s) to share out")
-    return _Execution(comm, run, plan, views[0], setting).execute()
+    return _Execution(comm, run, plan, views[0], setting, generation, resumed).execute()
 
 
-def _check_target(plan: Plan) -> None:
+def _check_target(plan: Plan) -> int:
+    """The generation of the checkpoint that the run goes on from, 0 for a new run. Raises UserError; on rank 0."""
     folder = plan.target.parent
     if not folder.is_dir():
         raise UserError(f"--out: the folder {folder} does not exist")
     if not os.access(folder, os.W_OK):
         raise UserError(f"--out: the folder {folder} is not writable")
     if plan.launch.overwrite:
-        return
+        return 0
+    generation = checkpoint.common(plan.target, plan.layout.ranks)
+    if generation:
+        if checkpoint.read(plan.target, 0, generation).counters.config_id == plan.config_id:
+            return generation
+        raise UserError(
+            f"--out: {plan.target} has a checkpoint of a run with other flags; name another file or add --overwrite"
+        )
     if plan.target.exists():
         raise UserError(f"--out: {plan.target} exists; name another file or add --overwrite")
     if leftovers(plan.target):
         raise UserError(
             f"--out: parts of a killed run of {plan.target} are left; `outpace show --recover {folder}` or --overwrite"
         )
+    return 0
+
+
+def _resumed(plan: Plan, rank: int, generation: int) -> Checkpoint:
+    """This rank's part of that checkpoint; generations after it, which not all ranks had written, are removed."""
+    for later in checkpoint.generations(plan.target, rank):
+        if later > generation:
+            checkpoint.path(plan.target, rank, later).unlink()
+    return checkpoint.read(plan.target, rank, generation)
 
 
 class _Execution:
-    """One run on this rank, from its open part file to the merged trace."""
+    """One run on this rank, from its open part file to the merged trace; from a checkpoint on where there is one."""
 
     def __init__(
-        self, comm: MeteredComm, run: RunFunction, plan: Plan, problem: Problem | Unshared, setting: Setting
+        self,
+        comm: MeteredComm,
+        run: RunFunction,
+        plan: Plan,
+        problem: Problem | Unshared,
+        setting: Setting,
+        generation: int,
+        resumed: Checkpoint | None,
     ) -> None:
         self.comm, self.run, self.plan, self.problem = comm, run, plan, problem
+        self.generation, self.resumed = generation, resumed
         held = plan.layout.held(problem.dim)
         self.holders, self.held = list(held), held.get(comm.rank)  # None on a rank that has no part of the model
         self.shares = [] if isinstance(problem, Unshared) else [problem]  # for the evaluation
@@ -252,32 +284,28 @@ class _Execution:
         self.offset = clock.offset(comm)
         self.part.append_offset(self.offset)
         self.budget: Budget
+        every = launch.checkpoint_every
         if plan.shared:
             total = None if steps is None else steps * plan.n
-            self.budget = SharedTickets(comm, total, launch.time_budget, self._start, self.trace, plan.layout)
+            self.budget = SharedTickets(comm, total, launch.time_budget, self._start, self.trace, plan.layout, every)
         else:
-            self.budget = AgreedSteps(comm, steps, launch.time_budget, self._start, plan.period)
+            self.budget = AgreedSteps(comm, steps, launch.time_budget, self._start, plan.period, every)
         self.paced = agreement.together(comm, self._pace)
+        if resumed:
+            self.budget.saved, self.budget.count = resumed.kept, resumed.counters.rounds
+            self.trace.steps, self.paced.calls = resumed.counters.steps, resumed.counters.gradients
+            if comm.rank == self.budget.desk:
+                at = f"round {self.budget.count}, {resumed.counters.elapsed_s:.2f} s"
+                print(f"{plan.name}: goes on from the checkpoint at {at}", file=sys.stderr, flush=True)
         self.reporter = Reporter(plan.name, self.budget) if comm.rank == self.budget.desk else None
         self.watch = Watch(comm, self.budget, self._flush, self.reporter.show if self.reporter else lambda: None)
 
     def execute(self) -> int:
         comm, trace = self.comm, self.trace
-        try:
-            x = self.run(comm, self.paced, self.plan.config, self.budget, trace)
-        except UserError:  # raised on every rank before the timed part: a graph that the program cannot use
-            self._remove_parts()
-            raise
-        except Exception:
-            self.watch.last_flush()
-            raise
+        x, reason = self._train()
         if self.reporter:
             self.reporter.close()
-        if self.diverged_step < 0 and self.held and not bool(self.problem.xp.isfinite(x).all()):
-            self._diverged(trace.steps)
-        reason = Stop(comm.allreduce(self.budget.reason, MPI.MAX))
-        last_s = trace.last_s + self.offset.seconds - self.start_s
-        end_s = comm.allreduce(last_s, MPI.MAX)
+        end_s = self._end_s()
         if self.plan.shared and self.held:
             self.snapshots.offer(x, trace.steps, end_s)
         end = clock.offset(comm)
@@ -296,8 +324,63 @@ class _Execution:
         values, x_mean = evaluate(comm, self.plan.layout, self.shares, *self._points(x, tags), measure)
         shape = {name: np.array([row[name] for row in shapes]) for name in shapes[0]} if shapes else None
         attributes = {"status": STATUS[reason]}
-        agreement.on_root(comm, lambda: self._merge(attributes, tags, values, x_mean, shape))
+        agreement.on_root(comm, lambda: self._merge(attributes, tags, values, x_mean, shape, reason is Stop.SIGNAL))
         return self._report(reason)
+
+    def _train(self) -> tuple[Any, Stop]:
+        """Run the program to the end of its budget, checkpoints between; its result, and why it ended."""
+        while True:
+            try:
+                x = self.run(self.comm, self.paced, self.plan.config, self.budget, self.trace)
+            except UserError:  # raised on every rank before the timed part: a graph that the program cannot use
+                if not self.resumed:
+                    self._remove_parts()
+                raise
+            except Exception:
+                self.watch.last_flush()
+                raise
+            if self.diverged_step < 0 and self.held and not bool(self.problem.xp.isfinite(x).all()):
+                self._diverged(self.trace.steps)
+            reason = Stop(self.comm.allreduce(self.budget.reason, MPI.MAX))
+            if reason in (Stop.CHECKPOINT, Stop.SIGNAL):
+                self._checkpoint()
+            if reason is not Stop.CHECKPOINT:
+                return x, reason
+            self.budget.go_on()
+
+    def _end_s(self) -> float:
+        """The end of the last step of any rank, in seconds since the start."""
+        last_s = self.trace.last_s + self.offset.seconds - self.start_s
+        return float(self.comm.allreduce(last_s, MPI.MAX))
+
+    def _checkpoint(self) -> None:
+        """Write a checkpoint of all ranks, then forget the one before; collective, with no message under way."""
+        comm, target = self.comm, self.plan.target
+        with self.trace.phase("checkpoint", background=True):
+            kept, elapsed_s = self.budget.save(), self._end_s()
+            agreement.together(comm, lambda: self._write_checkpoint(kept, elapsed_s))
+            self.generation += 1
+            checkpoint.forget(target, comm.rank, before=self.generation)
+
+    def _write_checkpoint(self, kept: dict[str, Captured], elapsed_s: float) -> None:
+        comm, trace, snapshots = self.comm, self.trace, self.snapshots
+        try:
+            self.watch.flush()
+            counters = Counters(
+                config_id=self.plan.config_id,
+                rounds=self.budget.count,
+                steps=trace.steps,
+                gradients=self.paced.calls,
+                elapsed_s=elapsed_s,
+                part_nbytes=self.part.nbytes,
+                snapshots_due=snapshots.due,
+                snapshots_stride=snapshots.stride,
+                messages=comm.meter.messages.tolist(),
+                nbytes=comm.meter.nbytes.tolist(),
+            )
+            checkpoint.write(self.plan.target, comm.rank, self.generation + 1, Checkpoint(counters, kept))
+        except OSError as error:
+            raise Unwritten(f"rank {comm.rank}: cannot write its checkpoint: {error.strerror}") from None
 
     def _pace(self) -> PacedProblem | Unshared:
         if isinstance(self.problem, Unshared):
@@ -317,13 +400,17 @@ class _Execution:
         return [self.held], dim, ([at] for at in (x_start, *(self.snapshots[tag] for tag in tags), x_end))
 
     def _start(self) -> float:
-        """Begin the timed part together: the start on this rank's clock."""
+        """Begin the timed part together: the start on this rank's clock, earlier by what a checkpoint has behind it."""
+        before = self.resumed.counters if self.resumed else None
+        elapsed = before.elapsed_s if before else 0.0
         self.comm.Barrier()
-        self.start_s = self.comm.bcast(clock.now(self.comm))  # on rank 0's clock
+        self.start_s = self.comm.bcast(clock.now(self.comm)) - elapsed  # on rank 0's clock
         local: float = self.start_s - self.offset.seconds
         self.part.append("json", json.dumps({"started_s": local}).encode())
-        self.trace.start(local)
+        self.trace.start(local, elapsed)
         self.comm.meter.reset()
+        if before:
+            self.comm.meter.messages[:], self.comm.meter.nbytes[:] = before.messages, before.nbytes
         return local
 
     def _open(self) -> tuple[Part, Snapshots]:
@@ -338,24 +425,26 @@ class _Execution:
             "labels": getattr(self.problem, "label_counts", np.empty(0)).tolist(),
             "attributes": self.attributes,
         }
+        path, dtype = traces.models_path(target, rank), np.dtype(self.plan.config.dtype)
+        store = self.capacity, self.held.stop - self.held.start if self.held else 0, dtype, not self.plan.shared, path
         try:
+            if self.resumed:
+                before = self.resumed.counters
+                part = Part(target, rank, header, after=before.part_nbytes)
+                return part, Snapshots(*store, before.snapshots_due, before.snapshots_stride)
             if self.plan.launch.overwrite:
-                for path in (traces.part_path(target, rank), traces.models_path(target, rank)):
-                    path.unlink(missing_ok=True)
-            part = Part(target, rank, header)
-            path = traces.models_path(target, rank)
-            size = self.held.stop - self.held.start if self.held else 0
-            return part, Snapshots(self.capacity, size, np.dtype(self.plan.config.dtype), not self.plan.shared, path)
+                self._remove_parts()
+            return Part(target, rank, header), Snapshots(*store)
         except OSError as error:
-            self._remove_parts()
+            if not self.resumed:
+                self._remove_parts()
             raise UserError(f"--out: rank {rank} cannot write beside {target}: {error.strerror}") from None
 
     def _remove_parts(self) -> None:
-        for path in (
-            traces.part_path(self.plan.target, self.comm.rank),
-            traces.models_path(self.plan.target, self.comm.rank),
-        ):
+        target, rank = self.plan.target, self.comm.rank
+        for path in (traces.part_path(target, rank), traces.models_path(target, rank)):
             path.unlink(missing_ok=True)
+        checkpoint.forget(target, rank)
 
     def _flush(self) -> None:
         self.part.append_rows(self.trace, self.comm.meter.messages, self.comm.meter.nbytes)
@@ -381,8 +470,10 @@ class _Execution:
     def _report(self, reason: Stop) -> int:
         """Print the one result line, or what went wrong, on rank 0; the exit code on every rank."""
         failures = [(step, rank) for rank, step in enumerate(self.comm.allgather(self.diverged_step)) if step >= 0]
-        signalled = max(self.comm.allgather(self.watch.signal))
-        code = 1 if failures else 128 + signalled if signalled in (signal.SIGTERM, signal.SIGINT) else 0
+        code = 1 if failures else 0
+        if reason is Stop.SIGNAL:
+            signalled = max(self.comm.allgather(self.watch.signal))
+            code = GOES_ON if signalled == signal.SIGUSR1 else 128 + signalled
         if self.comm.rank == 0:
             name, target = self.plan.name, self.plan.target
             run = Run(target)
@@ -395,8 +486,9 @@ class _Execution:
                     flush=True,
                 )
             else:
+                later = "; the same command goes on from its checkpoint" if reason is Stop.SIGNAL else ""
                 print(
-                    f"{name}: {_result(run)}; {STATUS[reason]}, {run.attrs['claim_class']}, wrote {target}",
+                    f"{name}: {_result(run)}; {STATUS[reason]}, {run.attrs['claim_class']}, wrote {target}{later}",
                     flush=True,
                 )
         return code

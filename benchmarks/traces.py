@@ -1,8 +1,9 @@
 """Recording a run: rows in memory, a part file per rank that survives any death, snapshots in a mapped store.
 
 A part file is a sequence of blocks, each a header `(table, nbytes)` and its payload: JSON, or fixed records of one
-table. Blocks are appended whole, every few seconds, and a torn last one is cut on reading. HDF5 is written only
-once, when the parts are merged (`archive`).
+table. Blocks are appended whole, every few seconds, and a torn last one is cut on reading. A run that goes on from a
+checkpoint appends a new segment, which begins with a header of its own. HDF5 is written only once, when the parts are
+merged (`archive`).
 """
 
 import errno
@@ -12,6 +13,7 @@ import os
 import struct
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Final
@@ -118,9 +120,9 @@ class Trace:
         self._wait_s = self._compute_s = self._injected_s = 0.0
         self._samples = 0
 
-    def start(self, now: float) -> None:
-        """The timed part began at `now` on this rank's clock."""
-        self.started_s = self.last_s = now
+    def start(self, now: float, elapsed: float = 0.0) -> None:
+        """The timed part began at `now` on this rank's clock; of it, so many seconds lie before a checkpoint."""
+        self.started_s, self.last_s = now, now + elapsed
 
     def now(self) -> float:
         return clock.now(self.comm)
@@ -172,20 +174,31 @@ class Snapshots:
 
     So a run of any length ends with between half and all of `capacity`. The stride counts steps where the program is
     synchronous, and else `SLOT_S` of aligned time. A copy's tag is its multiple of the first stride; the start is not
-    kept. With a `path` the store is a mapped file (tags, then models) that outlives the process.
+    kept. With a `path` the store is a mapped file (tags, then models) that outlives the process; with `due` and
+    `stride` as they stood at a checkpoint, the store that is there is taken over, without what came after.
     """
 
-    def __init__(self, capacity: int, dim: int, dtype: np.dtype[Any], per_step: bool, path: Path | None = None) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        dim: int,
+        dtype: np.dtype[Any],
+        per_step: bool,
+        path: Path | None = None,
+        due: int = 1,
+        stride: int = 1,
+    ) -> None:
         self.per_step = per_step
         self.path = path if capacity else None
-        self._due = self._stride = 1
+        self.due, self.stride = due, stride
         shape = (capacity, dim)
         if self.path is None:
-            self._tags, self._models = np.empty(capacity, dtype=np.int64), np.empty(shape, dtype=dtype)
+            self._tags, self._models = np.zeros(capacity, dtype=np.int64), np.empty(shape, dtype=dtype)
         else:
-            _allocate(self.path, capacity * (8 + dim * dtype.itemsize))
+            if due == 1:
+                _allocate(self.path, capacity * (8 + dim * dtype.itemsize))
             self._tags, self._models = _mapped(self.path, capacity, dim, dtype, "r+")
-        self._tags[:] = 0
+        self._tags[self._tags >= due] = 0
 
     @classmethod
     def read(cls, path: Path, capacity: int, dim: int, dtype: np.dtype[Any]) -> "Snapshots":
@@ -198,22 +211,22 @@ class Snapshots:
     def offer(self, x: Any, steps: int, seconds: float) -> None:
         """Keep `x` for every due moment that has passed; the model has not changed since the last offer."""
         position = steps if self.per_step else seconds / SLOT_S
-        while self._due <= position and len(self._tags):
+        while self.due <= position and len(self._tags):
             self._keep(x)
-            self._due += self._stride
+            self.due += self.stride
 
     def _keep(self, x: Any) -> None:
         free = np.flatnonzero(self._tags == 0)
         if not len(free):
-            self._stride *= 2
-            self._tags[self._tags % self._stride != 0] = 0
-            if self._due % self._stride:  # the due moment itself falls out; the caller's addition lands on the next
-                self._due -= self._stride // 2
+            self.stride *= 2
+            self._tags[self._tags % self.stride != 0] = 0
+            if self.due % self.stride:  # the due moment itself falls out; the caller's addition lands on the next
+                self.due -= self.stride // 2
                 return
             free = np.flatnonzero(self._tags == 0)
         row = free[0]
         copy(x, self._models[row])
-        self._tags[row] = self._due  # last, so that a torn copy has no tag
+        self._tags[row] = self.due  # last, so that a torn copy has no tag
 
     def tags(self) -> np.ndarray:
         """The tags of the kept copies, ascending."""
@@ -243,12 +256,21 @@ def _mapped(path: Path, capacity: int, dim: int, dtype: np.dtype[Any], mode: Any
 
 
 class Part:
-    """The part file of one rank, `<target>.part-<rank>`, open for appending. Errors of the disk are OSError."""
+    """The part file of one rank, `<target>.part-<rank>`, open for appending. Errors of the disk are OSError.
 
-    def __init__(self, target: Path, rank: int, header: dict[str, Any]) -> None:
+    A new file, or with `after` what is there, cut to so many bytes.
+    """
+
+    def __init__(self, target: Path, rank: int, header: dict[str, Any], after: int = 0) -> None:
         self.path = part_path(target, rank)
-        self._file: BinaryIO = open(self.path, "xb", buffering=0)  # noqa: SIM115, open as long as the run
+        self._file: BinaryIO = open(self.path, "r+b" if after else "xb", buffering=0)  # noqa: SIM115, open as long as the run
+        self._file.truncate(after)
+        self._file.seek(after)
         self.append("json", json.dumps(header).encode())
+
+    @property
+    def nbytes(self) -> int:
+        return self._file.tell()
 
     def append(self, table: str, payload: bytes) -> None:
         """One block. Nothing is written for no rows."""
@@ -292,22 +314,34 @@ def leftovers(target: Path) -> list[Path]:
     return sorted(path for path in target.parent.glob(f"{glob.escape(target.name)}.part-*"))
 
 
-def read_part(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The JSON of a part file, later keys over earlier ones, and its tables. A torn end is cut.
+@dataclass
+class Segment:
+    """What a rank wrote from one start of the job to its end: JSON, later keys over earlier ones, and tables."""
+
+    header: dict[str, Any] = field(default_factory=dict)
+    blocks: dict[str, list[bytes]] = field(default_factory=lambda: {name: [] for name in TABLES if name != "json"})
+
+    def table(self, name: str) -> np.ndarray:
+        return np.frombuffer(b"".join(self.blocks[name]), dtype=TABLES[name])
+
+
+def read_part(path: Path) -> list[Segment]:
+    """The segments of a part file, one more for every time that the run went on. A torn end is cut.
 
     Raises UserError where the file is not a part or has lost its header.
     """
-    header: dict[str, Any] = {}
-    rows: dict[str, list[bytes]] = {name: [] for name in TABLES if name != "json"}
-    data = path.read_bytes()
-    for table, payload in _blocks(data):
+    segments: list[Segment] = []
+    for table, payload in _blocks(path.read_bytes()):
         if table == "json":
-            header |= json.loads(payload)
+            values = json.loads(payload)
+            if "rank" in values:
+                segments.append(Segment())
+            segments[-1].header |= values
         else:
-            rows[table].append(payload[: len(payload) - len(payload) % TABLES[table].itemsize])
-    if "rank" not in header:
+            segments[-1].blocks[table].append(payload[: len(payload) - len(payload) % TABLES[table].itemsize])
+    if not segments:
         raise UserError(f"{path}: not a part of a trace, or cut before its header ended")
-    return header, {name: np.frombuffer(b"".join(blocks), dtype=TABLES[name]) for name, blocks in rows.items()}
+    return segments
 
 
 def _blocks(data: bytes) -> Iterator[tuple[str, bytes]]:

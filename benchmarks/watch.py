@@ -41,6 +41,10 @@ class Watch:
             signal.signal(number, lambda *_: None)
         threading.Thread(target=self._run, name="watch", daemon=True).start()
 
+    def flush(self) -> None:
+        with self._lock:
+            self._flush()
+
     def last_flush(self) -> None:
         """Flush once more and never again; signals are still taken."""
         with self._lock:

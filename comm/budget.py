@@ -3,6 +3,9 @@
 A synchronous program counts its own steps and every rank leaves the loop at the same k. An asynchronous one
 shares the budget: k counts the gradients of all workers, each k is handed out once, and exactly K are applied.
 Both end early when the time is up, on a signal and when a gradient is not finite.
+
+A checkpoint is an early end as well: no message is under way then, so the run is what its programs `keep`. Whoever
+calls `run` again with the same budget, or with one whose `saved` and `count` were read from a file, goes on at that k.
 """
 
 import itertools
@@ -14,7 +17,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from mpi4py import MPI
 
-from outpace.comm import clock, threads
+from outpace.comm import clock, state, threads
 from outpace.comm.server import Layout
 
 ASK, TICKET = 1, 2  # message tags
@@ -25,9 +28,10 @@ class Stop(IntEnum):
     """Why a loop ends before its budget is used up; the largest one counts."""
 
     NO = 0
-    TIME = 1
-    SIGNAL = 2
-    DIVERGED = 3
+    CHECKPOINT = 1
+    TIME = 2
+    SIGNAL = 3
+    DIVERGED = 4
 
 
 class Waits(Protocol):
@@ -39,34 +43,73 @@ class Waits(Protocol):
 class Budget:
     """`total` rounds (None: no limit) and `seconds` (None: no limit), whichever ends first.
 
-    `start` is called on every rank when the loop begins and returns the start of the timed part on the local
-    clock; what a program does before its loop is set-up and not timed.
+    `start` is called on every rank when the first loop begins and returns the start of the timed part on the local
+    clock; what a program does before its loop is set-up and not timed. With `every` a loop ends for a checkpoint
+    after so many seconds.
     """
 
     def __init__(
-        self, comm: MPI.Intracomm, total: int | None, seconds: float | None, start: Callable[[], float]
+        self,
+        comm: MPI.Intracomm,
+        total: int | None,
+        seconds: float | None,
+        start: Callable[[], float],
+        every: float | None = None,
     ) -> None:
         self.comm = comm
         self.total = total
         self.seconds = seconds
         self._start = start
-        self._deadline = np.inf
+        self._every = every
+        self._started = False
+        self._deadline = self._checkpoint_due = np.inf
+        self._stopping = threads.lock(comm)  # signals come in a thread of their own
         self.reason = Stop.NO
         self.count = 0  # rounds begun; of all workers at the desk where tickets are shared
         self.desk = 0  # the rank whose count is the run's
+        self.saved: dict[str, state.Captured] = {}  # what the last checkpoint holds of this rank
+        self._kept: dict[str, Any] = {}
+
+    def keep(self, **things: Any) -> None:
+        """What a program needs to go on: arrays and NumPy generators, by name, which it changes in place only.
+
+        Called before the loop. Where the run goes on from a checkpoint, it fills them with what was saved.
+        """
+        self._kept |= things
+        for name in things.keys() & self.saved.keys():
+            state.restore(things[name], self.saved[name])
+
+    def save(self) -> dict[str, state.Captured]:
+        """A copy of all that the program keeps, from which the next loop will go on; between two loops."""
+        self.saved = {name: state.capture(thing) for name, thing in self._kept.items()}
+        return self.saved
 
     def stop(self, reason: Stop) -> None:
         """Ask for an early end, from any thread of any rank; the loops end as soon as it can be agreed."""
-        self.reason = max(self.reason, reason)
+        with self._stopping:
+            self.reason = max(self.reason, reason)
+
+    def go_on(self) -> None:
+        """The checkpoint for which the loop ended is done."""
+        with self._stopping:
+            if self.reason is Stop.CHECKPOINT:
+                self.reason = Stop.NO
 
     def _begin(self) -> None:
-        started = self._start()
-        if self.seconds is not None:
-            self._deadline = started + self.seconds
+        if not self._started:
+            self._started = True
+            started = self._start()
+            if self.seconds is not None:
+                self._deadline = started + self.seconds
+        if self._every is not None:
+            self._checkpoint_due = clock.now(self.comm) + self._every
 
     def _look(self) -> Stop:
-        if self.reason is Stop.NO and clock.now(self.comm) >= self._deadline:
+        now = clock.now(self.comm)
+        if now >= self._deadline:
             self.stop(Stop.TIME)
+        elif now >= self._checkpoint_due:
+            self.stop(Stop.CHECKPOINT)
         return self.reason
 
 
@@ -85,8 +128,9 @@ class AgreedSteps(Budget):
         seconds: float | None,
         start: Callable[[], float],
         period: int,
+        every: float | None = None,
     ) -> None:
-        super().__init__(comm, total, seconds, start)
+        super().__init__(comm, total, seconds, start, every)
         self.period = period
 
     def __iter__(self) -> Iterator[int]:
@@ -94,7 +138,7 @@ class AgreedSteps(Budget):
         mine, agreed = np.zeros(1, dtype=np.int8), np.zeros(1, dtype=np.int8)
         request = MPI.REQUEST_NULL
         self._begin()
-        for k in itertools.count() if self.total is None else range(self.total):
+        for k in itertools.count(self.count) if self.total is None else range(self.count, self.total):
             if k % self.period == 0:
                 request.Wait()
                 if agreed[0]:
@@ -124,12 +168,13 @@ class SharedTickets(Budget):
         start: Callable[[], float],
         trace: Waits,
         layout: Layout | None = None,
+        every: float | None = None,
     ) -> None:
-        super().__init__(comm, total, seconds, start)
+        super().__init__(comm, total, seconds, start, every)
         self._trace = trace
         self._layout = layout or Layout(comm.size)
         self.desk = self._layout.desk
-        self._lock = threads.lock(comm)
+        self._counting = threads.lock(comm)
 
     def __iter__(self) -> Iterator[int]:
         """A worker's tickets."""
@@ -162,7 +207,7 @@ class SharedTickets(Budget):
         comm.Free()
 
     def _take(self) -> int:
-        with self._lock:
+        with self._counting:
             if self.count == self.total or self._look():
                 return NONE_LEFT
             self.count += 1

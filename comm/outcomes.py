@@ -3,7 +3,8 @@ or without.
 
 Every class has the ballot that this worker fills in, `exchange(coins, scale)`, which sends `nbytes` from this rank and
 learns the outcome, and `update(x, shrink)`, which shrinks x and moves it by the outcome. `scale` is the length of a
-step by one sign, which is the same for all workers unless the class is one of scaled signs. No step allocates a vector.
+step by one sign, which is the same for all workers unless the class is one of scaled signs. What is remembered from
+step to step is in `memory`, by name. No step allocates a vector.
 """
 
 from types import ModuleType
@@ -24,6 +25,7 @@ class Vote:
         self.owners, self.words = self.route.owners, self.route.words
         self.ballot = Wired((self.owners, self.words), np.uint32, xp, comm)
         self.kernels = sign.kernels(xp)
+        self.memory: dict[str, Any] = {}
 
 
 class Majority(Vote):
@@ -70,7 +72,7 @@ class ScaledMajority(Majority):
         super().__init__(exchange, ties, comm, x, xp)
         self.scale, self.scales = Wired((self.owners,), x.dtype, xp, comm), Wired((comm.size,), x.dtype, xp, comm)
         self.mean = xp.zeros_like(self.route.chunk(x, sign.BITS * self.words))
-        self.error = xp.zeros_like(self.mean)
+        self.error = self.memory["error"] = xp.zeros_like(self.mean)
         self.nbytes += self.route.sent(self.scale.nbytes, self.steps.nbytes)
 
     def exchange(self, coins: Coins, scale: float) -> None:
@@ -109,6 +111,7 @@ class Alone:
     nbytes = 0
 
     def __init__(self, exchange: str, ties: str, comm: MPI.Intracomm, x: Any, xp: ModuleType) -> None:
+        self.memory: dict[str, Any] = {}
         self.ballot = Wired((1, 1, sign.words(x.size)), np.uint32, xp, comm)
         self.steps = xp.zeros(1, dtype=x.dtype)
         self.kernels = sign.kernels(xp)

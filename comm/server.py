@@ -36,6 +36,10 @@ class Layout:
         return {self.workers + s: slice(cuts[s], cuts[s + 1]) for s in range(self.servers)}
 
     @property
+    def ranks(self) -> int:
+        return self.workers + self.servers
+
+    @property
     def models(self) -> int:
         """How many whole models the slices make: one per worker, or the servers' one."""
         return 1 if self.servers else self.workers

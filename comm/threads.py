@@ -6,11 +6,15 @@ Everything takes the communicator and keeps no state here, for the reason given 
 import queue
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 from mpi4py import MPI
+
+# An error of MPI is mostly the echo of another rank's death, and the launcher, which knows more, may end the job first.
+ECHO_S: Final = 1.0
 
 
 def start(comm: MPI.Intracomm, target: Callable[..., None], *args: Any) -> threading.Thread:
@@ -36,6 +40,8 @@ def start(comm: MPI.Intracomm, target: Callable[..., None], *args: Any) -> threa
 
 def abort(comm: MPI.Intracomm, cause: str, code: int) -> NoReturn:
     """End the job from any thread: say which rank and why, then abort."""
+    if isinstance(sys.exception(), MPI.Exception):
+        time.sleep(ECHO_S)
     print(f"rank {comm.rank}: {cause}", file=sys.stderr, flush=True)
     comm.Abort(code)
     raise SystemExit(code)  # not reached: MPI's abort does not return

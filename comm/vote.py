@@ -25,7 +25,6 @@ from mpi4py import MPI
 from outpace.comm import sign, spec
 from outpace.comm.arrays import copy, twin
 from outpace.comm.spec import NonNegativeInt, UserError
-from outpace.comm.streams import ADVERSARIES, TIES
 
 ALL: Final = 0xFFFFFFFF
 MOST_INT8: Final = 127  # voters whose sum fits a byte
@@ -183,16 +182,16 @@ EXCHANGES: Final[dict[str, type[Any]]] = {"sharded": Sharded, "server": Server, 
 class Coins:
     """What a zero and a tied vote become in a step: `bits`, one per coordinate, the same on every rank.
 
-    `random`: fair signs from a stream that all ranks share. A zero's bit is turned over on odd ranks, so that two
-    neighbours' zeros cancel, and the zero is no vote. `keep`: the same for a zero, which has to say something with its
-    one bit, but a tied vote is no move. `plus`: +1 for both, as in the code behind arXiv:1810.05291.
+    `random`: fair signs from `keys`, a stream that all ranks share. A zero's bit is turned over on odd ranks, so that
+    two neighbours' zeros cancel, and the zero is no vote. `keep`: the same for a zero, which has to say something with
+    its one bit, but a tied vote is no move. `plus`: +1 for both, as in the code behind arXiv:1810.05291.
     """
 
-    def __init__(self, ties: str, seed: int, rank: int, words: int, xp: ModuleType) -> None:
+    def __init__(self, ties: str, keys: np.random.Generator, rank: int, words: int, xp: ModuleType) -> None:
         self.bits = xp.full(words, ALL, dtype=np.uint32)
         self.turn = 0 if ties == "plus" else ALL * (rank % 2)
         self._toss = sign.kernels(xp).toss
-        self._keys = None if ties == "plus" else np.random.default_rng([TIES, seed])
+        self._keys = None if ties == "plus" else keys
 
     def toss(self) -> None:
         """Take the bits of the next step."""
@@ -222,8 +221,11 @@ class Random:
 ADVERSARY: Final[dict[str, type[Any]]] = {"none": Honest, "flip": Flip, "random": Random}
 
 
-def adversary(text: str, seed: int, rank: int, n: int, xp: ModuleType) -> Callable[[Any], None]:
-    """What this rank does to the words of its ballot, by a SPEC such as `flip:rank=0+1`. Raises UserError."""
+def adversary(text: str, keys: np.random.Generator, rank: int, n: int, xp: ModuleType) -> Callable[[Any], None]:
+    """What this rank does to the words of its ballot, by a SPEC such as `flip:rank=0+1`; `keys` make up random signs.
+
+    Raises UserError.
+    """
     parsed = spec.parse(text, ADVERSARY, "--adversaries")
     ranks = getattr(parsed, "rank", ())
     if any(other >= n for other in ranks):
@@ -232,5 +234,5 @@ def adversary(text: str, seed: int, rank: int, n: int, xp: ModuleType) -> Callab
         return lambda words: None
     if isinstance(parsed, Flip):
         return lambda words: xp.invert(words, out=words)
-    keys, toss = np.random.default_rng([ADVERSARIES, seed, rank]), sign.kernels(xp).toss
+    toss = sign.kernels(xp).toss
     return lambda words: toss(int(keys.integers(ALL, endpoint=True)), words)

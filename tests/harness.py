@@ -1,6 +1,7 @@
 """Running one program inside a test, on any communicator, with its budget and its trace in memory."""
 
 import tracemalloc
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,7 @@ from outpace.benchmarks.stragglers import Delays, parse
 from outpace.benchmarks.traces import Snapshots, Trace
 from outpace.comm import clock
 from outpace.comm.arrays import to_host
-from outpace.comm.budget import AgreedSteps, SharedTickets
+from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
 from outpace.comm.meter import MeteredComm
 from outpace.comm.server import Layout
 
@@ -45,6 +46,7 @@ class Outcome:
     sent: np.ndarray  # bytes to each rank
     wall_s: float
     trace: Trace
+    pauses: int  # for a checkpoint
 
 
 def shares(text: str, n: int, dtype: str = "float64", split: str = "iid", seed: int = 0) -> list[Any]:
@@ -86,6 +88,21 @@ class Allocations(Trace):
             _, self.peak = tracemalloc.get_traced_memory()
 
 
+class Rounds:
+    """A budget of the rounds that it is given, without a word to other ranks."""
+
+    count = 0
+
+    def __init__(self, rounds: Iterable[int]) -> None:
+        self._rounds = rounds
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._rounds)
+
+    def keep(self, **things: Any) -> None:
+        """Nothing goes on from here."""
+
+
 class RandomStart:
     """A problem whose workers start at different points, to see what averaging alone does."""
 
@@ -109,9 +126,14 @@ def execute(
     stragglers: str = "none",
     agreement: int = 8,
     recorder: type[Trace] = Trace,
+    pause: bool = False,
     **config: Any,
 ) -> Outcome:
-    """Run `program` for `steps` gradients per worker on average; collective. Set-up as `benchmarks.program` does it."""
+    """Run `program` for `steps` gradients per worker on average; collective. Set-up as `benchmarks.program` does it.
+
+    With `pause` it is ended for a checkpoint and goes on: a synchronous program after `agreement` steps, an
+    asynchronous one every 20 ms.
+    """
     cfg = program.Config(**{"dtype": "float64", **config})
     trace = recorder(comm, Snapshots(0, problem.dim, np.dtype(cfg.dtype), per_step=True))
     started = []
@@ -125,15 +147,26 @@ def execute(
 
     servers = getattr(cfg, "servers", 0)
     layout = Layout(comm.size - servers, servers)
+    budget: Budget
     if getattr(cfg, "asynchronous", False):
-        budget = SharedTickets(comm, None if steps is None else steps * layout.workers, seconds, start, trace, layout)
+        total = None if steps is None else steps * layout.workers
+        budget = SharedTickets(comm, total, seconds, start, trace, layout, 0.02 if pause else None)
     else:
         budget = AgreedSteps(comm, steps, seconds, start, agreement)
+        if pause:
+            budget.stop(Stop.CHECKPOINT)
     paced = problem
     if comm.rank < layout.workers:
         delays = Delays(parse(stragglers), cfg.seed, comm.rank)
         paced = PacedProblem(problem, comm, trace, delays, compute_time, cfg.batch_size, lambda step: None)
-    x = to_host(program.run(comm, paced, cfg, budget, trace))
+    x = program.run(comm, paced, cfg, budget, trace)
+    pauses = 0
+    while comm.allreduce(budget.reason, MPI.MAX) == Stop.CHECKPOINT:
+        pauses += 1
+        budget.save()
+        budget.go_on()
+        x = program.run(comm, paced, cfg, budget, trace)
+    x = to_host(x)
     wall_s = clock.now(comm) - started[0]
     comm.Barrier()
     assert not comm.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG), "a message is left in the communicator"
@@ -145,4 +178,4 @@ def execute(
     comm.Allreduce(MPI.IN_PLACE, mean)
     mean /= layout.models
     rows = {name: np.frombuffer(data, dtype=traces.TABLES[name]) for name, data in trace.drain().items()}
-    return Outcome(x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s, trace)
+    return Outcome(x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s, trace, pauses)

@@ -22,8 +22,8 @@ class Job:
     def pids(self) -> dict[int, int]:
         found = {}
         for path in leftovers(self.target):
-            if path.suffix != ".models":
-                header, _ = read_part(path)
+            if path.suffix.startswith(".part-"):
+                header = read_part(path)[-1].header
                 found[header["rank"]] = header["pid"]
         return found
 
@@ -32,7 +32,7 @@ class Job:
         while True:
             assert self.process.poll() is None, "".join(self.process.communicate())
             assert time.monotonic() - self.started < LIMIT_S
-            paths = [path for path in leftovers(self.target) if path.suffix != ".models"]
+            paths = [path for path in leftovers(self.target) if path.suffix.startswith(".part-")]
             if len(paths) == ranks and all("started_s" in _header(path) for path in paths):
                 break
             time.sleep(0.05)
@@ -47,7 +47,7 @@ class Job:
 
 def _header(path: Path) -> dict[str, object]:
     try:
-        return read_part(path)[0]
+        return read_part(path)[-1].header
     except ValueError:
         return {}
 

@@ -54,7 +54,7 @@ class Unshared:
     """The objective as a rank knows it that holds no samples of it, a server: its size and its start, on the host."""
 
     xp = np
-    n_samples = 0
+    n_samples = calls = 0
 
     def __init__(self, comm: MPI.Intracomm, shares: Sequence[Problem]) -> None:
         """Rank 0, which has a share, tells the others; collective."""

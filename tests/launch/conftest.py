@@ -17,8 +17,10 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
     """start(program, ranks, *flags, outpace=False): launch it, with --out in the test's own folder."""
     jobs: list[Job] = []
 
-    def launch(program: str, ranks: int, *flags: str, outpace: bool = False, folder: Path = tmp_path) -> Job:
-        target = folder / "run.h5"
+    def launch(
+        program: str, ranks: int, *flags: str, outpace: bool = False, folder: Path = tmp_path, name: str = "run.h5"
+    ) -> Job:
+        target = folder / name
         arguments = [*flags, *([] if "--out" in flags else ["--out", str(target)])]
         line = (
             [str(Path(sys.executable).parent / "outpace"), "run", program, "-n", str(ranks), *arguments]

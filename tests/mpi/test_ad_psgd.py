@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from harness import CheckedComm, RandomStart, execute, share, shares
+from harness import CheckedComm, RandomStart, Rounds, execute, share, shares
 from mpi4py import MPI
 from reference import allreduce_sgd as sgd_form
 
@@ -92,7 +92,7 @@ def test_gradient_is_taken_at_the_model_as_read(comm: CheckedComm) -> None:
     trace = Interleaved(comm, 6)
     problem, gamma = Scripted(mine, script, trace), 0.3
     cfg = ad_psgd.Config(step_size=gamma, dtype="float64")
-    x = ad_psgd.run(comm, problem, cfg, iter([0]), trace)
+    x = ad_psgd.run(comm, problem, cfg, Rounds([0]), trace)
 
     def applied(rank: int, x: np.ndarray) -> np.ndarray:
         g = np.empty_like(x)

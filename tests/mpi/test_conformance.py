@@ -271,6 +271,23 @@ def test_repeats_exactly(comm: CheckedComm, row: Row) -> None:
 
 
 @by_row
+def test_goes_on_from_a_checkpoint(comm: CheckedComm, row: Row) -> None:
+    """A synchronous program ends at the same bits, with each of its options: a state that is not kept, or one that
+    set-up overwrites, shows. An asynchronous one computes exactly the gradients of its budget."""
+    for config in configurations(row, comm.size):
+        problem = share(comm, PROBLEM, servers=row.servers(config))
+        if row.synchronous:
+            x, paused = (execute(comm, row.program, problem, STEPS, pause=pause, **config) for pause in (False, True))
+            assert paused.pauses == 1
+            np.testing.assert_array_equal(paused.x, x.x, err_msg=str(config))
+        else:
+            paused = execute(comm, row.program, problem, 40, pause=True, **row.pace, **config)
+            n = comm.size - row.servers(config)
+            assert paused.pauses >= 1
+            assert comm.allreduce(len(paused.steps)) == 40 * n
+
+
+@by_row
 def test_refuses_on_every_rank(comm: CheckedComm, row: Row) -> None:
     """A graph or a number of workers that the program cannot use is an error everywhere, before any message."""
     for n, config in row.refused:

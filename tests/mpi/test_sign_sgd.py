@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import CheckedComm, execute, share, shares
+from harness import CheckedComm, Rounds, execute, share, shares
 from mpi4py import MPI
 from reference import sign_sgd as sign_sgd_form
 
@@ -116,7 +116,7 @@ def drive(comm: CheckedComm, problem: Any, steps: int, **config: Any) -> np.ndar
     """The program on a scripted problem, with steps of constant length."""
     trace = Trace(comm, Snapshots(0, problem.dim, np.dtype("f8"), per_step=True))
     cfg = sign_sgd.Config(dtype="float64", schedule="constant", **config)
-    x: np.ndarray = sign_sgd.run(comm, problem, cfg, iter(range(steps)), trace)
+    x: np.ndarray = sign_sgd.run(comm, problem, cfg, Rounds(range(steps)), trace)
     return x
 
 
@@ -208,5 +208,6 @@ def test_no_step_allocates_a_vector(comm: CheckedComm, config: dict[str, Any]) -
         tracemalloc.stop()
 
     trace = Trace(comm, Snapshots(0, dim, np.dtype("f8"), per_step=True))
-    sign_sgd.run(comm, share(comm, f"quadratic:dim={dim}"), sign_sgd.Config(dtype="float64", **config), budget(), trace)
+    problem, cfg = share(comm, f"quadratic:dim={dim}"), sign_sgd.Config(dtype="float64", **config)
+    sign_sgd.run(comm, problem, cfg, Rounds(budget()), trace)
     assert peaks[0] < 8 * dim / 20

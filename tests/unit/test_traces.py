@@ -87,10 +87,10 @@ def test_torn_part_keeps_whole_records(tmp_path: Path, cut: int) -> None:
     part.append("steps", rows[1:].tobytes())
     part.close()
     os.truncate(part.path, whole + cut)
-    header, tables = read_part(part.path)
-    assert header == {"rank": 0, "pid": 7}
+    (segment,) = read_part(part.path)
+    assert segment.header == {"rank": 0, "pid": 7}
     after_header = max(0, cut - traces._BLOCK.size)
-    assert tables["steps"]["step"].tolist() == list(range(1 + after_header // 64))
+    assert segment.table("steps")["step"].tolist() == list(range(1 + after_header // 64))
 
 
 def test_part_without_header_is_refused(tmp_path: Path) -> None:
