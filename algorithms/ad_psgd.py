@@ -99,8 +99,8 @@ def answer(comm, neighbours, model, due, rng, trace):
 class Exchange:
     """One averaging, the same on both sides: send s = x/2, receive r at the same time, add r - s.
 
-    `hail` are the requests by which the two sides hear of each other. The asking side's model follows its ask at once,
-    which spares a round trip; hearing that the other is ready, it looks after the transfer and does not sleep.
+    The asking side's model follows its ask at once, which spares a round trip. `hail` are the requests by which the two
+    hear of each other: then both look after the transfer and do not sleep.
     """
 
     def __init__(self, comm, model, trace):

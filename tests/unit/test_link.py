@@ -27,6 +27,14 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
         link.inside("1gbit", 2)
 
 
+def test_a_container_that_forbids_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/sbin/{name}")
+    monkeypatch.setattr(link, "_run", lambda line: (1, "", "unshare: unshare failed: Operation not permitted\n"))
+    with pytest.raises(UserError, match="unshare failed: Operation not permitted"):
+        link.inside("1gbit", 2)
+
+
 def test_another_launcher_is_refused() -> None:
     with pytest.raises(UserError, match="needs Hydra"):
         link.reach_by(["/bin/true", "-n", "2"], ["10.0.0.1", "10.0.0.2"])
