@@ -391,9 +391,9 @@ def test_averaging_alone_keeps_the_mean(comm: CheckedComm, row: Row) -> None:
 @pytest.mark.ranks(2)
 @by_row
 def test_no_step_allocates_a_vector(comm: CheckedComm, row: Row) -> None:
-    """Of 2 MB models, nothing as large as a tenth of one is allocated after the first steps, on any rank, by either
+    """Of 4 MB models, nothing as large as a tenth of one is allocated after the first steps, on any rank, by either
     thread: not even a mask of the coordinates."""
-    dim = 1 << 18
+    dim = 1 << 19
     for config in configurations(row, comm.size)[:: len(GRAPHS) if row.gossip else 1]:
         problem = share(comm, f"quadratic:dim={dim}", servers=row.servers(config))
         try:
