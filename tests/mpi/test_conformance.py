@@ -395,7 +395,7 @@ def test_no_step_allocates_a_vector(comm: CheckedComm, row: Row) -> None:
     thread: not even a mask of the coordinates."""
     dim = 1 << 19
     for config in configurations(row, comm.size)[:: len(GRAPHS) if row.gossip else 1]:
-        problem = share(comm, f"quadratic:dim={dim}", servers=row.servers(config))
+        problem = share(comm, f"quadratic:dim={dim},samples=64", servers=row.servers(config))
         try:
             peak = execute(comm, row.program, problem, 12, recorder=Allocations, **row.pace, **config).peak
         finally:
