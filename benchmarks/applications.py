@@ -18,7 +18,7 @@ from outpace.comm.spec import UserError
 
 TIMES: Final = {"newton": 1, "proximal-point": 2}  # sigma, in the curvature of a sum
 WARM_UP: Final = 10  # power steps before the first shift of a component
-RESIDUAL: Final = 1e-9  # of a component, over its eigenvalue, at which it is found
+RESIDUAL: Final = 1e-9  # of a component, over its eigenvalue, at which it is found; or 100 units of rounding
 NEEDS: Final[dict[str, tuple[type[Any], str]]] = {
     "pca": (Svd, "svd"),
     "svd": (Svd, "svd"),
@@ -276,7 +276,8 @@ class Components:
         if self.done:
             return
         estimate = self._improve(u) if bool(u.any()) else self._warm_up()
-        while estimate.residual <= RESIDUAL * estimate.quotient:
+        small = max(RESIDUAL, 100 * float(np.finfo(u.dtype).eps))
+        while estimate.residual <= small * estimate.quotient:
             self.sum.numbers[0] += 1
             if self.sum.found == len(self.sum.V):
                 return

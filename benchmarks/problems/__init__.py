@@ -1,4 +1,7 @@
-"""The problems: objectives (1/n) sum f_i, with f_i the mean over worker i's samples."""
+"""The problems: objectives (1/n) sum f_i, with f_i the mean over worker i's samples.
+
+In those of `rows` f_i is so weighted that the objective is the mean over all samples, however they are dealt.
+"""
 
 from typing import Any
 

@@ -42,7 +42,7 @@ def test_no_gain_below_half_the_root_of_n(tmp_path: Path) -> None:
 
 
 def test_time_per_pass_falls_with_the_workers(tmp_path: Path) -> None:
-    """4 ms slept per sample, b = 32, stratified: by 1.8 or more per doubling up to 8 ranks. With i.i.d. draws the
+    """6 ms slept per sample, b = 32, stratified: by 1.8 or more per doubling up to 8 ranks. With i.i.d. draws the
     busiest worker holds everybody up."""
     seconds = variance_reduction.workers(tmp_path)
     for n in (1, 2, 4):
