@@ -147,7 +147,7 @@ def test_presets():
     for name in presets():
         assert len(load(Path(name)).points) > 10
     sweep = load(Path("heterogeneity"))
-    assert {point.program for point in sweep.points} == set(programs())
+    assert {point.program for point in sweep.points} == set(programs()) - {"katyusha_x"}
     factors = {(flag(point, "--stragglers") or "").rpartition("=")[2] for point in sweep.points}
     assert factors == {"none", "2", "5", "10", "100"}
 
