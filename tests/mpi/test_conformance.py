@@ -277,6 +277,7 @@ def test_equals_its_matrix_form(comm: CheckedComm, row: Row) -> None:
             np.testing.assert_allclose(x, X[comm.rank], rtol=0, atol=1e-12, err_msg=str(config))
 
 
+@pytest.mark.ranks(1, 2, 3, 4)
 @by_row
 def test_learns_and_counts(comm: CheckedComm, row: Row) -> None:
     """The mean model improves, and all workers together compute exactly the gradients of the budget."""
@@ -311,6 +312,7 @@ def test_repeats_exactly(comm: CheckedComm, row: Row) -> None:
     assert np.abs(other - first).max() > 1e-3
 
 
+@pytest.mark.ranks(1, 2, 4)
 @by_row
 def test_goes_on_from_a_checkpoint(comm: CheckedComm, row: Row) -> None:
     """A synchronous program ends at the same bits, with each of its options: a state that is not kept, or one that

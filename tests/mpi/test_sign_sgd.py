@@ -129,6 +129,7 @@ def test_signum_by_hand(comm: CheckedComm, exchange: str) -> None:
     np.testing.assert_allclose(x, [-0.5], rtol=0, atol=1e-15)
 
 
+@pytest.mark.ranks(2, 3, 9)
 @pytest.mark.parametrize("exchange", list(EXCHANGES))
 def test_zero_gradients_do_not_drift(comm: CheckedComm, exchange: str) -> None:
     """40,000 coordinates without a gradient for 100 steps. By default they wander, their mean stays (five standard

@@ -42,6 +42,7 @@ def test_stratified_batches_give_every_worker_the_same_load(comm: CheckedComm) -
             assert (loads != loads[0]).any()
 
 
+@pytest.mark.ranks(1, 2, 4)
 @pytest.mark.parametrize("application", ["svd", "newton", "proximal-point"])
 def test_applications_reach_what_is_known(comm: CheckedComm, application: str) -> None:
     """The components of LAPACK, Newton's minimum by LAPACK, SciPy's proximal points; on any number of ranks."""
