@@ -68,14 +68,18 @@ def run(comm, problem, cfg, budget, trace):
     return model.x
 
 
+def check(cfg, n):
+    """Raise UserError for a graph of n workers that is not bipartite."""
+    topology.bipartition(topology.mixing_matrix(cfg.topology, n), 0, cfg.topology)
+
+
 def ask(comm, neighbours, model, due, rng, trace):
     """Active worker: average with one random passive neighbour per gradient (line 5)."""
     exchange = Exchange(comm, model, trace)
     for _ in iter(due.get, None):
-        peer = rng.choice(neighbours)
+        peer = neighbours[rng.integers(len(neighbours))]
         with trace.phase("exchange", peer, exchange.nbytes, background=True):
-            wait(comm, [comm.Irecv(NOTHING, peer, READY), comm.Isend(NOTHING, peer, ASK)])
-            exchange.average_with(peer)
+            exchange.average_with(peer, [comm.Irecv(NOTHING, peer, READY), comm.Isend(NOTHING, peer, ASK)])
     wait(comm, [comm.Isend(NOTHING, peer, DONE) for peer in neighbours])
 
 
@@ -89,23 +93,26 @@ def answer(comm, neighbours, model, due, rng, trace):
             asking -= 1
             continue
         with trace.phase("exchange", status.source, exchange.nbytes, background=True):
-            ready = comm.Isend(NOTHING, status.source, READY)
-            exchange.average_with(status.source)
-            ready.Wait()
+            exchange.average_with(status.source, [comm.Isend(NOTHING, status.source, READY)])
 
 
 class Exchange:
-    """One averaging, the same on both sides: send s = x/2, receive r at the same time, add r - s."""
+    """One averaging, the same on both sides: send s = x/2, receive r at the same time, add r - s.
+
+    The asking side's model follows its ask at once, which spares a round trip. `hail` are the requests by which the two
+    hear of each other: then both look after the transfer and do not sleep.
+    """
 
     def __init__(self, comm, model, trace):
         self.comm, self.model, self.nbytes = comm, model, model.x.nbytes
         self.s, self.r = model.x.copy(), model.x.copy()
         self.s_wire, self.r_wire = twin(self.s, comm), twin(self.r, comm)
 
-    def average_with(self, peer):
+    def average_with(self, peer, hail):
         self.model.halve(self.s)
         copy(self.s, self.s_wire)
         transfer = [self.comm.Irecv(self.r_wire, peer, MODEL), self.comm.Isend(self.s_wire, peer, MODEL)]
+        wait(self.comm, hail)
         wait(self.comm, transfer, under_way=True)
         copy(self.r_wire, self.r)
         self.model.average(self.s, self.r)

@@ -30,7 +30,7 @@ Deviations from the papers:
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from mpi4py import MPI
@@ -38,9 +38,10 @@ from mpi4py import MPI
 from outpace.benchmarks.program import main
 from outpace.comm import sign
 from outpace.comm.arrays import copy, twin
+from outpace.comm.outcomes import OUTCOMES
 from outpace.comm.spec import Decay, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, UserError
 from outpace.comm.streams import ADVERSARIES, BATCHES, TIES
-from outpace.comm.vote import EXCHANGES, Coins, Wired, adversary, check_sums_fit
+from outpace.comm.vote import Coins, adversaries, adversary, check_sums_fit
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,13 @@ def run(comm, problem, cfg, budget, trace):
     x = problem.x0()
     g = xp.zeros_like(x)
     g_wire = twin(g, comm)
-    vote = VOTES[cfg.vote, cfg.variant == "ef-signsgd"](cfg, comm, x, xp)
+    vote = OUTCOMES[cfg.vote, cfg.variant == "ef-signsgd"](cfg.exchange, cfg.ties, comm, x, xp)
     words = vote.ballot.array.reshape(-1)
     rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
     ties, lies = np.random.default_rng([TIES, cfg.seed]), np.random.default_rng([ADVERSARIES, cfg.seed, comm.rank])
     coins = Coins(cfg.ties, ties, comm.rank if cfg.vote != "none" else 0, words.size, xp)
     cast, memory = VARIANTS[cfg.variant](cfg, g, xp)
-    tamper = adversary(cfg.adversaries, lies, comm.rank, comm.size, xp)
+    tamper = adversary(adversaries(cfg.adversaries, comm.size), lies, comm.rank, xp)
     # A step of length 0 and no gradient, so that no kernel is compiled in the timed part.
     vote.exchange(coins, cast(0, 0.0, coins, words))
     vote.update(x, 1.0)
@@ -110,6 +111,7 @@ def check(cfg, n):
         raise UserError("--exchange int8 sends signs without the scales of ef-signsgd; allowed: sharded, server")
     if cfg.vote == "none" and cfg.adversaries != "none":
         raise UserError("--adversaries lie about their signs, and --vote none sends none; allowed: majority, sum")
+    adversaries(cfg.adversaries, n)
 
 
 # Each variant returns cast(k, step, coins, words), which writes the signs of its vector into words and returns the
@@ -163,125 +165,6 @@ def warm_up_steps(beta):
         steps += 1
     return steps
 
-
-class Vote:
-    """The ballot that workers fill, and what is made of all of them. No step allocates a vector.
-
-    `exchange(coins, scale)` sends `nbytes` from this rank, `update(x, shrink)` shrinks x and moves it by the outcome.
-    What it remembers of a step is in `memory`, by name.
-    """
-
-    def __init__(self, cfg, comm, x, xp):
-        self.route = EXCHANGES[cfg.exchange](comm, x.size, xp)
-        self.owners, self.words = self.route.owners, self.route.words
-        self.ballot = Wired((self.owners, self.words), np.uint32, xp, comm)
-        self.kernels = sign.kernels(xp)
-        self.memory: dict[str, Any] = {}
-
-
-class Majority(Vote):
-    """The sign of the sum of the signs."""
-
-    def __init__(self, cfg, comm, x, xp):
-        super().__init__(cfg, comm, x, xp)
-        planes = 2 if cfg.ties == "keep" else 1
-        self.outcome = Wired((self.owners, planes, self.words), np.uint32, xp, comm)
-        self.steps = Wired((self.owners,), x.dtype, xp, comm)  # by which each owner's chunk moves
-        self.nbytes = self.route.sent(self.ballot.nbytes, self.outcome.nbytes)
-
-    def exchange(self, coins, scale):
-        self.route.majority(self.ballot, coins.bits, self.outcome)
-        self.steps.array[:] = scale
-
-    def update(self, x, shrink):
-        self.kernels.apply(x, self.outcome.array, self.steps.array, shrink)
-
-
-class Sum(Vote):
-    """The sum of the signs."""
-
-    def __init__(self, cfg, comm, x, xp):
-        super().__init__(cfg, comm, x, xp)
-        self.sums = Wired((self.owners, sign.BITS * self.words), np.int8, xp, comm)
-        self.nbytes = self.route.sent(self.ballot.nbytes, self.sums.nbytes)
-        self.move, self.multiply = xp.empty_like(x), xp.multiply
-
-    def exchange(self, coins, scale):
-        self.route.sum(self.ballot, self.sums)
-        self.scale = scale
-
-    def update(self, x, shrink):
-        self.multiply(self.sums.array.reshape(-1)[: x.size], self.scale, out=self.move)
-        x *= shrink
-        x -= self.move
-
-
-class ScaledMajority(Majority):
-    """The mean of the scaled signs, compressed once more: an owner is to its chunk what a worker is to the model."""
-
-    def __init__(self, cfg, comm, x, xp):
-        super().__init__(cfg, comm, x, xp)
-        self.scale, self.scales = Wired((self.owners,), x.dtype, xp, comm), Wired((comm.size,), x.dtype, xp, comm)
-        self.mean = xp.zeros_like(self.route.chunk(x, sign.BITS * self.words))
-        self.error = self.memory["error"] = xp.zeros_like(self.mean)
-        self.nbytes += self.route.sent(self.scale.nbytes, self.steps.nbytes)
-
-    def exchange(self, coins, scale):
-        route, mine = self.route, self.route.mine
-        self.scale.array[:] = scale
-        route.mean(self.ballot, self.scale, self.scales, self.mean)
-        if route.counts and self.mean.size:
-            signs = route.chunk(coins.bits, self.words), 0, self.outcome.array[mine, 0]
-            self.steps.array[mine] = self.kernels.feedback_ballot(self.mean, self.error, 1.0, *signs)
-        route.down(self.outcome)
-        route.down(self.steps)
-
-
-class ScaledSum(Vote):
-    """The mean of the scaled signs."""
-
-    def __init__(self, cfg, comm, x, xp):
-        super().__init__(cfg, comm, x, xp)
-        self.scale, self.scales = Wired((self.owners,), x.dtype, xp, comm), Wired((comm.size,), x.dtype, xp, comm)
-        self.means = Wired((self.owners, sign.BITS * self.words), x.dtype, xp, comm)
-        self.nbytes = self.route.sent(self.ballot.nbytes + self.scale.nbytes, self.means.nbytes)
-
-    def exchange(self, coins, scale):
-        self.scale.array[:] = scale
-        self.route.mean(self.ballot, self.scale, self.scales, self.means.array[self.route.mine])
-        self.route.down(self.means)
-
-    def update(self, x, shrink):
-        x *= shrink
-        x -= self.means.array.reshape(-1)[: x.size]
-
-
-class Alone:
-    """Every worker follows its own signs, which are the same everywhere."""
-
-    nbytes = 0
-
-    def __init__(self, cfg, comm, x, xp):
-        self.memory: dict[str, Any] = {}
-        self.ballot = Wired((1, 1, sign.words(x.size)), np.uint32, xp, comm)
-        self.steps = xp.zeros(1, dtype=x.dtype)
-        self.kernels = sign.kernels(xp)
-
-    def exchange(self, coins, scale):
-        self.steps[:] = scale
-
-    def update(self, x, shrink):
-        self.kernels.apply(x, self.ballot.array, self.steps, shrink)
-
-
-VOTES: dict[tuple[str, bool], Any] = {  # by --vote and whether the signs have scales
-    ("majority", False): Majority,
-    ("sum", False): Sum,
-    ("none", False): Alone,
-    ("majority", True): ScaledMajority,
-    ("sum", True): ScaledSum,
-    ("none", True): Alone,
-}
 
 if __name__ == "__main__":
     main(run, Config)

@@ -9,6 +9,8 @@ vote     a majority vote, from vectors to the outcome on every rank, against an 
 
 import functools
 import importlib
+import math
+import os
 import statistics
 import sys
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from mpi4py import MPI
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks import provenance
+from outpace.benchmarks import link, provenance
 from outpace.benchmarks.traces import Snapshots, Trace
 from outpace.comm import arrays, clock, threads
 from outpace.comm import sign as sign_kernels
@@ -31,6 +33,7 @@ from outpace.comm.meter import MeteredComm
 from outpace.comm.vote import EXCHANGES, Wired
 
 RANKS: Final = {"gossip": 2, "record": 1, "step": 1, "sign": 1, "vote": 4}
+SAMPLE_S: Final = 0.05  # of something so short that it is repeated; at least
 ROUNDS: Final = 15  # interleaved repetitions; the median is given, with the quartiles
 
 
@@ -42,24 +45,36 @@ def gossip(comm: MeteredComm) -> Table:
     names = ("KiB", "Sendrecv us", "Sendrecv + average us", "exchange us")
     table = _table(comm, "gossip exchange, float32", (*names, "rate / Sendrecv", "rate / Sendrecv + average"))
     for kib in (4, 64, 256, 1024, 4096, 16384):
-        count = max(4, min(400, 65536 // kib))
         x = np.random.default_rng([7, comm.rank]).standard_normal(kib * 256, dtype=np.float32)
         _validate_exchange(comm, x)
-        variants = [_sendrecv, _sendrecv_and_average, _exchanges]
-        samples = _interleaved(comm, *(functools.partial(variant, comm, x, count) for variant in variants))
+        s, r = x.copy(), x.copy()
+        bare = functools.partial(_sendrecv, comm, s, r)
+        averaging = functools.partial(_sendrecv_and_average, comm, x.copy(), s, r)
+        count = _count(comm, bare, at_most=max(24, min(400, 65536 // kib)))
+        variants = bare, averaging, functools.partial(_exchanges, comm, x)
+        samples = _interleaved(comm, *(functools.partial(variant, count) for variant in variants))
         medians = [f"{1e6 * statistics.median(times) / count:.1f}" for times in samples]
         table.add_row(f"{kib}", *medians, _ratio(samples[0], samples[2]), _ratio(samples[1], samples[2]))
     return table
 
 
-def _sendrecv(comm: MeteredComm, x: np.ndarray, count: int) -> None:
-    r, peer = np.empty_like(x), 1 - comm.rank
+def _count(comm: MeteredComm, repeat: Callable[[int], Any], at_most: int) -> int:
+    """How often to repeat something in one sample; on a slow link less often, but enough to outweigh what is set up."""
+    repeat(1)
+    start = clock.now(comm)
+    repeat(2)
+    once = (clock.now(comm) - start) / 2
+    return int(comm.bcast(max(6, min(at_most, math.ceil(SAMPLE_S / once)))))
+
+
+def _sendrecv(comm: MeteredComm, s: np.ndarray, r: np.ndarray, count: int) -> None:
+    peer = 1 - comm.rank
     for _ in range(count):
-        MPI.Intracomm.Sendrecv(comm, x, peer, 1, r, peer, 1)
+        MPI.Intracomm.Sendrecv(comm, s, peer, 1, r, peer, 1)
 
 
-def _sendrecv_and_average(comm: MeteredComm, x: np.ndarray, count: int) -> None:
-    x, s, r, peer = x.copy(), np.empty_like(x), np.empty_like(x), 1 - comm.rank
+def _sendrecv_and_average(comm: MeteredComm, x: np.ndarray, s: np.ndarray, r: np.ndarray, count: int) -> None:
+    peer = 1 - comm.rank
     for _ in range(count):
         np.copyto(s, x)
         MPI.Intracomm.Sendrecv(comm, s, peer, 1, r, peer, 1)
@@ -303,7 +318,8 @@ def _ratio(reference: list[float], measured: list[float]) -> str:
 
 def _table(comm: MeteredComm, title: str, columns: tuple[str, ...]) -> Table:
     where = provenance.describe(comm, gpu=False)
-    text = f"{title}; {where['cpu_model']}, {where['cores']} cores, {where['mpi_library']}, medians of {ROUNDS}"
+    links = f", links of {os.environ[link.VARIABLE]}" if link.VARIABLE in os.environ else ""
+    text = f"{title}{links}; {where['cpu_model']}, {where['cores']} cores, {where['mpi_library']}, medians of {ROUNDS}"
     table = Table(title=text, title_justify="left")
     for column in columns:
         table.add_column(column, justify="right")

@@ -6,6 +6,7 @@ Flags, set-up, the timed run, its evaluation and its trace. A program itself kno
 import contextlib
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -37,7 +38,7 @@ from outpace.benchmarks import (
     stragglers,
     traces,
 )
-from outpace.benchmarks.checkpoint import Checkpoint, Counters
+from outpace.benchmarks.checkpoint import GOES_ON, Checkpoint, Counters
 from outpace.benchmarks.evaluate import evaluate
 from outpace.benchmarks.pace import PacedProblem, rehearsal
 from outpace.benchmarks.problems import PROBLEMS, Problem, Setting, Unshared
@@ -56,7 +57,6 @@ from outpace.comm.state import Captured
 
 DEFAULT_EPOCHS: Final = 10.0
 AGREEMENT_PERIOD: Final = 4  # steps; at least, see AgreedSteps
-GOES_ON: Final = 75  # exit code of a run that SIGUSR1 ended early with a checkpoint: EX_TEMPFAIL of sysexits.h
 STATUS: Final = {
     Stop.NO: "complete",
     Stop.DONE: "complete",
@@ -179,7 +179,7 @@ def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:
     period = AGREEMENT_PERIOD
     if hasattr(config, "topology"):
         texts["topology"] = topology.canonical(config.topology)
-        period = max(period, topology.diameter(topology.mixing_matrix(config.topology, ranks)))
+        period = max(period, _diameter(config.topology, ranks))
     if hasattr(config, "passes_per_step"):
         period = 1  # a step is long, and holds collectives
     asked = dataclasses.asdict(config) | dataclasses.asdict(launch) | texts | {"program": name, "n": ranks}
@@ -189,6 +189,11 @@ def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:
     target = launch.out or Path(f"{name}-{config_id}.h5")
     shared = getattr(config, "asynchronous", False)
     return Plan(name, config, launch, layout, texts, period, shared, config_id, target)
+
+
+@functools.cache  # a sweep asks for each of its thousands of points
+def _diameter(graph: str, ranks: int) -> int:
+    return topology.diameter(topology.mixing_matrix(graph, ranks))
 
 
 def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: Launch) -> int:

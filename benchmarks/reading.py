@@ -32,12 +32,16 @@ NAMES: Final = {
     "katyusha_x": "Katyusha X",
 }
 
-# What some flags add to the name, in this order: their values, by program.
-VARIANTS: Final[dict[tuple[str, str, Any], str]] = {
-    ("katyusha_x", "variant", "s"): "ˢ",
-    ("katyusha_x", "variant", "w"): "ʷ",
-    ("katyusha_x", "sampling", "stratified"): ", stratified",
-    ("svrg", "sampling", "stratified"): ", stratified",
+# What a flag of a program makes of its name, where people know that by a name of its own; {} is the name so far.
+VARIANTS: Final = {
+    ("allreduce_sgd", "rule", "momentum"): "Momentum SGD",
+    ("allreduce_sgd", "rule", "adam"): "Adam",
+    ("sign_sgd", "variant", "signum"): "Signum",
+    ("sign_sgd", "variant", "ef-signsgd"): "EF-signSGD",
+    ("katyusha_x", "variant", "s"): "{}ˢ",
+    ("katyusha_x", "variant", "w"): "{}ʷ",
+    ("katyusha_x", "sampling", "stratified"): "{}, stratified",
+    ("svrg", "sampling", "stratified"): "{}, stratified",
 }
 
 # Without these attributes a run can neither be labelled nor be compared with another one.
@@ -95,28 +99,29 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The program by its human name."""
+        """The program, or the variant of it that ran, by its human name."""
         algorithm = str(self.attrs["algorithm"])
-        variants = (
-            text
-            for (program, flag, value), text in VARIANTS.items()
-            if program == algorithm and self.config.get(flag) == value
-        )
-        return NAMES.get(algorithm, algorithm) + "".join(variants)
+        name = NAMES.get(algorithm, algorithm)
+        for (program, flag, value), text in VARIANTS.items():
+            if program == algorithm and self.config.get(flag) == value:
+                name = text.format(name)
+        return name
 
     @property
     def label(self) -> str:
-        """The program and the injected delays.
+        """The program and the injected delays, for instance "AD-PSGD, rank 3 slowed 10×"."""
+        return f"{self.name}, {self.level}"
 
-        For instance "AD-PSGD, rank 3 slowed 10×"; stragglers other than `fixed` stand as their SPEC.
-        """
+    @property
+    def level(self) -> str:
+        """The injected delays in words; stragglers other than `fixed` stand as their SPEC."""
         slowed = self.slowed()
         if slowed is None:
-            return f"{self.name}, {self.attrs['stragglers']}"
+            return str(self.attrs["stragglers"])
         ranks, factor = slowed
         if not ranks:
-            return f"{self.name}, no stragglers"
-        return f"{self.name}, rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))} slowed {factor:g}×"
+            return "no stragglers"
+        return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))} slowed {factor:g}×"
 
     def slowed(self) -> tuple[tuple[int, ...], float] | None:
         """The slowed ranks and their factor, `((), 1.0)` for `none`; None where no one factor says it."""

@@ -3,6 +3,9 @@
     python -m outpace.benchmarks.studies unequal-data    D^2 and D-PSGD where workers hold different labels
     python -m outpace.benchmarks.studies busiest-rank    rates and traffic against the number of workers
     python -m outpace.benchmarks.studies slow-worker     the pace of the others beside a slow worker
+    python -m outpace.benchmarks.studies signum          Signum beside Adam, both tuned over a grid
+    python -m outpace.benchmarks.studies vote-errors     how often a majority is wrong, against workers and noise
+    python -m outpace.benchmarks.studies flippers        majority vote against workers that negate their signs
     python -m outpace.benchmarks.studies batch-sizes     SVRG and Katyusha X: passes and rounds against the batch size
     python -m outpace.benchmarks.studies condition       the same two against the condition number
     python -m outpace.benchmarks.studies workers         Katyusha X: time per pass against the number of workers
@@ -11,6 +14,7 @@ A trace that is there already is not made again, so a study that was cut short g
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +27,7 @@ from rich.table import Table
 from outpace.benchmarks import kept, variance_reduction
 from outpace.benchmarks.kept import draw
 from outpace.benchmarks.reading import Run
+from outpace.comm import sign
 from outpace.comm.spec import UserError
 
 RUNS: Final = Path("results/runs")
@@ -133,10 +138,132 @@ def slow_worker(folder: Path, repetitions: int = 5, seconds: float = 8, program:
     return {worker: float(slowed[worker] / equal[worker]) for worker in range(8)}
 
 
+TUNING_SEED: Final = 100  # the grid is searched with this one, and what it says holds for the others
+# Step sizes and momenta as in the experiments of the ICML paper, where they are decades and 0.5 or 0.9 as well.
+STEP_SIZES: Final = ("0.001", "0.01", "0.1")
+MOMENTA: Final = ("0.5", "0.9")
+TUNED: Final[
+    dict[str, tuple[str, str, list[tuple[str, ...]]]]
+] = {  # the flags of a program but for its step size and momentum, and how the latter is called
+    "Adam": ("allreduce_sgd", "--beta1", [("--rule", "adam")]),
+    "Signum": (
+        "sign_sgd",
+        "--momentum",
+        [("--variant", "signum", "--vote", "none", "--schedule", each) for each in ("constant", "inverse-sqrt")],
+    ),
+    "Signum, majority": (
+        "sign_sgd",
+        "--momentum",
+        [("--variant", "signum", "--schedule", each) for each in ("constant", "inverse-sqrt")],
+    ),
+}
+
+
+def signum(folder: Path, seeds: int = 5, epochs: float = 20, workers: int = 5) -> dict[str, list[float]]:
+    """The final loss over Adam's, for each seed, of Signum without and with a vote; digits MLP, batch 16.
+
+    Everyone has the best flags of the grid. Without a vote Signum takes the sign of a momentum of the mean gradient,
+    which is Adam's own; with one it has n signs of momenta. Draws `loss-epochs` for each of the two.
+    """
+
+    def run(program: str, flags: tuple[str, ...], seed: int) -> Run:
+        out = folder / f"{program}{''.join(flags)}-{seed}.h5".replace("--", "-")
+        return trace(out, program, workers, *flags, "--epochs", f"{epochs:g}", "--seed", str(seed))
+
+    runs = {}
+    shown = Table("", "flags", "final loss", title=f"the grid, seed {TUNING_SEED}, {workers} workers")
+    for name, (program, momentum, variants) in TUNED.items():
+        pairs = itertools.product(variants, STEP_SIZES, MOMENTA)
+        grid = [(*variant, "--step-size", step, momentum, decay) for variant, step, decay in pairs]
+        losses = {flags: run(program, flags, TUNING_SEED).final_loss() for flags in grid}
+        for flags, loss in losses.items():
+            shown.add_row(name, " ".join(flags), f"{loss:.4g}")
+        best = min(losses, key=losses.__getitem__)
+        runs[name] = [run(program, best, seed) for seed in range(seeds)]
+    ratios = {
+        name: [one.final_loss() / adam.final_loss() for one, adam in zip(repeated, runs["Adam"], strict=True)]
+        for name, repeated in runs.items()
+    }
+    console = Console(width=120)
+    console.print(shown)
+    for name, repeated in runs.items():
+        finals, over = (
+            ", ".join(f"{value:.4g}" for value in values)
+            for values in ([one.final_loss() for one in repeated], ratios[name])
+        )
+        console.print(f"{name}: {finals}; over Adam's {over}; median {np.median(ratios[name]):.3f}")
+    draw("loss-epochs", [*runs["Adam"], *runs["Signum"]], folder / "signum.png")
+    draw("loss-epochs", [*runs["Adam"], *runs["Signum, majority"]], folder / "signum-majority.png")
+    return ratios
+
+
+VOTERS: Final = (1, 3, 7, 15, 27, 51)
+SNR: Final = 0.3  # a gradient of this size, in noise of standard deviation 1
+NOISES: Final[dict[str, Callable[[np.random.Generator, tuple[int, int]], np.ndarray]]] = {
+    "Gaussian": lambda rng, shape: SNR + rng.standard_normal(shape),
+    "Laplace": lambda rng, shape: SNR + rng.laplace(scale=np.sqrt(0.5), size=shape),
+    "uniform": lambda rng, shape: SNR + rng.uniform(-np.sqrt(3), np.sqrt(3), shape),
+    "skewed": lambda rng, shape: np.where(rng.random(shape) < 0.1, 50.0, -1.0),  # +4.1 in the mean
+}
+
+
+def vote_error(gradients: np.ndarray) -> float:
+    """Share of the coordinates, whose true gradients are positive, with a negative vote; gradients (n, dim)."""
+    n, dim = gradients.shape
+    words, coins = np.zeros((n, sign.words(dim)), np.uint32), np.zeros(sign.words(dim), np.uint32)
+    for gradient, ballot in zip(gradients, words, strict=True):
+        sign.ballot(gradient, coins, 0, ballot)
+    outcome = np.zeros((1, sign.words(dim)), np.uint32)
+    sign.tally(words, coins, outcome)
+    plus = np.unpackbits(outcome.view(np.uint8), bitorder="little")[:dim]
+    return 1.0 - float(plus.mean())
+
+
+def vote_errors(folder: Path, coordinates: int = 200_000) -> dict[tuple[str, int], float]:
+    """(noise, voters) -> the error of a majority vote, measured with the kernels of the vote itself; no launch."""
+    draws = {noise: [np.random.default_rng([17, n]) for n in VOTERS] for noise in NOISES}
+    errors = {
+        (noise, n): vote_error(NOISES[noise](rng, (n, coordinates)))
+        for noise, rngs in draws.items()
+        for n, rng in zip(VOTERS, rngs, strict=True)
+    }
+    shown = Table("noise", *(f"n = {n}" for n in VOTERS), title=f"share of wrong votes, {coordinates} coordinates")
+    for noise in NOISES:
+        shown.add_row(noise, *(f"{errors[noise, n]:.3f}" for n in VOTERS))
+    Console().print(shown)
+    return errors
+
+
+FLIPPERS: Final = (0, 4, 8, 10, 12, 13, 14)
+
+
+def flippers(folder: Path, workers: int = 27, liars: Sequence[int] = FLIPPERS, steps: int = 400) -> dict[int, float]:
+    """Workers that negate their signs -> the final loss of signSGD, with a start of 500 or so.
+
+    f = |x - c|^2 / 2 in 1,000 dimensions, noise N(0, 1) in every coordinate, steps of 0.01.
+    """
+    problem, samples = "quadratic:dim=1000,condition=1,sigma=1,samples=1000000", 1_000_000
+    losses = {}
+    for count in liars:
+        flags = ["--problem", problem, "--batch-size", "1", "--step-size", "0.01", "--schedule", "constant"]
+        flags += ["--epochs", repr(steps * workers / samples), "--evaluations", "10"]
+        if count:
+            flags += ["--adversaries", f"flip:rank={'+'.join(map(str, range(count)))}"]
+        losses[count] = trace(folder / f"{workers}-{count}.h5", "sign_sgd", workers, *flags).final_loss()
+    shown = Table("flippers", "final loss", title=f"{workers} workers, {steps} steps")
+    for count, loss in losses.items():
+        shown.add_row(str(count), f"{loss:.3g}")
+    Console().print(shown)
+    return losses
+
+
 STUDIES: Final[dict[str, Callable[[Path], object]]] = {
     "unequal-data": unequal_data,
     "busiest-rank": busiest_rank,
     "slow-worker": slow_worker,
+    "signum": signum,
+    "vote-errors": vote_errors,
+    "flippers": flippers,
     "batch-sizes": variance_reduction.batch_sizes,
     "condition": variance_reduction.condition,
     "workers": variance_reduction.workers,

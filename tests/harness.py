@@ -1,5 +1,6 @@
 """Running one program inside a test, on any communicator, with its budget and its trace in memory."""
 
+import tracemalloc
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
@@ -14,9 +15,12 @@ from outpace.benchmarks.problems import Setting, Unshared
 from outpace.benchmarks.stragglers import Delays, parse
 from outpace.benchmarks.traces import Snapshots, Trace
 from outpace.comm import clock
+from outpace.comm.arrays import to_host
 from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
 from outpace.comm.meter import MeteredComm
 from outpace.comm.server import Layout
+
+backend: Any = np  # the array module of `share`; tests set it
 
 
 class CheckedComm(MeteredComm):
@@ -32,7 +36,7 @@ class CheckedComm(MeteredComm):
 
 @dataclass
 class Outcome:
-    """This rank's result of one run; `steps`, `events` and `applied` are records of the tables of `traces`."""
+    """This rank's result of one run, on the host; `steps`, `events` and `applied` are records of `traces`' tables."""
 
     x: Any
     mean: np.ndarray  # the mean of the local models, or the servers' model
@@ -42,6 +46,7 @@ class Outcome:
     sent: np.ndarray  # bytes to each rank
     wall_s: float
     pauses: int  # for a checkpoint
+    peak: int  # bytes allocated at one time, where the recorder notes it
 
 
 def shares(text: str, n: int, dtype: str = "float64", split: str = "iid", seed: int = 0) -> list[Any]:
@@ -54,7 +59,7 @@ def share(
 ) -> Any:
     """This rank's share, or what a server knows of the problem; collective."""
     n = comm.size - servers
-    setting = Setting(comm, [comm.rank] if comm.rank < n else [], n, split, seed, dtype, np)
+    setting = Setting(comm, [comm.rank] if comm.rank < n else [], n, split, seed, dtype, backend)
     mine = problems.build(text, setting)
     told = Unshared(comm, mine) if servers else None
     return mine[0] if mine else told
@@ -75,6 +80,29 @@ class Rounds:
         """Nothing goes on from here."""
 
 
+class Allocations(Trace):
+    """A trace that notes the most memory allocated at one time, by all threads of this rank, after the first steps: in
+    those a program may set up what it keeps. Stop tracemalloc afterwards."""
+
+    WARM_UP = 6  # calls; a step makes one or two of them, on servers too
+    calls = peak = 0
+
+    def record(self, read_s: float = np.nan, local_writes: int = 0) -> None:
+        super().record(read_s, local_writes)
+        self._look()
+
+    def snapshot(self, x: Any) -> None:
+        super().snapshot(x)
+        self._look()
+
+    def _look(self) -> None:
+        self.calls += 1
+        if self.calls == self.WARM_UP:
+            tracemalloc.start()
+        elif self.calls > self.WARM_UP:
+            _, self.peak = tracemalloc.get_traced_memory()
+
+
 class RandomStart:
     """A problem whose workers start at different points, to see what averaging alone does."""
 
@@ -84,8 +112,8 @@ class RandomStart:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._problem, name)
 
-    def x0(self) -> np.ndarray:
-        return np.random.default_rng([99, self._rank]).standard_normal(self._problem.dim)
+    def x0(self) -> Any:
+        return self._problem.xp.asarray(np.random.default_rng([99, self._rank]).standard_normal(self._problem.dim))
 
 
 def execute(
@@ -98,6 +126,7 @@ def execute(
     stragglers: str = "none",
     agreement: int = 8,
     pause: bool = False,
+    recorder: type[Trace] = Trace,
     **config: Any,
 ) -> Outcome:
     """Run `program` for `steps` gradients per worker on average; collective. Set-up as `benchmarks.program` does it.
@@ -108,7 +137,7 @@ def execute(
     cfg = program.Config(**{"dtype": "float64", **config})
     if hasattr(cfg, "derive"):
         cfg.derive(problem)
-    trace = Trace(comm, Snapshots(0, problem.dim, np.dtype(cfg.dtype), per_step=True))
+    trace = recorder(comm, Snapshots(0, problem.dim, np.dtype(cfg.dtype), per_step=True))
     started = []
 
     def start() -> float:
@@ -139,6 +168,7 @@ def execute(
         budget.save()
         budget.go_on()
         x = program.run(comm, paced, cfg, budget, trace)
+    x = to_host(x)
     wall_s = clock.now(comm) - started[0]
     comm.Barrier()
     assert not comm.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG), "a message is left in the communicator"
@@ -150,4 +180,6 @@ def execute(
     comm.Allreduce(MPI.IN_PLACE, mean)
     mean /= layout.models
     rows = {name: np.frombuffer(data, dtype=traces.TABLES[name]) for name, data in trace.drain().items()}
-    return Outcome(x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s, pauses)
+    return Outcome(
+        x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s, pauses, getattr(trace, "peak", 0)
+    )

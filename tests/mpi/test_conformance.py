@@ -1,13 +1,19 @@
 """One table of all programs, one contract for all of them. A new program is one row."""
 
-from collections.abc import Callable
+import tempfile
+import tracemalloc
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cuda_on_cpu
+import device_on_cpu
+import harness
 import numpy as np
 import pytest
-from harness import CheckedComm, RandomStart, execute, share, shares
+from harness import Allocations, CheckedComm, RandomStart, execute, share, shares
 from mpi4py import MPI
 from reference import allreduce_sgd as allreduce_form
 from reference import d2 as d2_form
@@ -29,7 +35,7 @@ from outpace.algorithms import (
     sign_sgd,
     svrg,
 )
-from outpace.comm import sign, topology
+from outpace.comm import arrays, sign, topology
 from outpace.comm.spec import UserError
 
 GRAPHS = (
@@ -63,6 +69,7 @@ class Row:
     gossip: bool = False  # takes --topology
     spread: bool = True  # finds the minimum of the mean where the workers' own minima differ
     fits: Callable[[np.ndarray], bool] = lambda W: True  # whether the program can use a mixing matrix
+    drawn_on_device: bool = False  # has random numbers of the device's own, which no reference on the CPU has
     refused: tuple[tuple[int, dict[str, Any]], ...] = ()  # (n, config) that raise UserError on every rank
     variants: tuple[dict[str, Any], ...] = field(default=({},))
 
@@ -141,6 +148,7 @@ ROWS = [
         synchronous=True,
         cost=lambda n, dim, degrees: np.full(n, (n - 1) * (4 * 4 * sign.words(dim) + 8)),
         reference=quantized_sgd_form,
+        drawn_on_device=True,
         variants=({}, {"codec": "qsgd:levels=2"}, {"codec": "terngrad"}),
         refused=((2, {"codec": "qsgd:levels=128"}), (3, {"codec": "terngrad:levels=1"})),
     ),
@@ -222,6 +230,33 @@ def configurations(row: Row, n: int) -> list[dict[str, Any]]:
     return [{**variant, **graph} for variant in variants for graph in graphs]
 
 
+@pytest.fixture(autouse=True, params=["numpy", "emulated", pytest.param("cupy", marks=pytest.mark.gpu)])
+def backend(request: pytest.FixtureRequest, folder: Path) -> Iterator[None]:
+    """The table on NumPy, on a GPU where there is one, and in part on a device that the CPU plays."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "cupy":
+            if reason := arrays.no_device():
+                pytest.skip(f"this process {reason}")
+            patch.setattr(harness, "backend", arrays.load("cupy", MPI.COMM_WORLD))
+        elif request.param == "emulated":
+            row = request.node.callspec.params["row"]
+            exact = row.reference is not None and not row.drawn_on_device
+            test = "test_equals_its_matrix_form" if exact else "test_learns_and_counts"
+            if request.node.originalname != test or MPI.COMM_WORLD.size != 2:
+                pytest.skip("the emulated device is slow: 2 ranks, one test of each program")
+            if cuda_on_cpu.COMPILER is None:
+                pytest.skip("no C++ compiler to run the CUDA files on the CPU")
+            patch.setattr(harness, "backend", device_on_cpu.install(patch, folder))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    """Of this rank alone."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+
+
 by_row = pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 
 
@@ -230,12 +265,15 @@ def test_equals_its_matrix_form(comm: CheckedComm, row: Row) -> None:
     """To 1e-12, on every graph that allows n. Catches a gradient at the wrong model, a wrong weight, a torn buffer."""
     if row.reference is None:
         pytest.skip(f"{row.name} is asynchronous")
+    if row.drawn_on_device and harness.backend is not np:
+        pytest.skip(f"{row.name} rounds by random numbers of the device's own")
+    steps = 5 if isinstance(harness.backend, device_on_cpu.Cupy) else STEPS
     for problem in (PROBLEM, "digits:hidden=5"):
         everyone = shares(problem, comm.size)
         mine = share(comm, problem)
         for config in configurations(row, comm.size):
-            x = execute(comm, row.program, mine, STEPS, **config).x
-            X = row.reference.run(everyone, row.program.Config(**config, dtype="float64"), STEPS)
+            x = execute(comm, row.program, mine, steps, **config).x
+            X = row.reference.run(everyone, row.program.Config(**config, dtype="float64"), steps)
             np.testing.assert_allclose(x, X[comm.rank], rtol=0, atol=1e-12, err_msg=str(config))
 
 
@@ -343,8 +381,24 @@ def test_averaging_alone_keeps_the_mean(comm: CheckedComm, row: Row) -> None:
     problem = RandomStart(share(comm, PROBLEM), comm.rank)
     for config in configurations(row, comm.size):
         x = execute(comm, row.program, problem, 40, **row.pace, **{**config, "step_size": 0.0}).x
-        before, after = (comm.allgather(v) for v in (problem.x0(), x))
+        before, after = (comm.allgather(v) for v in (arrays.to_host(problem.x0()), x))
         scale = sum(np.linalg.norm(v) for v in before)
         assert np.linalg.norm(np.sum(after, axis=0) - np.sum(before, axis=0)) <= 1e-12 * scale
         if comm.size > 1:
             assert np.var(after, axis=0).sum() < 0.2 * np.var(before, axis=0).sum(), config
+
+
+@pytest.mark.ranks(2)
+@by_row
+def test_no_step_allocates_a_vector(comm: CheckedComm, row: Row) -> None:
+    """Of 4 MB models, nothing as large as a tenth of one is allocated after the first steps, on any rank, by either
+    thread: not even a mask of the coordinates."""
+    dim = 1 << 19
+    for config in configurations(row, comm.size)[:: len(GRAPHS) if row.gossip else 1]:
+        problem = share(comm, f"quadratic:dim={dim},samples=64", servers=row.servers(config))
+        try:
+            peak = execute(comm, row.program, problem, 12, recorder=Allocations, **row.pace, **config).peak
+        finally:
+            tracemalloc.stop()
+        assert peak < 8 * dim / 10, config
+        assert comm.allreduce(peak > 0)

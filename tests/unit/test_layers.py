@@ -7,8 +7,10 @@ import cuda_on_cpu
 import numpy as np
 import pytest
 from harness import shares
+from mpi4py import MPI
 
-from outpace.benchmarks.problems import layers, layers_gpu
+from outpace.benchmarks import problems
+from outpace.benchmarks.problems import Setting, layers, layers_gpu
 from outpace.comm import arrays, cuda
 
 
@@ -50,11 +52,14 @@ def test_gradients_are_the_same(device: Any, hidden: int, monkeypatch: pytest.Mo
     """The whole gradient, with the fused kernels in place of NumPy's."""
     (share,) = shares(f"digits:hidden={hidden}", 1)
     x = np.random.default_rng(1).standard_normal(share.dim)
-    expected, g = np.empty_like(x), np.empty_like(x)
+    expected = np.empty_like(x)
     batch = np.arange(0, share.n_samples, 7)
     share.gradient(x, batch, expected)
-    if device is not np:
-        pytest.skip("the share lives on the CPU; gradients on a GPU are not compared yet")
-    monkeypatch.setattr(share, "_fused", layers_gpu)
-    share.gradient(x, batch, g)
-    np.testing.assert_allclose(g, expected, rtol=0, atol=1e-14)
+    if device is np:
+        monkeypatch.setattr(share, "_fused", layers_gpu)
+    else:
+        setting = Setting(MPI.COMM_SELF, [0], 1, "iid", 0, "float64", device)
+        (share,) = problems.build(f"digits:hidden={hidden}", setting)
+    g = device.empty_like(share.x0())
+    share.gradient(device.asarray(x), batch, g)
+    np.testing.assert_allclose(arrays.to_host(g), expected, rtol=0, atol=1e-14 if device is np else 1e-12)

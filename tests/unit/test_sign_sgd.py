@@ -1,6 +1,5 @@
 """What the papers on signSGD say about votes, noise and error feedback, at the numbers worked out in advance."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,29 +10,20 @@ from reference import sign_sgd as sign_sgd_form
 from scipy import stats
 
 from outpace.algorithms import allreduce_sgd, sign_sgd
+from outpace.benchmarks import studies
 from outpace.comm import sign
 
-WORKERS = (1, 3, 7, 15, 27, 51)
-SNR = 0.3
 COORDINATES = 64_000
 
-# Noise of standard deviation 1, the chance that gradient + noise has the wrong sign, and the errors of the vote.
-NOISES: dict[str, tuple[Callable[..., np.ndarray], float, tuple[float, ...]]] = {
-    "Gaussian": (
-        lambda rng, shape: rng.standard_normal(shape),
-        stats.norm.cdf(-SNR),
-        (0.382, 0.326, 0.256, 0.173, 0.105, 0.043),
-    ),
+# The chance that a gradient in noise has the wrong sign, and the published errors of the vote.
+WRONG: dict[str, tuple[float, tuple[float, ...]]] = {
+    "Gaussian": (stats.norm.cdf(-studies.SNR), (0.382, 0.326, 0.256, 0.173, 0.105, 0.043)),
     "Laplace": (
-        lambda rng, shape: rng.laplace(scale=np.sqrt(0.5), size=shape),
-        stats.laplace.cdf(-SNR, scale=np.sqrt(0.5)),
+        stats.laplace.cdf(-studies.SNR, scale=np.sqrt(0.5)),
         (0.327, 0.251, 0.164, 0.080, 0.031, 0.005),
     ),
-    "uniform": (
-        lambda rng, shape: rng.uniform(-np.sqrt(3), np.sqrt(3), shape),
-        0.5 - SNR / np.sqrt(12),
-        (0.413, 0.371, 0.316, 0.246, 0.180, 0.105),
-    ),
+    "uniform": (0.5 - studies.SNR / np.sqrt(12), (0.413, 0.371, 0.316, 0.246, 0.180, 0.105)),
+    "skewed": (0.9, (0.900, 0.972, 0.997, 1.000, 1.000, 1.000)),
 }
 
 
@@ -44,51 +34,35 @@ def alone() -> Any:
     comm.Free()
 
 
-def vote_error(gradients: np.ndarray) -> float:
-    """Share of the coordinates whose true gradient is positive and whose vote is not; gradients (n, dim)."""
-    n, dim = gradients.shape
-    words, coins = np.zeros((n, sign.words(dim)), np.uint32), np.zeros(sign.words(dim), np.uint32)
-    for row, ballot in zip(gradients, words, strict=True):
-        assert not sign.ballot(row, coins, 0, ballot)
-    outcome = np.zeros((1, sign.words(dim)), np.uint32)
-    sign.tally(words, coins, outcome)
-    plus = np.unpackbits(outcome.view(np.uint8), bitorder="little")[:dim]
-    return 1.0 - float(plus.mean())
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], float]:
+    return studies.vote_errors(tmp_path_factory.mktemp("votes"), COORDINATES)
 
 
-@pytest.mark.parametrize("n", WORKERS)
-@pytest.mark.parametrize("noise", NOISES)
-def test_vote_error(noise: str, n: int) -> None:
+@pytest.mark.parametrize("n", studies.VOTERS)
+@pytest.mark.parametrize("noise", WRONG)
+def test_vote_error(errors: dict[tuple[str, int], float], noise: str, n: int) -> None:
     """Against the exact binomial sum and the published digits, to five standard deviations."""
-    draw, wrong, errors = NOISES[noise]
-    measured = vote_error(SNR + draw(np.random.default_rng([17, n]), (n, COORDINATES)))
+    wrong, published = WRONG[noise]
     exact = stats.binom.sf(n // 2, n, wrong)
-    assert errors[WORKERS.index(n)] == pytest.approx(exact, abs=6e-4)
-    assert measured == pytest.approx(exact, abs=5 * np.sqrt(exact * (1 - exact) / COORDINATES))
+    assert published[studies.VOTERS.index(n)] == pytest.approx(exact, abs=6e-4)
+    assert errors[noise, n] == pytest.approx(exact, abs=5 * np.sqrt(exact * (1 - exact) / COORDINATES) + 1e-4)
 
 
-def test_vote_error_of_skewed_noise_grows_with_the_workers() -> None:
-    """Gradients 50 with chance 0.1 and -1 with 0.9, mean +4.1: the vote gets worse, where the sign of the mean gets
-    better. Averages of 30 samples put it right."""
-    errors = []
-    for n, expected in zip(WORKERS, (0.900, 0.972, 0.997, 1.000, 1.000, 1.000), strict=True):
-        rng = np.random.default_rng([18, n])
-        gradients = np.where(rng.random((n, COORDINATES)) < 0.1, 50.0, -1.0)
-        errors.append(vote_error(gradients))
-        exact = stats.binom.cdf(n // 2, n, 0.1)
-        assert expected == pytest.approx(exact, abs=6e-4)
-        assert errors[-1] == pytest.approx(exact, abs=5 * np.sqrt(exact * (1 - exact) / COORDINATES) + 1e-4)
-    assert errors == sorted(errors)
-    assert (gradients.mean(axis=0) < 0).mean() < 0.01
-    rng = np.random.default_rng(19)
-    batches = np.where(rng.random((30, 1, COORDINATES)) < 0.1, 50.0, -1.0).mean(axis=0)
-    assert vote_error(batches) == pytest.approx(0.042, abs=0.005)
+def test_a_vote_on_skewed_noise_gets_worse_with_the_workers(errors: dict[tuple[str, int], float]) -> None:
+    """Where the sign of the mean gets better, and averages of 30 samples put the vote right."""
+    skewed = [errors["skewed", n] for n in studies.VOTERS]
+    assert skewed == sorted(skewed)
+    draw, shape = studies.NOISES["skewed"], (51, COORDINATES)
+    assert (draw(np.random.default_rng(18), shape).mean(axis=0) < 0).mean() < 0.01
+    batch = draw(np.random.default_rng(19), (30, COORDINATES)).mean(axis=0, keepdims=True)
+    assert studies.vote_error(batch) == pytest.approx(0.042, abs=0.005)
 
 
 def test_even_electorates_gain_nothing() -> None:
     """n = 4 errs as n = 3 does, ties tossed."""
     rng = np.random.default_rng(20)
-    gradients = SNR + rng.standard_normal((4, 500_000))
+    gradients = studies.SNR + rng.standard_normal((4, 500_000))
     coins = rng.integers(0, 2**32, sign.words(500_000), dtype=np.uint32)
     words = np.zeros((4, coins.size), np.uint32)
     for row, ballot in zip(gradients, words, strict=True):
