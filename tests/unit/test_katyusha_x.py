@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import device_on_cpu
+import harness
 import numpy as np
 import pytest
-from harness import CheckedComm, execute, shares
+from harness import CheckedComm, execute, share, shares
 from mpi4py import MPI
 from reference import katyusha_x as form
 from scipy.optimize import minimize
@@ -208,6 +210,31 @@ def test_newton_on_a_data_file_goes_as_plain_newton_does(tmp_path: Path) -> None
         errors.append(np.linalg.norm(x - problem.x_star) / np.linalg.norm(problem.x_star))
     assert errors[2] < errors[1] ** 1.5
     assert errors[-1] < 1e-10
+
+
+ON_DEVICE: list[tuple[Any, str, dict[str, Any]]] = [
+    (svrg, "logistic:samples=60,dim=4,weight=0.1", {"prox": "l1:weight=0.01", "sampling": "stratified"}),
+    (svrg, "logistic:samples=60,dim=4,weight=0.1,penalty=nonconvex", {"prox": "l2:weight=0.1"}),
+    (katyusha_x, "pca:samples=60,dim=4", {"prox": "ball:radius=0.5", "variant": "w"}),
+    (katyusha_x, "svd:samples=60,dim=4,rank=2", {"sigma": 0.1, "step_size": 0.1}),
+    (katyusha_x, "svd:samples=60,dim=4,rank=2", {"application": "svd", "stage": 3}),
+    (katyusha_x, "logistic:samples=60,dim=4,weight=0.1", {"application": "newton", "stage": 3}),
+    (katyusha_x, "logistic:samples=60,dim=4,weight=0.1", {"application": "proximal-point", "stage": 3}),
+]
+
+
+@pytest.mark.parametrize(("program", "text", "config"), ON_DEVICE)
+def test_on_a_device_it_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, program: Any, text: str, config: dict[str, Any]
+) -> None:
+    """On the stand-in for CuPy: no NumPy array among a device's, no silent copy, and the same numbers."""
+    expected = execute(alone(), program, share(alone(), text), 8, batch_size=12, **config).x
+    monkeypatch.setattr(harness, "backend", device_on_cpu.install(monkeypatch, tmp_path))
+    problem = share(alone(), text)
+    x = execute(alone(), program, problem, 8, batch_size=12, **config).x
+    np.testing.assert_allclose(x, expected, rtol=0, atol=1e-12)
+    assert problem.loss(problem.xp.asarray(x)) == pytest.approx(shares(text, 1)[0].loss(x), abs=1e-12)
+    assert np.isfinite([*problem.answer(alone(), x).values()]).all()
 
 
 def test_what_programs_need_of_a_problem() -> None:
