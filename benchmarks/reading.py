@@ -96,10 +96,9 @@ class Run:
     @property
     def name(self) -> str:
         """The program, or the variant of it that ran, by its human name."""
-        for (flag, value), name in VARIANTS.items():
-            if self.config.get(flag) == value:
-                return name
-        return NAMES.get(self.attrs["algorithm"], str(self.attrs["algorithm"]))
+        known = [name for (flag, value), name in VARIANTS.items() if self.config.get(flag) == value]
+        name = known[0] if known else NAMES.get(self.attrs["algorithm"], str(self.attrs["algorithm"]))
+        return f"{name} without a vote" if self.config.get("vote") == "none" else name
 
     @property
     def label(self) -> str:
