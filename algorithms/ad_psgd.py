@@ -68,6 +68,11 @@ def run(comm, problem, cfg, budget, trace):
     return model.x
 
 
+def check(cfg, n):
+    """Raise UserError for a graph of n workers that is not bipartite."""
+    topology.bipartition(topology.mixing_matrix(cfg.topology, n), 0, cfg.topology)
+
+
 def ask(comm, neighbours, model, due, rng, trace):
     """Active worker: average with one random passive neighbour per gradient (line 5)."""
     exchange = Exchange(comm, model, trace)

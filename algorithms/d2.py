@@ -87,6 +87,11 @@ def run(comm, problem, cfg, budget, trace):
     return x
 
 
+def check(cfg, n):
+    """Raise UserError for a graph of n workers on which D^2 does not converge."""
+    check_stable(topology.mixing_matrix(cfg.topology, n), cfg)
+
+
 def check_stable(W, cfg):
     """Raise UserError where D^2 does not converge with W, unless that is allowed."""
     smallest = topology.smallest_eigenvalue(W)

@@ -28,7 +28,7 @@ from outpace.comm.spec import NonNegativeInt, PositiveFloat, PositiveInt, Range
 from outpace.comm.streams import BATCHES, CODEC
 from outpace.comm.vote import Wired
 
-BLOCK = 1 << 15  # coordinates that are coded at a time on the CPU, a multiple of 32: no step allocates a vector
+BLOCK = 1 << 14  # coordinates that are coded at a time on the CPU, a multiple of 32: no step allocates a vector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,11 @@ def run(comm, problem, cfg, budget, trace):
         x -= g
         trace.record()
     return x
+
+
+def check(cfg, n):
+    """Raise UserError for a codec that there is not."""
+    spec.parse(cfg.codec, CODECS, "--codec")
 
 
 class Codec:

@@ -41,7 +41,7 @@ from outpace.comm.arrays import copy, twin
 from outpace.comm.outcomes import OUTCOMES
 from outpace.comm.spec import Decay, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, UserError
 from outpace.comm.streams import ADVERSARIES, BATCHES, TIES
-from outpace.comm.vote import Coins, adversary, check_sums_fit
+from outpace.comm.vote import Coins, adversaries, adversary, check_sums_fit
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def run(comm, problem, cfg, budget, trace):
     ties, lies = np.random.default_rng([TIES, cfg.seed]), np.random.default_rng([ADVERSARIES, cfg.seed, comm.rank])
     coins = Coins(cfg.ties, ties, comm.rank if cfg.vote != "none" else 0, words.size, xp)
     cast, memory = VARIANTS[cfg.variant](cfg, g, xp)
-    tamper = adversary(cfg.adversaries, lies, comm.rank, comm.size, xp)
+    tamper = adversary(adversaries(cfg.adversaries, comm.size), lies, comm.rank, xp)
     # A step of length 0 and no gradient, so that no kernel is compiled in the timed part.
     vote.exchange(coins, cast(0, 0.0, coins, words))
     vote.update(x, 1.0)
@@ -111,6 +111,7 @@ def check(cfg, n):
         raise UserError("--exchange int8 sends signs without the scales of ef-signsgd; allowed: sharded, server")
     if cfg.vote == "none" and cfg.adversaries != "none":
         raise UserError("--adversaries lie about their signs, and --vote none sends none; allowed: majority, sum")
+    adversaries(cfg.adversaries, n)
 
 
 # Each variant returns cast(k, step, coins, words), which writes the signs of its vector into words and returns the

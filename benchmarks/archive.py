@@ -15,6 +15,7 @@ from outpace.benchmarks import checkpoint, problems, schema, traces
 from outpace.benchmarks.evaluate import evaluate
 from outpace.benchmarks.problems import Setting
 from outpace.benchmarks.traces import Segment, Snapshots, models_path, part_path, read_part
+from outpace.comm import prox
 from outpace.comm.clock import Alignment, Offset
 from outpace.comm.server import Layout
 from outpace.comm.spec import UserError
@@ -85,6 +86,15 @@ class Parts:
             parts.append(_columns(tables["events"]) | {"rank": np.full(len(tables["events"]), rank)})
         return _sorted(_concatenate(parts), "t_start_s")
 
+    def effort(self, tags: np.ndarray, length: int, gradients: np.ndarray) -> Columns:
+        """Columns of /evaluations of a synchronous program: gradients and rounds until `tags`, and to the end where
+        that is one entry more. Rank 0 takes part in every round."""
+        events = self._tables[0]["events"]
+        steps = np.sort(events["step"][np.isin(events["kind"], [schema.KIND[kind] for kind in schema.ROUNDS])])
+        rounds = np.searchsorted(steps, tags)
+        rounds = np.append(rounds, len(steps))[:length]
+        return {"gradients": gradients, "rounds": rounds}
+
     def traffic(self) -> Columns:
         n = len(self._tables)
         tables = {name: np.zeros((n, n), dtype=np.int64) for name in schema.TABLES["traffic"].columns}
@@ -138,6 +148,8 @@ def merge(
             np.append(t_s, steps["t_s"].max(initial=0.0)),
             np.append(samples, steps["samples"].sum()),
         )
+    if header["per_step"]:
+        values = values | parts.effort(np.append(0, tags), len(t_s), samples / header["attributes"]["n_total"])
     labels = parts.labels()
     attributes = header["attributes"] | {"wall_s": float(steps["t_s"].max(initial=0.0))} | attributes
     epoch = samples / attributes["n_total"]
@@ -221,7 +233,8 @@ def recover(folder: Path) -> list[Path]:
         tags = _recoverable(parts, stores, header["per_step"])
         x0 = shares[0].x0().astype(np.float64)
         points = [[x0[part] for part in held.values()], *([store[tag] for store in stores] for tag in tags)]
-        values, x_mean = evaluate(MPI.COMM_SELF, layout, shares, list(held.values()), dim, points)
+        psi = prox.parse(config.get("prox", "none"))
+        values, x_mean = evaluate(MPI.COMM_SELF, layout, shares, list(held.values()), dim, points, psi=psi)
         merge(target, {"status": "partial"}, tags, values, x_mean, keep=resumable)
     return targets
 

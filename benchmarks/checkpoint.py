@@ -11,13 +11,15 @@ import re
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from outpace.benchmarks.traces import part_path
 from outpace.comm.spec import UserError
 from outpace.comm.state import Captured
+
+GOES_ON: Final = 75  # exit code of a run that SIGUSR1 ended early with a checkpoint: EX_TEMPFAIL of sysexits.h
 
 
 @dataclass(frozen=True)

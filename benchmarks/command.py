@@ -5,11 +5,11 @@ import mpi4py
 mpi4py.rc.initialize = False  # this process launches MPI jobs and is none itself
 
 import argparse
-import pkgutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from outpace.benchmarks.sweep import programs
 from outpace.comm.spec import UserError
 
 
@@ -47,7 +47,31 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("program", metavar="PROGRAM", help="one of: " + ", ".join(programs()))
     one.add_argument("-n", dest="workers", type=_positive, required=True, metavar="RANKS", help="number of ranks")
+    _add_requeue(one)
     one.set_defaults(command=run)
+
+    one = commands.add_parser(
+        "sweep",
+        help="run many points, here or under Slurm",
+        description="Run what is missing of a sweep, here, one point after the other; the same command goes on where "
+        "it was stopped.",
+    )
+    one.add_argument("file", type=Path, metavar="FILE", help="a TOML file, a manifest, or one of the presets by name")
+    one.add_argument("-o", "--out", type=Path, metavar="FOLDER", help="folder for traces and logs; default the file's")
+    does = one.add_mutually_exclusive_group()
+    does.add_argument("--dry-run", action="store_true", help="print the points with ids and commands, as a manifest")
+    does.add_argument("--slurm", action="store_true", help="submit to Slurm, one job array for each number of ranks")
+    does.add_argument("--status", action="store_true", help="tell what is done, running, failed, missing, and why")
+    does.add_argument(
+        "--point", type=_positive, metavar="K", help="run the K-th point only, as a task of an array does"
+    )
+    one.add_argument("--retry-failed", action="store_true", help="run failed points again, too")
+    _add_requeue(one)
+    one.set_defaults(command=sweep)
+
+    one = commands.add_parser("jobscripts", help="copy the job scripts and preset sweeps, to adapt them to a site")
+    one.add_argument("folder", type=Path, metavar="FOLDER", help="a new folder; `jobscripts` is where they are found")
+    one.set_defaults(command=jobscripts)
 
     one = commands.add_parser(
         "show", help="what a trace holds", description="What traces hold; exit code 1 where one is broken."
@@ -70,6 +94,17 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("files", nargs="*", type=Path, metavar="FILE")
     one.add_argument("-o", "--out", type=Path, help="file to write, .pdf, .png or .svg; default FIGURE.pdf")
     one.set_defaults(command=plot)
+
+    one = commands.add_parser(
+        "export",
+        help="one table of many runs, for pandas and R",
+        description="Write one row per run: flags, machine, results.",
+    )
+    one.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    form = one.add_mutually_exclusive_group(required=True)
+    form.add_argument("--csv", type=Path, metavar="OUT")
+    form.add_argument("--parquet", type=Path, metavar="OUT", help="needs pyarrow, the extra `parquet`")
+    one.set_defaults(command=export)
 
     one = commands.add_parser("micro", help="micro-benchmarks of the primitives beside raw MPI, validated first")
     one.add_argument("name", help="gossip, record, step, sign or vote")
@@ -106,6 +141,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_requeue(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--requeue", action="store_true", help="after SIGUSR1 have Slurm requeue this job; for scripts")
+
+
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -113,21 +152,17 @@ def _positive(text: str) -> int:
     return number
 
 
-def programs() -> list[str]:
-    """The programs, by name."""
-    from outpace import algorithms
-
-    return sorted(module.name for module in pkgutil.iter_modules(algorithms.__path__))
-
-
 def run(options: argparse.Namespace) -> int:
-    from outpace.benchmarks import launcher
+    from outpace.benchmarks import launcher, slurm
+    from outpace.benchmarks.checkpoint import GOES_ON
 
     if options.program not in programs():
         raise UserError(f"unknown program '{options.program}'; allowed: {', '.join(programs())}")
     ended = launcher.launch(f"outpace.algorithms.{options.program}", options.workers, options.flags)
     if explained := launcher.explain(ended, _folder(options.flags)):
         print(explained, file=sys.stderr)
+    if options.requeue and ended.code == GOES_ON:
+        slurm.requeue()
     return ended.code
 
 
@@ -137,6 +172,30 @@ def _folder(flags: Sequence[str]) -> Path:
         if flag.startswith("--out"):
             return Path(flag.partition("=")[2] or value).parent
     return Path()
+
+
+def sweep(options: argparse.Namespace) -> int:
+    from outpace.benchmarks import campaign
+    from outpace.benchmarks.sweep import load, manifest
+
+    described = load(options.file, options.out)
+    if options.dry_run:
+        print(manifest(described.points), end="")
+        return 0
+    if options.status:
+        return campaign.status(described)
+    if options.point:
+        return campaign.run_one(described, options.point, options.requeue)
+    if options.slurm:
+        return campaign.submit(described, options.retry_failed)
+    return campaign.run_here(described, options.retry_failed, options.requeue)
+
+
+def jobscripts(options: argparse.Namespace) -> int:
+    from outpace.benchmarks.jobscripts import copy
+
+    print(*copy(options.folder), sep="\n")
+    return 0
 
 
 def show(options: argparse.Namespace) -> int:
@@ -166,6 +225,15 @@ def plot(options: argparse.Namespace) -> int:
     out = options.out or Path(f"{options.figure}.pdf")
     figures.draw(options.figure, options.files, out)
     print(f"wrote {out}")
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    from outpace.benchmarks.export import write_csv, write_parquet
+
+    out = options.csv or options.parquet
+    write = write_csv if options.csv else write_parquet
+    print(f"wrote {write(options.files, out)} row(s) into {out}")
     return 0
 
 

@@ -6,6 +6,7 @@ import numpy as np
 from mpi4py import MPI
 
 from outpace.benchmarks.problems import Problem
+from outpace.comm import prox
 from outpace.comm.server import Layout
 
 
@@ -17,12 +18,14 @@ def evaluate(
     dim: int,
     points: Iterable[Sequence[np.ndarray]],
     at: Callable[[np.ndarray], None] = lambda x_bar: None,
+    psi: prox.Prox = prox.NOTHING,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Evaluate every point; collective over `comm`, whose processes have the workers' shares and the layout's models
     between them: this one `problems`, and the `held` slices of models of size `dim`.
 
-    A point is the values of those slices, float64; `at` is called with the mean model of each. Returns the columns of
-    /evaluations that need no clock, one entry per point, and the mean model of the last point.
+    A point is the values of those slices, float64; `at` is called with the mean model of each. `psi` is what the
+    objective has beside the problem's. Returns the columns of /evaluations that need no clock, one entry per point,
+    and the mean model of the last point.
     """
     n, rows = layout.workers, list[dict[str, float]]()
     x_bar = np.empty(dim)
@@ -47,11 +50,20 @@ def evaluate(
                 correct, held_out = correct + hits[0], held_out + hits[1]
         comm.Allreduce(MPI.IN_PLACE, g_bar)
         spread, loss, correct, held_out = comm.allreduce(np.array([spread, loss, correct, held_out]))
-        row = {"loss": loss / n, "gradient_norm": float(np.linalg.norm(g_bar)) / n, "consensus": spread / layout.models}
+        g_bar /= n
+        row = {
+            "loss": loss / n + psi.value(x_bar),
+            "gradient_norm": float(np.linalg.norm(g_bar)),
+            "consensus": spread / layout.models,
+        }
         if held_out:
             row["accuracy"] = correct / held_out
         f_star = next((problem.f_star for problem in problems), None)
-        if f_star is not None:
+        if psi != prox.NOTHING:
+            y = x_bar - g_bar
+            psi.apply(y, 1.0, np.empty_like(y))
+            row["prox_residual"] = float(np.linalg.norm(x_bar - y))
+        elif f_star is not None:
             row["suboptimality"] = loss / n - f_star
         rows.append(row)
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}, x_bar

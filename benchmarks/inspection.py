@@ -1,5 +1,6 @@
 """`outpace show`: what a trace holds, after a check against the schema."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ def validate(path: Path) -> None:
     """Raise UserError with the first way in which the file departs from the schema."""
     Run(path)  # is it a trace at all
     with h5py.File(path, "r") as file:
-        for name, kind in schema.ATTRIBUTES.items():
+        for name, kind in (schema.ATTRIBUTES | schema.OPTIONAL_ATTRIBUTES).items():
             if name not in file.attrs:
+                if name in schema.OPTIONAL_ATTRIBUTES:
+                    continue
                 raise UserError(f"{path}: attribute {name} is missing")
             value = file.attrs[name]
             plain = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
@@ -91,21 +94,27 @@ def summary(run: Run) -> Table:
         "data": f"{a['n_total']} samples, {_span(a['n_samples'])} a worker, split {a['split']}",
         "topology": a["topology"],
         "stragglers": a["stragglers"],
-        "run": f"{len(steps['rank'])} gradients in {a['wall_s']:.3f} s, started {a['started_utc']}, seed {a['seed']}",
+        "run": f"{len(steps['rank'])} steps in {a['wall_s']:.3f} s, started {a['started_utc']}, seed {a['seed']}",
         "loss": _course(run, "loss"),
         "gradient norm": _course(run, "gradient_norm"),
         "consensus": _course(run, "consensus"),
     }
-    for name in ("accuracy", "suboptimality"):
+    for name in ("constants", "answer"):
+        if name in a:
+            rows[name] = ", ".join(f"{key} {_short(value)}" for key, value in json.loads(a[name]).items())
+    for name in ("accuracy", "suboptimality", "prox_residual"):
         if run.has("evaluations", name):
             rows[name] = _course(run, name)
+    if run.has("evaluations", "rounds"):
+        gradients, rounds = (run.column("evaluations", name)[-1] for name in ("gradients", "rounds"))
+        rows["effort"] = f"{gradients:.5g} passes of gradients, {rounds} rounds of communication"
     if len(steps["rank"]):
         rows["samples/s"] = f"{run.samples_per_s():.1f}"
         rows["epoch"] = f"{run.epoch_time():.3f} s"
         for name in ("compute_s", "injected_s", "wait_s"):
             rows[f"{name[:-2]}, s"] = _quantiles(steps[name])
         rows["staleness"] = f"mean {steps['staleness'].mean():.2f}, largest {steps['staleness'].max()}"
-        rows["gradients by rank"] = " ".join(map(str, np.bincount(steps["rank"], minlength=a["n_workers"])))
+        rows["steps by rank"] = " ".join(map(str, np.bincount(steps["rank"], minlength=a["n_workers"])))
         for name in ("update_share", "data_share"):
             rows[f"{name.replace('_', ' ')}, %"] = " ".join(f"{100 * s:.1f}" for s in run.column("workers", name))
     if run.has("labels", "samples"):
@@ -126,6 +135,10 @@ def summary(run: Run) -> Table:
     for name, text in rows.items():
         table.add_row(name, str(text))
     return table
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _course(run: Run, name: str) -> str:

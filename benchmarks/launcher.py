@@ -11,10 +11,12 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, TextIO
+from types import FrameType
+from typing import IO, BinaryIO, Final, TextIO
 
 from outpace.comm.spec import UserError
 
@@ -72,43 +74,95 @@ class Ended:
     cause: str = ""
 
 
-def launch(module: str, ranks: int, arguments: Sequence[str], inside: Sequence[str] = ()) -> Ended:
-    """Print the command line and run it; its output passes through. SIGTERM, SIGUSR1 and Ctrl-C are passed on.
+class Launch:
+    """A running launch. Its output passes through, or goes to `log` if given, a file open for appending.
 
-    `inside` is what `link.inside` puts before the line; the signals then kill all that is in the namespaces.
+    The processes inherit the file descriptors in `hold`, and a launch with a log is out of reach of the terminal's
+    Ctrl-C: whoever started it decides which signal to `send`. `inside` is what `link.inside` puts before the line; a
+    signal then kills all that is in the namespaces.
     """
-    line = [*inside, *command(module, ranks, arguments)]
-    print(shlex.join(line), file=sys.stderr, flush=True)
-    name = f"outpace-{uuid.uuid4().hex}"
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind("\0" + name)  # in the abstract namespace: no file to clean up
-    listener.listen(ranks)
-    process = subprocess.Popen(
-        line, env=environment(ranks) | {SOCKET: name}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    forward = {
-        number: signal.signal(number, lambda number, _: process.send_signal(signal.SIGKILL if inside else number))
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    }
-    said: list[bytes] = []
-    deaths: list[int] = []
-    streams = [(process.stdout, sys.stdout), (process.stderr, sys.stderr)]
-    readers = [threading.Thread(target=_tee, args=(source, target, said)) for source, target in streams]
-    readers.append(threading.Thread(target=_first_death, args=(listener, process, deaths)))
-    for reader in readers:
-        reader.start()
-    code = process.wait()
-    for reader in readers:
-        reader.join()
-    for number, handler in forward.items():
-        signal.signal(number, handler)
-    killed = re.search(r"signal (\d+)", b"".join(said).decode(errors="replace")) if code and deaths else None
-    if killed and 0 < int(killed[1]) < signal.NSIG:
-        return Ended(code, deaths[0], signal.strsignal(int(killed[1])) or "")
-    return Ended(128 - code if code < 0 else code)
+
+    def __init__(
+        self,
+        module: str,
+        ranks: int,
+        arguments: Sequence[str],
+        log: BinaryIO | None = None,
+        hold: Collection[int] = (),
+        inside: Sequence[str] = (),
+    ) -> None:
+        line = [*inside, *command(module, ranks, arguments)]
+        self._inside = bool(inside)
+        if not shutil.which(line[0]):
+            raise UserError(f"there is no launcher {line[0]}; see OUTPACE_LAUNCHER")
+        if log is None:
+            print(shlex.join(line), file=sys.stderr, flush=True)
+        else:
+            log.write(f"{shlex.join(line)}\n".encode())
+            log.flush()
+        name = f"outpace-{uuid.uuid4().hex}"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind("\0" + name)  # in the abstract namespace: no file to clean up
+        listener.listen(ranks)
+        self._log, self._start = log, log.tell() if log else 0
+        self._process = subprocess.Popen(
+            line,
+            env=environment(ranks) | {SOCKET: name},
+            stdin=None if log is None else subprocess.DEVNULL,
+            stdout=subprocess.PIPE if log is None else log,
+            stderr=subprocess.PIPE if log is None else log,
+            start_new_session=log is not None,
+            pass_fds=hold,
+        )
+        self._said: list[bytes] = []
+        self._deaths: list[int] = []
+        self._over = os.eventfd(0)
+        streams = [] if log else [(self._process.stdout, sys.stdout), (self._process.stderr, sys.stderr)]
+        self._readers = [threading.Thread(target=_tee, args=(*stream, self._said)) for stream in streams]
+        watched = listener, self._process, self._over, self._deaths
+        self._readers.append(threading.Thread(target=_first_death, args=watched))
+        for reader in self._readers:
+            reader.start()
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(signal.SIGKILL if self._inside else number)
+
+    def wait(self) -> Ended:
+        code = self._process.wait()
+        os.eventfd_write(self._over, 1)
+        for reader in self._readers:
+            reader.join()
+        os.close(self._over)
+        killed = re.search(r"signal (\d+)", self._output()) if code and self._deaths else None
+        if killed and 0 < int(killed[1]) < signal.NSIG:
+            return Ended(code, self._deaths[0], signal.strsignal(int(killed[1])) or "")
+        return Ended(128 - code if code < 0 else code)
+
+    def _output(self) -> str:
+        if self._log is None:
+            return b"".join(self._said).decode(errors="replace")
+        return Path(self._log.name).read_bytes()[self._start :].decode(errors="replace")
 
 
-def _first_death(listener: socket.socket, process: "subprocess.Popen[bytes]", deaths: list[int]) -> None:
+def launch(module: str, ranks: int, arguments: Sequence[str], inside: Sequence[str] = ()) -> Ended:
+    """Print the command line and run it. SIGTERM, SIGUSR1 and Ctrl-C are passed on. `inside` is as in `Launch`."""
+    running = Launch(module, ranks, arguments, inside=inside)
+    with handling(lambda number, _: running.send(number), signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        return running.wait()
+
+
+@contextmanager
+def handling(handler: Callable[[int, FrameType | None], object], *numbers: int) -> Iterator[None]:
+    """These signals go to the handler meanwhile."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, other in before.items():
+            signal.signal(number, other)
+
+
+def _first_death(listener: socket.socket, process: "subprocess.Popen[bytes]", over: int, deaths: list[int]) -> None:
     """Append the rank of this node that ended first, by the order in which the ranks' connections close.
 
     Launchers kill the other ranks at once, and Hydra's message then names any one of them. A dying process closes its
@@ -119,6 +173,7 @@ def _first_death(listener: socket.socket, process: "subprocess.Popen[bytes]", de
     connections = []
     with listener, select.epoll() as epoll:
         epoll.register(listener, select.EPOLLIN)
+        epoll.register(over, select.EPOLLIN)  # the process has ended
         running = True
         while running:
             running = process.poll() is None
@@ -128,7 +183,7 @@ def _first_death(listener: socket.socket, process: "subprocess.Popen[bytes]", de
                     ranks[connection.fileno()] = int(connection.recv(16))
                     connections.append(connection)
                     epoll.register(connection, select.EPOLLIN)
-                else:
+                elif descriptor != over:
                     deaths.append(ranks[descriptor])
                     epoll.unregister(descriptor)
     for connection in connections:

@@ -17,8 +17,8 @@ CALIBRATION_CALLS = 7
 
 
 class PacedProblem:
-    """Forwards to `problem`; its gradients take at least `compute_time` seconds per `batch_size` samples, by
-    sleeping, and then the straggler's delay, so no program injects anything itself.
+    """Forwards to `problem`; its gradients, and its products where it has them, take at least `compute_time` seconds
+    per `batch_size` samples, by sleeping, and then the straggler's delay, so no program injects anything itself.
 
     `base_s` is the compute time of one batch that the straggler factors multiply. `calls` counts the gradients, by
     whose numbers the delays are drawn. `diverged` is called once, with the worker's own step, for the first gradient
@@ -48,6 +48,15 @@ class PacedProblem:
     def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
         start = clock.now(self._comm)
         self.problem.gradient(x, batch, out)
+        self._computed(start, batch, out)
+
+    def product(self, c: Any, v: Any, batch: np.ndarray | None, out: Any) -> None:
+        start = clock.now(self._comm)
+        self.problem.product(c, v, batch, out)  # type: ignore[attr-defined]
+        self._computed(start, batch, out)
+
+    def _computed(self, start: float, batch: np.ndarray | None, out: Any) -> None:
+        """Stretch and record a result `out` over the batch that was begun at `start`."""
         synchronise(out)
         self._check(out)
         samples = self.problem.n_samples if batch is None else len(batch)

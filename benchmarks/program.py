@@ -37,7 +37,7 @@ from outpace.benchmarks import (
     stragglers,
     traces,
 )
-from outpace.benchmarks.checkpoint import Checkpoint, Counters
+from outpace.benchmarks.checkpoint import GOES_ON, Checkpoint, Counters
 from outpace.benchmarks.evaluate import evaluate
 from outpace.benchmarks.pace import PacedProblem, rehearsal
 from outpace.benchmarks.problems import PROBLEMS, Problem, Setting, Unshared
@@ -47,7 +47,7 @@ from outpace.benchmarks.splits import SPLITS
 from outpace.benchmarks.stragglers import STRAGGLERS, Delays
 from outpace.benchmarks.traces import Part, Snapshots, Trace, leftovers
 from outpace.benchmarks.watch import Watch
-from outpace.comm import agreement, arrays, clock, spec, threads, topology
+from outpace.comm import agreement, arrays, clock, prox, spec, threads, topology
 from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
 from outpace.comm.meter import MeteredComm
 from outpace.comm.server import Layout
@@ -56,9 +56,9 @@ from outpace.comm.state import Captured
 
 DEFAULT_EPOCHS: Final = 10.0
 AGREEMENT_PERIOD: Final = 4  # steps; at least, see AgreedSteps
-GOES_ON: Final = 75  # exit code of a run that SIGUSR1 ended early with a checkpoint: EX_TEMPFAIL of sysexits.h
 STATUS: Final = {
     Stop.NO: "complete",
+    Stop.DONE: "complete",
     Stop.TIME: "complete",
     Stop.SIGNAL: "partial",
     Stop.DIVERGED: "diverged",
@@ -179,6 +179,8 @@ def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:
     if hasattr(config, "topology"):
         texts["topology"] = topology.canonical(config.topology)
         period = max(period, topology.diameter(topology.mixing_matrix(config.topology, ranks)))
+    if hasattr(config, "passes_per_step"):
+        period = 1  # a step is long, and holds collectives
     asked = dataclasses.asdict(config) | dataclasses.asdict(launch) | texts | {"program": name, "n": ranks}
     for output in ("ranks", "out", "overwrite", "checkpoint_every"):
         del asked[output]
@@ -207,7 +209,8 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
         views.append(Unshared(comm, shares))
     if servers > views[0].dim:
         raise UserError(f"--servers is {servers}; the model has {views[0].dim} coordinate(s) to share out")
-    return _Execution(comm, run, plan, views[0], setting, generation, resumed).execute()
+    derived = agreement.together(comm, lambda: config.derive(views[0]) if hasattr(config, "derive") else {})
+    return _Execution(comm, run, plan, views[0], setting, derived, generation, resumed).execute()
 
 
 def _check_target(plan: Plan) -> int:
@@ -253,10 +256,11 @@ class _Execution:
         plan: Plan,
         problem: Problem | Unshared,
         setting: Setting,
+        derived: dict[str, Any],
         generation: int,
         resumed: Checkpoint | None,
     ) -> None:
-        self.comm, self.run, self.plan, self.problem = comm, run, plan, problem
+        self.comm, self.run, self.plan, self.problem, self.derived = comm, run, plan, problem, derived
         self.generation, self.resumed = generation, resumed
         held = plan.layout.held(problem.dim)
         self.holders, self.held = list(held), held.get(comm.rank)  # None on a rank that has no part of the model
@@ -265,6 +269,8 @@ class _Execution:
         self.start_s = 0.0
         config, launch = plan.config, plan.launch
         batches_per_epoch = problem.n_total / (plan.n * config.batch_size)
+        if hasattr(config, "passes_per_step"):
+            batches_per_epoch = 1 / config.passes_per_step(problem.n_total)
         epochs = launch.epochs or (None if launch.time_budget else DEFAULT_EPOCHS)
         steps = None if epochs is None else max(1, round(epochs * batches_per_epoch))
         # The store of snapshots and the part file are opened together, so that either all ranks have both or the run
@@ -321,9 +327,12 @@ class _Execution:
                 among = comm, self.plan.n, self.shares, self.plan.config.batch_size, self.plan.config.seed
                 shapes.append(geometry.measure(*among, len(shapes), x_bar))
 
-        values, x_mean = evaluate(comm, self.plan.layout, self.shares, *self._points(x, tags), measure)
+        psi = prox.parse(getattr(self.plan.config, "prox", "none"))
+        values, x_mean = evaluate(comm, self.plan.layout, self.shares, *self._points(x, tags), measure, psi)
         shape = {name: np.array([row[name] for row in shapes]) for name in shapes[0]} if shapes else None
         attributes = {"status": STATUS[reason]}
+        if hasattr(self.problem, "answer") and psi == prox.NOTHING:
+            attributes |= {"answer": json.dumps(known)} if (known := self.problem.answer(comm, x_mean)) else {}
         agreement.on_root(comm, lambda: self._merge(attributes, tags, values, x_mean, shape, reason is Stop.SIGNAL))
         return self._report(reason)
 
@@ -479,9 +488,11 @@ class _Execution:
             run = Run(target)
             if failures:
                 step, rank = min(failures)
+                step_size = self.derived.get("step_size", self.plan.config.step_size)
+                chosen = "" if step_size is None else f" (--step-size {step_size:g})"
                 print(
-                    f"{name}: rank {rank}, step {step}: gradient or model is not finite (--step-size "
-                    f"{self.plan.config.step_size:g}); trace kept in {target} with status diverged",
+                    f"{name}: rank {rank}, step {step}: gradient or model is not finite{chosen}; trace kept in "
+                    f"{target} with status diverged",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -517,6 +528,7 @@ class _Execution:
             **self._certificate(),
             "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             **provenance.describe(comm, gpu=setting.xp is not np),
+            **({"constants": json.dumps(self.derived)} if self.derived else {}),
         }
 
     def _certificate(self) -> dict[str, Any]:
@@ -542,6 +554,7 @@ def _result(run: Run) -> str:
     text = f"loss {loss[0]:.4g} -> {loss[-1]:.4g} in {run.attrs['wall_s']:.2f} s"
     if run.has("evaluations", "accuracy"):
         text += f", accuracy {run.column('evaluations', 'accuracy')[-1]:.3f}"
+    text += "".join(f", {name} {value:.2g}" for name, value in json.loads(run.attrs.get("answer", "{}")).items())
     if not (np.isfinite(loss).all() and loss[-1] < loss[0]):
         return f"{text}; the loss did not fall, so no rate is given"
     return f"{text}, {run.samples_per_s():.0f} samples/s"

@@ -32,12 +32,17 @@ NAMES: Final = {
     "katyusha_x": "Katyusha X",
 }
 
-# What a flag makes of a program, where people know that by a name of its own.
+# What a flag of a program makes of its name, where people know that by a name of its own; {} is the name so far.
 VARIANTS: Final = {
-    ("rule", "momentum"): "Momentum SGD",
-    ("rule", "adam"): "Adam",
-    ("variant", "signum"): "Signum",
-    ("variant", "ef-signsgd"): "EF-signSGD",
+    ("allreduce_sgd", "rule", "momentum"): "Momentum SGD",
+    ("allreduce_sgd", "rule", "adam"): "Adam",
+    ("sign_sgd", "variant", "signum"): "Signum",
+    ("sign_sgd", "variant", "ef-signsgd"): "EF-signSGD",
+    ("sign_sgd", "vote", "none"): "{} without a vote",
+    ("katyusha_x", "variant", "s"): "{}ˢ",
+    ("katyusha_x", "variant", "w"): "{}ʷ",
+    ("katyusha_x", "sampling", "stratified"): "{}, stratified",
+    ("svrg", "sampling", "stratified"): "{}, stratified",
 }
 
 # Without these attributes a run can neither be labelled nor be compared with another one.
@@ -96,23 +101,28 @@ class Run:
     @property
     def name(self) -> str:
         """The program, or the variant of it that ran, by its human name."""
-        known = [name for (flag, value), name in VARIANTS.items() if self.config.get(flag) == value]
-        name = known[0] if known else NAMES.get(self.attrs["algorithm"], str(self.attrs["algorithm"]))
-        return f"{name} without a vote" if self.config.get("vote") == "none" else name
+        algorithm = str(self.attrs["algorithm"])
+        name = NAMES.get(algorithm, algorithm)
+        for (program, flag, value), text in VARIANTS.items():
+            if program == algorithm and self.config.get(flag) == value:
+                name = text.format(name)
+        return name
 
     @property
     def label(self) -> str:
-        """The program and the injected delays.
+        """The program and the injected delays, for instance "AD-PSGD, rank 3 slowed 10×"."""
+        return f"{self.name}, {self.level}"
 
-        For instance "AD-PSGD, rank 3 slowed 10×"; stragglers other than `fixed` stand as their SPEC.
-        """
+    @property
+    def level(self) -> str:
+        """The injected delays in words; stragglers other than `fixed` stand as their SPEC."""
         slowed = self.slowed()
         if slowed is None:
-            return f"{self.name}, {self.attrs['stragglers']}"
+            return str(self.attrs["stragglers"])
         ranks, factor = slowed
         if not ranks:
-            return f"{self.name}, no stragglers"
-        return f"{self.name}, rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))} slowed {factor:g}×"
+            return "no stragglers"
+        return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))} slowed {factor:g}×"
 
     def slowed(self) -> tuple[tuple[int, ...], float] | None:
         """The slowed ranks and their factor, `((), 1.0)` for `none`; None where no one factor says it."""
@@ -166,6 +176,22 @@ class Run:
             return float(t_s[k])
         share = (loss[k - 1] - target) / (loss[k - 1] - loss[k])
         return float(t_s[k - 1] + share * (t_s[k] - t_s[k - 1]))
+
+    def effort_to(self, ratio: float, column: str = "gradients") -> float:
+        """What `column` of /evaluations was when suboptimality was first at most `ratio` of that at the start;
+        infinite where it never was."""
+        suboptimality = self.column("evaluations", "suboptimality")
+        if not len(suboptimality):
+            raise UserError(f"{self.path}: no evaluation in /evaluations")
+        met = np.flatnonzero(suboptimality <= ratio * suboptimality[0])
+        return float(self.column("evaluations", column)[met[0]]) if len(met) else math.inf
+
+    def rounds_per_step(self) -> float:
+        """Rounds of communication of a synchronous program, over the steps of a worker."""
+        rounds, steps = self.column("evaluations", "rounds"), len(self.column("steps", "step"))
+        if not steps or not len(rounds):
+            raise UserError(f"{self.path}: no step in /steps, so no rounds per step")
+        return float(rounds[-1] * self.attrs["n_workers"] / steps)
 
     def final_loss(self) -> float:
         return self._last("loss")

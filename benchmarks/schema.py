@@ -20,6 +20,7 @@ PROGRESS_LOADS: Final = ("gradient", "numpy", "sleep", "gil")  # what the rank d
 # The kinds of /events, in the order of their numbers. `inject` is the straggler's injected delay, `wait` is
 # for a ticket of the shared budget; time blocked inside a named exchange has the exchange's own kind.
 KINDS: Final = ("compute", "inject", "wait", "exchange", "allreduce", "vote", "pull", "push", "checkpoint")
+ROUNDS: Final = ("exchange", "allreduce", "vote")  # of which a synchronous program's rounds are made
 KIND: Final = {name: number for number, name in enumerate(KINDS)}
 
 
@@ -45,6 +46,9 @@ GROUPS: Final[dict[str, dict[str, Column]]] = {
         "consensus": Column("f8", "1", "(1/n) sum of squared distances of the local models to their mean"),
         "accuracy": Column("f8", "1", "share of held-out samples classified correctly", optional=True),
         "suboptimality": Column("f8", "1", "objective minus its known minimum", optional=True),
+        "prox_residual": Column("f8", "1", "norm of x - prox(x - gradient), where there is --prox", optional=True),
+        "gradients": Column("f8", "1", "gradients of single samples until then / n_total", optional=True),
+        "rounds": Column("i8", "1", "rounds of communication until then, of synchronous programs", optional=True),
     },
     "workers": {
         "data_share": Column("f8", "1", "share of all samples that the worker holds"),
@@ -155,3 +159,6 @@ ATTRIBUTES: Final[dict[str, type]] = {
     "h5py_version": str,
     "cupy_version": str,
 }
+# JSON, where there is something to say: what the program took from the problem's constants, and how far the final
+# model is from what LAPACK finds.
+OPTIONAL_ATTRIBUTES: Final[dict[str, type]] = {"constants": str, "answer": str}

@@ -94,8 +94,13 @@ class BySize(Split):
 SPLITS: dict[str, type[Split]] = {"iid": Iid, "labels": ByLabels, "dirichlet": Dirichlet, "size": BySize}
 
 
-def deal(text: str, labels: Labels | None, n: int, seed: int, n_total: int | None = None) -> list[Indices]:
+def deal(
+    text: str, labels: Labels | None, n: int, seed: int, n_total: int | None = None, in_order: bool = False
+) -> list[Indices]:
     """Each worker's sample numbers, n sorted arrays that partition range(n_total).
+
+    With `in_order` they are not sorted but left as they were dealt: for `iid` and `size` one after the other they are
+    the same permutation for any n.
 
     `labels`, shape (n_total,), are any whole numbers; None stands for `n_total` samples without labels.
 
@@ -122,7 +127,7 @@ def deal(text: str, labels: Labels | None, n: int, seed: int, n_total: int | Non
                 f"--split {text}: worker {i} of {n} would have none of the {len(labels)} samples; "
                 "take fewer workers or a more even split"
             )
-    return [np.sort(share) for share in shares]
+    return shares if in_order else [np.sort(share) for share in shares]
 
 
 def canonical(text: str) -> str:

@@ -6,6 +6,9 @@
     python -m outpace.benchmarks.studies signum          Signum beside Adam, both tuned over a grid
     python -m outpace.benchmarks.studies vote-errors     how often a majority is wrong, against workers and noise
     python -m outpace.benchmarks.studies flippers        majority vote against workers that negate their signs
+    python -m outpace.benchmarks.studies batch-sizes     SVRG and Katyusha X: passes and rounds against the batch size
+    python -m outpace.benchmarks.studies condition       the same two against the condition number
+    python -m outpace.benchmarks.studies workers         Katyusha X: time per pass against the number of workers
 
 A trace that is there already is not made again, so a study that was cut short goes on.
 """
@@ -21,7 +24,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks import figures, launcher
+from outpace.benchmarks import kept, variance_reduction
+from outpace.benchmarks.kept import draw
 from outpace.benchmarks.reading import Run
 from outpace.comm import sign
 from outpace.comm.spec import UserError
@@ -31,19 +35,8 @@ SERVED: Final = ("a_psgd", "eamsgd")  # programs with a server beside the worker
 
 
 def trace(out: Path, program: str, workers: int, *flags: str) -> Run:
-    """The run of `program` that leaves `out`, made now unless it is there. Raises UserError where it fails."""
-    if not out.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        ranks = workers + (program in SERVED)
-        ended = launcher.launch(f"outpace.algorithms.{program}", ranks, [*flags, "--out", str(out), "--overwrite"])
-        if ended.code:
-            raise UserError(launcher.explain(ended, out.parent) or f"{program} ended with exit code {ended.code}")
-    return Run(out)
-
-
-def draw(name: str, runs: Sequence[Run], out: Path) -> None:
-    figures.draw(name, [run.path for run in runs], out)
-    print(f"wrote {out}")
+    """The run that leaves `out`, on as many ranks as its workers and servers need."""
+    return kept.trace(out, program, workers + (program in SERVED), *flags)
 
 
 EXCLUSIVE: Final = {5: "labels:classes=2", 10: "labels:classes=1"}  # no label on two workers
@@ -271,6 +264,9 @@ STUDIES: Final[dict[str, Callable[[Path], object]]] = {
     "signum": signum,
     "vote-errors": vote_errors,
     "flippers": flippers,
+    "batch-sizes": variance_reduction.batch_sizes,
+    "condition": variance_reduction.condition,
+    "workers": variance_reduction.workers,
 }
 
 

@@ -29,9 +29,10 @@ class Stop(IntEnum):
 
     NO = 0
     CHECKPOINT = 1
-    TIME = 2
-    SIGNAL = 3
-    DIVERGED = 4
+    DONE = 2  # the program has found what it sought
+    TIME = 3
+    SIGNAL = 4
+    DIVERGED = 5
 
 
 class Waits(Protocol):

@@ -3,8 +3,8 @@ or without.
 
 Every class has the ballot that this worker fills in, `exchange(coins, scale)`, which sends `nbytes` from this rank and
 learns the outcome, and `update(x, shrink)`, which shrinks x and moves it by the outcome. `scale` is the length of a
-step by one sign, which is the same for all workers unless the class is one of scaled signs. What is remembered from
-step to step is in `memory`, by name. No step allocates a vector.
+step by one sign, which is the same for all workers unless the class is one of scaled signs. What it remembers of a step
+is in `memory`, by name. No step allocates a vector.
 """
 
 from types import ModuleType
@@ -111,10 +111,10 @@ class Alone:
     nbytes = 0
 
     def __init__(self, exchange: str, ties: str, comm: MPI.Intracomm, x: Any, xp: ModuleType) -> None:
-        self.memory: dict[str, Any] = {}
         self.ballot = Wired((1, 1, sign.words(x.size)), np.uint32, xp, comm)
         self.steps = xp.zeros(1, dtype=x.dtype)
         self.kernels = sign.kernels(xp)
+        self.memory: dict[str, Any] = {}
 
     def exchange(self, coins: Coins, scale: float) -> None:
         self.steps[:] = scale

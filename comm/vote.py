@@ -221,18 +221,22 @@ class Random:
 ADVERSARY: Final[dict[str, type[Any]]] = {"none": Honest, "flip": Flip, "random": Random}
 
 
-def adversary(text: str, keys: np.random.Generator, rank: int, n: int, xp: ModuleType) -> Callable[[Any], None]:
-    """What this rank does to the words of its ballot, by a SPEC such as `flip:rank=0+1`; `keys` make up random signs.
-
-    Raises UserError.
-    """
-    parsed = spec.parse(text, ADVERSARY, "--adversaries")
+def adversaries(text: str, n: int) -> Honest | Flip | Random:
+    """What a SPEC such as `flip:rank=0+1` says of n workers. Raises UserError."""
+    parsed: Honest | Flip | Random = spec.parse(text, ADVERSARY, "--adversaries")
     ranks = getattr(parsed, "rank", ())
-    if any(other >= n for other in ranks):
+    if any(rank >= n for rank in ranks):
         raise UserError(f"--adversaries {text}: rank is {max(ranks)}; there are ranks 0 to {n - 1}")
-    if rank not in ranks:
+    return parsed
+
+
+def adversary(
+    liars: Honest | Flip | Random, keys: np.random.Generator, rank: int, xp: ModuleType
+) -> Callable[[Any], None]:
+    """What this rank does to the words of its ballot; `keys` make up random signs."""
+    if rank not in getattr(liars, "rank", ()):
         return lambda words: None
-    if isinstance(parsed, Flip):
+    if isinstance(liars, Flip):
         return lambda words: xp.invert(words, out=words)
     toss = sign.kernels(xp).toss
     return lambda words: toss(int(keys.integers(ALL, endpoint=True)), words)

@@ -45,8 +45,8 @@ class Outcome:
     applied: np.ndarray
     sent: np.ndarray  # bytes to each rank
     wall_s: float
-    trace: Trace
     pauses: int  # for a checkpoint
+    peak: int  # bytes allocated at one time, where the recorder notes it
 
 
 def shares(text: str, n: int, dtype: str = "float64", split: str = "iid", seed: int = 0) -> list[Any]:
@@ -63,6 +63,21 @@ def share(
     mine = problems.build(text, setting)
     told = Unshared(comm, mine) if servers else None
     return mine[0] if mine else told
+
+
+class Rounds:
+    """A budget of the rounds that it is given, without a word to other ranks."""
+
+    count = 0
+
+    def __init__(self, rounds: Iterable[int]) -> None:
+        self._rounds = rounds
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._rounds)
+
+    def keep(self, **things: Any) -> None:
+        """Nothing goes on from here."""
 
 
 class Allocations(Trace):
@@ -88,21 +103,6 @@ class Allocations(Trace):
             _, self.peak = tracemalloc.get_traced_memory()
 
 
-class Rounds:
-    """A budget of the rounds that it is given, without a word to other ranks."""
-
-    count = 0
-
-    def __init__(self, rounds: Iterable[int]) -> None:
-        self._rounds = rounds
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._rounds)
-
-    def keep(self, **things: Any) -> None:
-        """Nothing goes on from here."""
-
-
 class RandomStart:
     """A problem whose workers start at different points, to see what averaging alone does."""
 
@@ -125,8 +125,8 @@ def execute(
     compute_time: float = 0.0,
     stragglers: str = "none",
     agreement: int = 8,
-    recorder: type[Trace] = Trace,
     pause: bool = False,
+    recorder: type[Trace] = Trace,
     **config: Any,
 ) -> Outcome:
     """Run `program` for `steps` gradients per worker on average; collective. Set-up as `benchmarks.program` does it.
@@ -135,6 +135,8 @@ def execute(
     asynchronous one every 20 ms.
     """
     cfg = program.Config(**{"dtype": "float64", **config})
+    if hasattr(cfg, "derive"):
+        cfg.derive(problem)
     trace = recorder(comm, Snapshots(0, problem.dim, np.dtype(cfg.dtype), per_step=True))
     started = []
 
@@ -178,4 +180,6 @@ def execute(
     comm.Allreduce(MPI.IN_PLACE, mean)
     mean /= layout.models
     rows = {name: np.frombuffer(data, dtype=traces.TABLES[name]) for name, data in trace.drain().items()}
-    return Outcome(x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s, trace, pauses)
+    return Outcome(
+        x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s, pauses, getattr(trace, "peak", 0)
+    )

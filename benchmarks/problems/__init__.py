@@ -2,13 +2,20 @@
 
 from typing import Any
 
-from outpace.benchmarks.problems import digits, quadratic
+from outpace.benchmarks.problems import digits, libsvm, logistic, pca, quadratic, svd
 from outpace.benchmarks.problems.problem import Problem, Setting, Unshared
 from outpace.comm import spec
 
 __all__ = ["PROBLEMS", "Problem", "Setting", "Unshared", "build", "canonical"]
 
-MODULES: dict[str, Any] = {"digits": digits, "quadratic": quadratic}
+MODULES: dict[str, Any] = {
+    "digits": digits,
+    "quadratic": quadratic,
+    "logistic": logistic,
+    "libsvm": libsvm,
+    "pca": pca,
+    "svd": svd,
+}
 PROBLEMS: dict[str, type[Any]] = {name: module.Spec for name, module in MODULES.items()}
 
 

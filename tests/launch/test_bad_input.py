@@ -36,8 +36,19 @@ CASES = [
 ]
 
 
-def launch(ranks: int, flags: list[str], folder: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    line = command("outpace.algorithms.ad_psgd", ranks, flags)
+FINITE_SUMS = [
+    ("svrg", ["--problem", "digits"], "--step-size is needed: this problem does not know its largest smoothness"),
+    ("svrg", ["--prox", "l1:weight=0"], "--prox l1: weight is 0; it must be more than 0"),
+    ("svrg", ["--problem", "libsvm:path=bad.txt"], "bad.txt, line 2: not of the form 'label index:value ...'"),
+    ("katyusha_x", ["--problem", "logistic:samples=9,dim=2,penalty=nonconvex"], "the objective is not convex"),
+    ("katyusha_x", ["--application", "svd"], "--application svd does not fit the problem; allowed: svd"),
+]
+
+
+def launch(
+    ranks: int, flags: list[str], folder: Path, program: str = "ad_psgd", **more: str
+) -> subprocess.CompletedProcess[str]:
+    line = command(f"outpace.algorithms.{program}", ranks, flags)
     return subprocess.run(line, env=environment(ranks) | more, cwd=folder, capture_output=True, text=True, timeout=60)
 
 
@@ -49,6 +60,17 @@ def test_refused(tmp_path: Path, ranks: int, flags: list[str], said: str) -> Non
     assert len(lines) == 1, lines  # from one rank only
     assert said in lines[0]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("program", "flags", "said"), FINITE_SUMS, ids=[" ".join(case[1]) for case in FINITE_SUMS])
+def test_refused_by_svrg_and_katyusha_x(tmp_path: Path, program: str, flags: list[str], said: str) -> None:
+    (tmp_path / "bad.txt").write_text("+1 1:0.5\n-1 oops\n")
+    done = launch(2, [*QUADRATIC, *flags] if "--problem" not in flags else flags, tmp_path, program)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert said in lines[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.txt"]
 
 
 def test_unknown_flag_is_said_once(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """What only the vote promises: plain sums of signs, exact bytes, ties, momentum of each worker's own, adversaries."""
 
-import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -181,33 +180,3 @@ def test_fault_tolerance(comm: CheckedComm) -> None:
     assert problem.loss(x) < start / 10
     x = execute(comm, sign_sgd, problem, 150, adversaries="flip:rank=0+2+4+6+8", **config).x
     assert problem.loss(x) > 2 * start
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {},
-        {"variant": "signum", "exchange": "server", "ties": "keep"},
-        {"exchange": "int8", "adversaries": "random:rank=0"},
-        {"vote": "sum"},
-        {"variant": "ef-signsgd"},
-        {"variant": "ef-signsgd", "vote": "sum"},
-        {"vote": "none"},
-    ],
-    ids=str,
-)
-def test_no_step_allocates_a_vector(comm: CheckedComm, config: dict[str, Any]) -> None:
-    dim = 1 << 18
-    peaks = []
-
-    def budget() -> Iterator[int]:
-        yield 0
-        tracemalloc.start()
-        yield 1
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-
-    trace = Trace(comm, Snapshots(0, dim, np.dtype("f8"), per_step=True))
-    problem, cfg = share(comm, f"quadratic:dim={dim}"), sign_sgd.Config(dtype="float64", **config)
-    sign_sgd.run(comm, problem, cfg, Rounds(budget()), trace)
-    assert peaks[0] < 8 * dim / 20

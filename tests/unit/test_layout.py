@@ -9,10 +9,10 @@ import pytest
 from outpace.comm.meter import MeteredComm, MeteredGraph
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("algorithms", "benchmarks", "comm")
+FOLDERS = ("algorithms", "benchmarks", "comm", "jobscripts")
 SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 PROGRAMS = sorted(path for path in (ROOT / "algorithms").glob("*.py") if path.name != "__init__.py")
-FLOOR = {"comm": 0, "benchmarks": 1, "algorithms": 2}
+FLOOR = {"jobscripts": 0, "comm": 0, "benchmarks": 1, "algorithms": 2}
 BETWEEN_PROGRAMS = {("katyusha_x", "svrg")}  # the one import between programs
 
 

@@ -11,7 +11,15 @@ from outpace.benchmarks.evaluate import evaluate
 from outpace.comm.server import Layout
 from outpace.comm.spec import UserError
 
-TEXTS = ("quadratic:dim=7,zeta=1,sigma=0.5", "digits:hidden=0", "digits:hidden=6")
+TEXTS = (
+    "quadratic:dim=7,zeta=1,sigma=0.5",
+    "digits:hidden=0",
+    "digits:hidden=6",
+    "logistic:samples=61,dim=5,weight=0.3",
+    "logistic:samples=61,dim=5,weight=0.3,penalty=nonconvex",
+    "pca:samples=61,dim=5",
+    "svd:samples=61,dim=5,rank=2",
+)
 
 
 @pytest.mark.parametrize("text", TEXTS)

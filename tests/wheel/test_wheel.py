@@ -37,9 +37,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_holds_every_module_and_nothing_else(wheel: Path) -> None:
     """A folder forgotten in `packages` works in an editable install and is missing here."""
     names = set(zipfile.ZipFile(wheel).namelist())
-    for folder in ("algorithms", "benchmarks", "comm"):
+    for folder in ("algorithms", "benchmarks", "comm", "jobscripts"):
         for path in (ROOT / folder).rglob("*"):
-            if path.suffix in (".py", ".cu", ".typed") and "__pycache__" not in path.parts:
+            if path.suffix in (".py", ".cu", ".typed", ".sbatch", ".env", ".toml") and "__pycache__" not in path.parts:
                 assert f"outpace/{path.relative_to(ROOT)}" in names
     assert all(name.startswith(("outpace/", "outpace-")) for name in names), "a top-level package of a common name"
 
@@ -56,3 +56,5 @@ def test_runs_from_another_folder(wheel: Path, tmp_path: Path) -> None:
     assert "AD-PSGD" in run(outpace, "show", "run.h5", cwd=work)
     run(outpace, "plot", "loss-time", "run.h5", "-o", "loss.png", cwd=work)
     assert (work / "loss.png").stat().st_size > 10_000
+    assert "outpace run ad_psgd -n 4 " in run(outpace, "sweep", "laptop", "--dry-run", cwd=work)
+    assert "mine/sweep.sbatch" in run(outpace, "jobscripts", "mine", cwd=work)

@@ -1,0 +1,23 @@
+"""Launches whose traces are kept: a study that was cut short goes on where it was."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from outpace.benchmarks import figures, launcher
+from outpace.benchmarks.reading import Run
+from outpace.comm.spec import UserError
+
+
+def trace(out: Path, program: str, ranks: int, *flags: str) -> Run:
+    """The run of `program` that leaves `out`, made now unless it is there. Raises UserError where it fails."""
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        ended = launcher.launch(f"outpace.algorithms.{program}", ranks, [*flags, "--out", str(out), "--overwrite"])
+        if ended.code:
+            raise UserError(launcher.explain(ended, out.parent) or f"{program} ended with exit code {ended.code}")
+    return Run(out)
+
+
+def draw(name: str, runs: Sequence[Run], out: Path) -> None:
+    figures.draw(name, [run.path for run in runs], out)
+    print(f"wrote {out}")

@@ -1,0 +1,1 @@
+"""Scripts for Slurm and preset sweeps; see README.md here."""

@@ -1,0 +1,205 @@
+"""Sums over the rows of a matrix: constants, minima and files against dense matrices, SciPy and scikit-learn."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from harness import shares
+from scipy.optimize import minimize
+from sklearn.datasets import dump_svmlight_file, load_digits, load_svmlight_file
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+
+from outpace.benchmarks.problems.rows import read_libsvm
+from outpace.comm.spec import UserError
+
+TEXTS = (
+    "logistic:samples=60,dim=5,weight=0.3",
+    "logistic:samples=60,dim=5,weight=0.3,penalty=nonconvex",
+    "pca:samples=60,dim=5,decay=1",
+    "pca:samples=60,dim=1",
+    "svd:samples=60,dim=5,rank=2",
+)
+
+
+def mean_gradient(text: str, n: int, split: str, x: np.ndarray) -> np.ndarray:
+    """(1/n) sum of the workers' full gradients: the gradient of the suite's objective."""
+    g, total = np.empty_like(x), np.zeros_like(x)
+    for share in shares(text, n, split=split):
+        share.gradient(x, None, g)
+        total += g / n
+    return total
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize(("n", "split"), [(4, "iid"), (7, "iid"), (3, "size:ratio=5")])
+def test_the_objective_is_that_of_one_worker(text: str, n: int, split: str) -> None:
+    """Whatever the workers hold. Equal weights of unequal shares would make another objective."""
+    x = np.random.default_rng(3).standard_normal(shares(text, 1)[0].dim)
+    np.testing.assert_allclose(mean_gradient(text, n, split, x), mean_gradient(text, 1, "iid", x), rtol=0, atol=1e-14)
+    everyone = shares(text, n, split=split)
+    assert np.mean([share.loss(x) for share in everyone]) == pytest.approx(shares(text, 1)[0].loss(x), abs=1e-13)
+
+
+@pytest.mark.parametrize("n", [2, 3, 8])
+def test_iid_deals_the_same_order_to_any_number_of_workers(n: int) -> None:
+    whole = shares("pca:samples=50,dim=4", 1)[0].X
+    np.testing.assert_array_equal(np.concatenate([share.X for share in shares("pca:samples=50,dim=4", n)]), whole)
+
+
+def hessians(text: str, x: np.ndarray) -> np.ndarray:
+    """Of every f_j at x, by differences of its gradient, shape (N, dim, dim)."""
+    (problem,) = shares(text, 1)
+    g, h = np.empty_like(x), np.empty_like(x)
+    columns = []
+    for e in 1e-5 * np.eye(len(x)):
+        column = []
+        for j in range(problem.n_samples):
+            problem.gradient(x + e, np.array([j]), g)
+            problem.gradient(x - e, np.array([j]), h)
+            column.append((g - h) / 2e-5)
+        columns.append(column)
+    return np.moveaxis(np.array(columns), 0, 2)
+
+
+def test_smoothness_of_shift_and_invert_is_exact() -> None:
+    """L the largest, L_mean_square with E |H_j u|^2 <= L^2 |u|^2 attained, mu the smallest eigenvalue of the mean; and
+    every f_j is non-convex, which is what the problem is for."""
+    text = "pca:samples=60,dim=5,gap=0.01"
+    (problem,) = shares(text, 1)
+    H = hessians(text, np.zeros(5))
+    eigenvalues = np.linalg.eigvalsh(H)
+    assert pytest.approx(np.abs(eigenvalues).max(), rel=1e-6) == problem.L
+    assert problem.L_mean_square == pytest.approx(np.linalg.eigvalsh(np.mean(H @ H, axis=0))[-1] ** 0.5, rel=1e-6)
+    assert problem.mu == pytest.approx(np.linalg.eigvalsh(H.mean(axis=0))[0], rel=1e-6)
+    assert (eigenvalues[:, 0] < 0).all()
+    np.testing.assert_allclose(H.mean(axis=0) @ problem.x_star, problem._b, atol=1e-8)
+
+
+@pytest.mark.parametrize("text", [*TEXTS[:2], "pca:data=digits,centre=1,gap=0.01"])
+def test_smoothness_bounds(text: str) -> None:
+    """At random points no Hessian exceeds L, their mean square not L_mean_square, the mean is no flatter than mu."""
+    rng = np.random.default_rng(5)
+    (problem,) = shares(text, 1)
+    if problem.dim > 5:  # too many for differences: f_j is shift/2 |x|^2 - (a_j'x)^2 / 2 - b'x
+        lengths, C = np.square(problem.X).sum(axis=1), problem.X.T @ problem.X / problem.n_total
+        assert max(problem.shift, lengths.max() - problem.shift) - 1e-12 <= problem.L
+        square = problem.shift**2 * np.eye(64) + problem.X.T @ (
+            (lengths - 2 * problem.shift)[:, None] * problem.X
+        ) / len(lengths)
+        assert problem.L_mean_square**2 >= np.linalg.eigvalsh(square)[-1]
+        assert np.linalg.eigvalsh(problem.shift * np.eye(64) - C)[0] == pytest.approx(problem.mu)
+        return
+    for scale in (0.0, 1.0, 10.0):
+        H = hessians(text, scale * rng.standard_normal(problem.dim))
+        assert np.abs(np.linalg.eigvalsh(H)).max() <= problem.L + 1e-8
+        assert np.linalg.eigvalsh(np.mean(H @ H, axis=0))[-1] <= problem.L_mean_square**2 + 1e-8
+        assert np.linalg.eigvalsh(H.mean(axis=0))[0] >= problem.mu - 1e-8
+
+
+def test_logistic_minimum_against_scikit_learn() -> None:
+    (problem,) = shares("logistic:samples=300,dim=6,weight=0.01", 1)
+    model = LogisticRegression(C=1 / (0.01 * 300), fit_intercept=False, tol=1e-10, max_iter=1000)
+    model.fit(problem.X, problem.y)
+    np.testing.assert_allclose(problem.x_star, model.coef_[0], atol=1e-6)
+    assert problem.f_star == pytest.approx(problem.loss(problem.x_star), abs=1e-15)
+    assert problem.f_star <= problem.loss(model.coef_[0]) + 1e-14
+    assert 0.05 < (problem.y * (problem.X @ problem.x_star) < 0).mean() < 0.5  # neither separable nor noise
+
+
+@pytest.mark.parametrize("text", ["logistic:samples=80,dim=4,weight=0.2", "pca:samples=80,dim=4,gap=0.1"])
+def test_minima_against_scipy(text: str) -> None:
+    (problem,) = shares(text, 1)
+    found = minimize(problem.loss, problem.x0(), method="BFGS", options={"gtol": 1e-9})
+    np.testing.assert_allclose(found.x, problem.x_star, atol=1e-5)
+    assert found.fun == pytest.approx(problem.f_star, abs=1e-9)
+
+
+def test_hessian_products_are_those_of_the_gradient() -> None:
+    for penalty in ("l2", "nonconvex"):
+        (problem,) = shares(f"logistic:samples=40,dim=5,weight=0.3,penalty={penalty}", 1)
+        rng = np.random.default_rng(2)
+        x, v, batch = rng.standard_normal(5), rng.standard_normal(5), np.array([3, 3, 17])
+        h, d = problem.curvatures(x)
+        product, up, down = (np.empty(5) for _ in range(3))
+        problem.product(h, v, batch, product)
+        problem.gradient(x + 1e-5 * v, batch, up)
+        problem.gradient(x - 1e-5 * v, batch, down)
+        np.testing.assert_allclose(product + d * v, (up - down) / 2e-5, atol=1e-8)
+
+
+def test_components_of_digits_are_scikit_learns() -> None:
+    (problem,) = shares("svd:data=digits,centre=1,rank=3", 1)
+    model = PCA(3, svd_solver="full").fit(load_digits().data)
+    signs = np.sign((problem.components * model.components_).sum(axis=1))
+    np.testing.assert_allclose(problem.components, signs[:, None] * model.components_, atol=1e-10)
+    ratios = problem.eigenvalues / problem.eigenvalues[0]
+    np.testing.assert_allclose(ratios, model.explained_variance_ / model.explained_variance_[0])
+    assert problem.loss(problem.components.ravel()) == pytest.approx(problem.f_star, rel=1e-12)
+    assert problem.loss(problem.x0()) > 1.2 * problem.f_star
+
+
+@pytest.fixture
+def digits_file(tmp_path: Path) -> Path:
+    """Digits as a LIBSVM file: is the digit below 5?"""
+    pixels, labels = load_digits(return_X_y=True)
+    dump_svmlight_file(pixels, np.where(labels < 5, 1, -1), str(tmp_path / "digits.txt"), zero_based=False)
+    return tmp_path / "digits.txt"
+
+
+def test_libsvm_files_against_scikit_learn(digits_file: Path) -> None:
+    X, y = read_libsvm(digits_file, "test")
+    rows, labels = load_svmlight_file(str(digits_file), zero_based=False)
+    np.testing.assert_array_equal(X, rows.toarray())
+    np.testing.assert_array_equal(y, labels)
+    everyone = shares(f"libsvm:path={digits_file},weight=0.01", 3)
+    assert sum(share.n_samples for share in everyone) == everyone[0].n_total == 1797
+    assert max(np.square(share.X).sum(axis=1).max() for share in everyone) == pytest.approx(1)
+    total = sum(share.X.sum(axis=0) for share in everyone)
+    np.testing.assert_allclose(total, X.sum(axis=0) / np.linalg.norm(X, axis=1).max())
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("+1 1:2 3:x\n", "line 1: not of the form"),
+        ("+1 1:2\n\n-1 2\n", "line 3: not of the form"),
+        ("one 1:2\n", "line 1: not of the form"),
+        ("+1 1:2:3\n", "line 1: not of the form"),
+        ("+1 0:2\n", "line 1: indices must start at 1"),
+        ("+1 1:2\n-1 3:1 2:1\n", "line 2: indices must start at 1 and ascend"),
+        ("+1 1:inf\n", "line 1: a number is not finite"),
+        ("+1 1:2\n0 1:3\n", r"has the label\(s\) 0; allowed: -1 and \+1"),
+        ("# nothing\n", "holds no data"),
+        ("+1\n-1\n", "holds no data"),
+        (b"\xff\xfe\x00", "not a text file"),
+    ],
+)
+def test_malformed_files(tmp_path: Path, text: str | bytes, says: str) -> None:
+    path = tmp_path / "bad.txt"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError, match=says):
+        shares(f"libsvm:path={path}", 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("libsvm:path=/nowhere/a.txt", "cannot read /nowhere/a.txt"),
+        ("pca:dim=3", "needs samples= and dim="),
+        ("pca:data=digits,samples=3", "are of made data"),
+        ("svd:samples=9,dim=3,rank=3", "rows of 3 numbers allow less than 3"),
+        ("logistic:samples=9,dim=3,penalty=l1", "allowed: l2, nonconvex"),
+        ("pca:samples=2,dim=3", "4 workers are too many"),
+    ],
+)
+def test_what_cannot_be_made(text: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        shares(text, 4)
+
+
+def test_comments_and_blank_lines(tmp_path: Path) -> None:
+    (tmp_path / "data.txt").write_text("# made by hand\n+1 2:0.5 # first\n\n-1 1:-2\n")
+    X, y = read_libsvm(tmp_path / "data.txt", "test")
+    np.testing.assert_array_equal(X, [[0, 0.5], [-2, 0]])
+    np.testing.assert_array_equal(y, [1, -1])

@@ -1,0 +1,415 @@
+"""Sweeps before anything runs: expansion, ids, manifests, errors; and what files say of a point."""
+
+import dataclasses
+import importlib
+import itertools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import h5py
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from outpace.benchmarks import campaign, checkpoint, jobscripts, points, slurm
+from outpace.benchmarks.points import Busy, Standing, claim, standing
+from outpace.benchmarks.program import make_plan, parse_flags
+from outpace.benchmarks.sweep import Point, load, manifest, presets, programs
+from outpace.comm.spec import UserError
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "trace-v1.h5"
+SMALL = """
+programs = ["allreduce_sgd", "ad_psgd", "a_psgd"]
+workers = [2, 4]
+repetitions = 3
+[flags]
+problem = "quadratic:dim=4"
+stragglers = ["none", "fixed:rank=0,factor=10"]
+topology = ["ring", "star"]
+"""
+
+
+def described(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(text)
+    return path
+
+
+def flag(point: Point, name: str) -> str | None:
+    flags = list(point.flags)
+    return flags[flags.index(name) + 1] if name in flags else None
+
+
+# Expansion.
+
+
+def test_every_combination_once_and_flags_only_where_they_are_known(tmp_path):
+    sweep = load(described(tmp_path, SMALL))
+    found = {
+        (p.program, p.ranks, flag(p, "--seed"), flag(p, "--stragglers"), flag(p, "--topology")) for p in sweep.points
+    }
+    slow = ("none", "fixed:rank=0,factor=10")
+    expected = {
+        (program, workers + (program == "a_psgd"), str(seed), stragglers, topology)
+        for program, workers, seed, stragglers in itertools.product(
+            ("allreduce_sgd", "ad_psgd", "a_psgd"), (2, 4), range(3), slow
+        )
+        for topology in (("ring", "star") if program == "ad_psgd" else (None,))
+    }
+    assert found == expected
+    assert len(sweep.points) == len(expected) == 48
+    assert sweep.folder == Path("results/runs/small")
+    seeds = [flag(point, "--seed") for point in sweep.points]
+    assert seeds == sorted(seeds)  # repetitions outermost
+    assert {p.target.name for p in sweep.points} == {
+        f"{p.program}-{p.ranks - (p.program == 'a_psgd')}-{p.id}.h5" for p in sweep.points
+    }
+
+
+def test_the_id_is_the_config_id_of_the_command(tmp_path):
+    """As the program itself computes it from the flags of the command line."""
+    for point in load(described(tmp_path, SMALL)).points:
+        module = importlib.import_module(f"outpace.algorithms.{point.program}")
+        assert point.command[:5] == ["outpace", "run", point.program, "-n", str(point.ranks)]
+        plan = make_plan(point.program, *parse_flags(point.program, module.Config, point.command[5:]), point.ranks)
+        assert plan.config_id == point.id
+        assert plan.target == point.target
+
+
+def test_cases_overrides_switches_and_exclusions(tmp_path):
+    text = """
+    programs = ["d_psgd", "d2", "a_psgd"]
+    [flags]
+    problem = "quadratic:dim=4"
+    step_size = 0.5
+    geometry = true
+    topology = "ring"
+    [program.d2]
+    topology = ["ring:lazy=1", "complete"]
+    allow-unstable = false
+    step-size = 0.1
+    [program.a_psgd]
+    servers = 2
+    [[case]]
+    workers = 4
+    batch-size = 64
+    [[case]]
+    workers = [8, 16]
+    batch-size = 32
+    [[exclude]]
+    program = ["d2", "a_psgd"]
+    workers = 16
+    """
+    found = load(described(tmp_path, text)).points
+    counts = Counter((p.program, p.ranks, flag(p, "--batch-size"), flag(p, "--step-size")) for p in found)
+    assert counts == {
+        ("d_psgd", 4, "64", "0.5"): 1,
+        ("d_psgd", 8, "32", "0.5"): 1,
+        ("d_psgd", 16, "32", "0.5"): 1,
+        ("d2", 4, "64", "0.1"): 2,
+        ("d2", 8, "32", "0.1"): 2,
+        ("a_psgd", 6, "64", "0.5"): 1,
+        ("a_psgd", 10, "32", "0.5"): 1,
+    }
+    assert all("--geometry" in point.flags for point in found)
+    assert {"--no-allow-unstable" in point.flags for point in found if point.program == "d2"} == {True}
+    assert {flag(point, "--seed") for point in found} == {None}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=4, unique=True),
+    st.lists(st.floats(0.001, 1).map(lambda x: float(f"{x:.4g}")), min_size=1, max_size=4, unique=True),
+    st.integers(1, 4),
+)
+def test_ids_are_unique_and_stable(tmp_path_factory, workers, step_sizes, repetitions):
+    def ids(order: int, out: str) -> list[str]:
+        text = f"programs = ['allreduce_sgd', 'd_psgd']\nworkers = {workers[::order]}\nrepetitions = {repetitions}\n"
+        text += f"[flags]\nstep-size = {step_sizes[::order]}\n"
+        path = tmp_path_factory.mktemp("ids") / "x.toml"
+        path.write_text(text)
+        return [point.id for point in load(path, Path(out)).points]
+
+    first = ids(1, "here")
+    assert len(set(first)) == len(first) == 2 * len(workers) * len(step_sizes) * repetitions
+    assert set(ids(-1, "there")) == set(first)
+
+
+def test_presets():
+    """They are whole, and stay so when flags and programs change."""
+    assert set(presets()) >= {"heterogeneity", "scaling-strong", "scaling-weak", "label-skew", "stragglers", "laptop"}
+    for name in presets():
+        assert len(load(Path(name)).points) > 10
+    sweep = load(Path("heterogeneity"))
+    assert {point.program for point in sweep.points} == set(programs())
+    factors = {(flag(point, "--stragglers") or "").rpartition("=")[2] for point in sweep.points}
+    assert factors == {"none", "2", "5", "10", "100"}
+
+
+# Errors, all before anything starts.
+
+BASE = 'programs = ["d_psgd"]\nworkers = 2\n'
+ERRORS = [
+    ('programs = ["d_psgd"\nworkers = 2', "line 2"),
+    ("programs = ['d_psgd']\n[flags]\nepochs = = 3\nworkers = 2", "line 3, column 10"),
+    ("workers = 2", 'programs is missing: "all", or a list of a_psgd, '),
+    ('programs = ["sgd"]\nworkers = 2', "unknown program 'sgd'; allowed: a_psgd, "),
+    ('programs = ["d_psgd"]', "workers is missing for d_psgd"),
+    (BASE.replace("2", '"two"'), "workers must be a whole number"),
+    (BASE.replace("2", "0"), "workers must be a whole number"),
+    (BASE + "seeds = 3", "unknown key 'seeds'; allowed: programs, workers"),
+    (BASE + "repetitions = 0", "repetitions is 0; it must be at least 1"),
+    (BASE + "repetitions = true", "repetitions is True; it must be a whole number"),
+    (BASE + "[flags]\nlr = [0.1, 0.2]", "[flags]: unknown flag 'lr'; allowed: backend, batch-size"),
+    (BASE + "[flags]\nstep-size = []", "[flags]: step-size is an empty list"),
+    (BASE + "[flags]\nstep-size = [[1]]", "step-size is [1]; it must be a text, a number"),
+    (BASE + "[flags]\nepochs = 'many'", "epochs"),
+    (BASE + "[flags]\nepochs = -1", "d_psgd, workers = 2: --epochs is -1; it must be more than 0"),
+    (BASE + "[flags]\ndtype = 'float16'", "invalid choice 'float16'"),
+    (BASE + "[flags]\nproblem = 'imagenet'", "--problem: unknown name 'imagenet'; allowed: digits"),
+    (BASE + "[flags]\nstragglers = 'fixed:rank=2,factor=10'", "rank is 2; it must be at most 1"),
+    (BASE + "[flags]\nout = 'x.h5'", "out is set by the sweep itself"),
+    (BASE + "repetitions = 2\n[flags]\nseed = [4, 5]", "seed is given, and so is repetitions"),
+    (BASE + "[program.ad_psgd]\nepochs = 3", "[program.ad_psgd]: not one of the programs: d_psgd"),
+    (BASE + "[program.d_psgd]\nservers = 3", "[program.d_psgd]: unknown flag 'servers'"),
+    (BASE + "[[exclude]]\nworkers = 3", "[[exclude]] number 1 fits no point"),
+    (BASE + "[[exclude]]\nworker = 2", "[[exclude]]: unknown flag 'worker'"),
+    (BASE + "[[exclude]]\nworkers = 2", "no point is left"),
+    (BASE + "[exclude]\nworkers = 2", "exclude is {'workers': 2}; it must be an array of tables"),
+    (BASE + "[slurm]\ntime = [1]", "[slurm]: time is [1]; it must be one value"),
+    ('programs = ["ad_psgd"]\nworkers = [2, 3]', "ad_psgd, workers = 3: the graph ring of 3 workers has an odd cycle"),
+    ('programs = ["d2"]\nworkers = 4\n[flags]\ntopology = "ring"', "smallest eigenvalue"),
+    ('programs = ["quantized_sgd"]\nworkers = 4\n[flags]\ncodec = "zip"', "--codec: unknown name 'zip'"),
+    ('programs = ["sign_sgd"]\nworkers = 4\n[flags]\nadversaries = "flip:rank=7"', "there are ranks 0 to 3"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), ERRORS, ids=[said for _, said in ERRORS])
+def test_refused(tmp_path, text, said):
+    with pytest.raises(UserError, match=re.escape(said)) as refused:
+        load(described(tmp_path, text))
+    assert str(refused.value).startswith(str(tmp_path / "small.toml"))
+    assert "\n" not in str(refused.value)
+    assert os.listdir(tmp_path) == ["small.toml"]
+
+
+def test_two_points_of_one_id_are_named(tmp_path):
+    text = BASE + "[flags]\nproblem = ['quadratic:dim=4', 'quadratic:dim=4,condition=10']"
+    with pytest.raises(UserError, match=r"two points are the same run, id [0-9a-f]{16}") as refused:
+        load(described(tmp_path, text))
+    assert "quadratic:dim=4'" in str(refused.value)
+    assert "quadratic:dim=4,condition=10'" in str(refused.value)
+
+
+def test_unreadable_files(tmp_path):
+    with pytest.raises(UserError, match="no such file, and no such preset; presets: heterogeneity, "):
+        load(tmp_path / "nowhere.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="cannot be read"):
+        load(tmp_path / "binary.toml")
+
+
+def test_folders_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is not a folder"):
+        load(described(tmp_path, BASE), tmp_path / "file")
+    with pytest.raises(UserError, match=r"below cannot be written: Not a directory"):
+        campaign.prepare(load(described(tmp_path, BASE), tmp_path / "file" / "below"))
+
+
+# Manifests.
+
+
+def test_manifest_brings_the_points_back(tmp_path):
+    sweep = load(described(tmp_path, SMALL), tmp_path / "a folder")
+    path = tmp_path / "m.txt"
+    path.write_text(manifest(sweep.points))
+    assert load(path).points == sweep.points
+    assert load(path).folder == sweep.folder
+    with pytest.raises(UserError, match="is a manifest, whose points have their folder"):
+        load(path, tmp_path)
+
+
+def test_a_manifest_that_is_not_whole_is_refused(tmp_path):
+    """Cut anywhere, or with a line lost, doubled or changed."""
+    text = manifest(load(described(tmp_path, SMALL)).points[:4])
+    lines = text.splitlines(keepends=True)
+    broken = [text[:cut] for cut in range(len(lines[0]), len(text) - 1, 7)]
+    broken += ["".join(lines[:2] + lines[3:]), "".join(lines[:2] + lines[1:]), text.replace("--seed 0", "--seed 1")]
+    path = tmp_path / "m.txt"
+    for each in broken:
+        path.write_text(each)
+        with pytest.raises(UserError, match="not a whole manifest"):
+            load(path)
+
+
+def test_arrays_are_of_one_size_each(tmp_path):
+    found = load(described(tmp_path, SMALL)).points
+    parts = slurm.batches(found, most=7)
+    assert sorted(point.id for part in parts for point in part) == sorted(point.id for point in found)
+    assert all(len({point.ranks for point in part}) == 1 and len(part) <= 7 for part in parts)
+
+
+def test_jobscripts_are_found_and_copied(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OUTPACE_JOBSCRIPTS", raising=False)
+    assert jobscripts.jobscripts() == jobscripts.installed()
+    jobscripts.copy(tmp_path / "mine")
+    names = {path.name for path in (tmp_path / "mine").iterdir()}
+    assert names == {
+        "README.md",
+        "outpace_check.py",
+        "point.sbatch",
+        "site.env",
+        "steps.sbatch",
+        "sweep.sbatch",
+        "sweeps",
+    }
+    monkeypatch.setenv("OUTPACE_JOBSCRIPTS", str(tmp_path / "mine"))
+    assert jobscripts.jobscripts() == tmp_path / "mine"
+    monkeypatch.setenv("OUTPACE_JOBSCRIPTS", str(tmp_path))
+    with pytest.raises(UserError, match="holds no"):
+        jobscripts.jobscripts()
+    with pytest.raises(UserError, match="exists"):
+        jobscripts.copy(tmp_path / "mine")
+
+
+# A point on disk.
+
+
+@pytest.fixture
+def point(tmp_path):
+    return dataclasses.replace(
+        load(described(tmp_path, BASE)).points[0], target=tmp_path / "runs" / "d_psgd-2-0123456789abcdef.h5"
+    )
+
+
+def traced(point: Point, status: str) -> None:
+    point.target.write_bytes(GOLDEN.read_bytes())
+    with h5py.File(point.target, "a") as file:
+        file.attrs["status"] = status
+
+
+def test_what_has_become_of_a_point(point):
+    point.target.parent.mkdir()
+    assert standing(point).state == "missing"
+    part = point.target.with_name(point.target.name + ".part-0")
+    part.write_bytes(b"")
+    assert standing(point) == Standing("partial", "killed without a checkpoint; starts again")
+    for rank in range(point.ranks):
+        assert standing(point).reason == "killed without a checkpoint; starts again"
+        checkpoint.path(point.target, rank, 3).write_bytes(b"")
+    assert standing(point) == Standing("partial", "goes on from its checkpoint")
+    traced(point, "partial")
+    assert standing(point) == Standing("partial", "goes on from its checkpoint")
+    point.target.unlink()
+    point.beside(".failed").write_text("exit code 1: d_psgd: no luck\n")
+    assert str(standing(point)) == "failed: exit code 1: d_psgd: no luck"
+    part.unlink()
+    for rank in range(point.ranks):
+        checkpoint.forget(point.target, rank)
+    for status, state in (("complete", "done"), ("diverged", "diverged"), ("partial", "partial")):
+        traced(point, status)
+        assert standing(point).state == state
+    point.target.write_bytes(point.target.read_bytes()[:1000])
+    assert standing(point).state == "failed"
+    assert "cannot be read as HDF5" in standing(point).reason
+
+
+HOLD = """
+import os, subprocess, sys, time
+from pathlib import Path
+from outpace.benchmarks.points import claim
+from outpace.benchmarks.sweep import Point
+with claim(Point("x", "d_psgd", 2, (), Path(sys.argv[1]))) as held:
+    child = subprocess.Popen(["sleep", sys.argv[2]], pass_fds=[held])
+    print(child.pid, flush=True)
+    time.sleep(60)
+"""
+
+
+def hold(point: Point, child_s: float) -> tuple[subprocess.Popen[str], int]:
+    """Another process that has claimed the point and started something; and that one's process id."""
+    line = [sys.executable, "-c", HOLD, str(point.target), str(child_s)]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONSAFEPATH": "1"})
+    assert process.stdout
+    with process.stdout as said:
+        return process, int(said.readline())
+
+
+def test_a_point_is_claimed_by_one_and_as_long_as_anything_of_it_runs(point, monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setattr(points, "PROBED_S", 0.3)
+    point.target.parent.mkdir()
+    process, child = hold(point, 30)
+    assert standing(point).state == "running"
+    assert f"process {process.pid}" in standing(point).reason
+    with pytest.raises(Busy, match=f"process {process.pid}"), claim(point):
+        pass
+    process.kill()  # no clean-up of any kind, and what it had started still runs
+    process.wait()
+    with pytest.raises(Busy), claim(point):
+        pass
+    os.kill(child, signal.SIGKILL)
+    with claim(point):
+        assert point.beside(".lock").read_text().endswith(f"process {os.getpid()}")
+    assert os.listdir(point.target.parent) == []
+    assert standing(point).state == "missing"
+
+
+def test_a_requeued_job_waits_for_its_earlier_life(point, monkeypatch):
+    monkeypatch.setattr(points, "PROBED_S", 0.1)
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    point.target.parent.mkdir()
+    process, _ = hold(point, 1.5)
+    process.kill()
+    process.wait()
+    start = time.monotonic()
+    with claim(point):
+        assert time.monotonic() - start > 1
+    process, _ = hold(point, 1.5)
+    process.kill()
+    process.wait()
+    monkeypatch.setenv("SLURM_JOB_ID", "78")
+    with pytest.raises(Busy, match="job 77"), claim(point):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("log", "reason"),
+    [
+        (b"mpiexec -n 2 ...\nd_psgd: --split labels: classes is 1; it must be at least 5\n", "d_psgd: --split labels"),
+        (
+            b"mpiexec\nTraceback:\n  x\nValueError: no\n=====\n=   BAD END\n",
+            "ValueError: no",
+        ),
+        (b"mpiexec\nsrun: error: n0: task 0: Killed\n", "srun: error: n0: task 0: Killed"),
+        (b"mpiexec\n", "no output"),
+    ],
+)
+def test_the_reason_of_a_failure_is_the_line_that_says_most(log, reason):
+    assert points._reason(log).startswith(reason)
+
+
+def test_the_time_left_is_that_of_the_points_to_come(tmp_path, monkeypatch, capsys):
+    """Known from repetitions where there are any, else from the mean."""
+    text = 'programs = ["d_psgd", "allreduce_sgd"]\nworkers = 2\nrepetitions = 2\n'
+    todo = load(described(tmp_path, text)).points
+    report = campaign.Report(4, 0, todo)
+    now = 0.0
+    left = []
+    for point, took in zip(todo, (10.0, 2.0, 12.0, 2.0), strict=True):
+        monkeypatch.setattr(campaign.time, "monotonic", lambda: now)  # noqa: B023
+        report.starts(point)
+        now += took
+        report.ended(point, Standing("done"))
+        left.append(report._left())
+    assert left == [30.0, 12.0, 2.0, 0.0]
+    said = capsys.readouterr().err
+    assert "1/4 done in 10.0 s, 30 s left: d_psgd -n 2" in said
