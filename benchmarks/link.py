@@ -20,7 +20,7 @@ from typing import Final
 from outpace.comm.spec import UserError
 
 UNITS: Final = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}  # bits per second, as tc writes them
-BURST_S: Final = 1e-3  # of the rate: what a link lets through at once
+BURST_S: Final = 1e-3  # of the rate: what an idle link lets through at once; with half of it, TCP did not fill one
 LEAST_BURST: Final = 16_000  # bytes; a bucket must hold a packet with all headers
 QUEUE_S: Final = 0.1  # of the rate: what waits at a link before packets are dropped
 COMMANDS: Final = {"setpriv": "util-linux", "unshare": "util-linux", "ip": "iproute2", "tc": "iproute2"}

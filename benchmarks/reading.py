@@ -38,6 +38,7 @@ VARIANTS: Final = {
     ("allreduce_sgd", "rule", "adam"): "Adam",
     ("sign_sgd", "variant", "signum"): "Signum",
     ("sign_sgd", "variant", "ef-signsgd"): "EF-signSGD",
+    ("sign_sgd", "vote", "none"): "{} without a vote",
     ("katyusha_x", "variant", "s"): "{}ˢ",
     ("katyusha_x", "variant", "w"): "{}ʷ",
     ("katyusha_x", "sampling", "stratified"): "{}, stratified",

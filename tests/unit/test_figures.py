@@ -926,7 +926,8 @@ def test_the_readme_describes_every_attribute_and_column():
     [
         ("allreduce_sgd", {"rule": "adam"}, "Adam"),
         ("allreduce_sgd", {"rule": "sgd"}, "AllReduce-SGD"),
-        ("sign_sgd", {"variant": "signum"}, "Signum"),
+        ("sign_sgd", {"variant": "signum", "vote": "majority"}, "Signum"),
+        ("sign_sgd", {"variant": "signum", "vote": "none"}, "Signum without a vote"),
         ("sign_sgd", {"variant": "signsgd"}, "signSGD"),
         ("my_program", {}, "my_program"),
     ],
