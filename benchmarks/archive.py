@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -191,16 +190,8 @@ def write(
         kind = file["events/kind"]
         kind.attrs["flag_values"] = np.arange(len(schema.KINDS), dtype=np.int8)
         kind.attrs["flag_meanings"] = " ".join(schema.KINDS)
-    temporary = target.with_name(f"{target.name}.part-merged")
-    try:
-        with open(temporary, "wb") as merged:
-            merged.write(image.getbuffer())
-            merged.flush()
-            os.fsync(merged.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with traces.whole(target, target.with_name(f"{target.name}.part-merged")) as merged:
+        merged.write(image.getbuffer())
 
 
 def recover(folder: Path) -> list[Path]:

@@ -6,7 +6,6 @@ dies after its first one, there is a generation that all ranks have.
 
 import json
 import math
-import os
 import re
 import zipfile
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from outpace.benchmarks.traces import part_path
+from outpace.benchmarks.traces import part_path, whole
 from outpace.comm.spec import UserError
 from outpace.comm.state import Captured
 
@@ -61,16 +60,8 @@ def write(target: Path, rank: int, generation: int, checkpoint: Checkpoint) -> N
     generators = {name: value for name, value in kept if isinstance(value, dict)}
     about = json.dumps({"counters": asdict(checkpoint.counters), "generators": generators})
     final = path(target, rank, generation)
-    temporary = final.with_name(f"{final.name}.unfinished")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, about=np.array(about), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, final)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with whole(final, final.with_name(f"{final.name}.unfinished")) as file:
+        np.savez(file, about=np.array(about), **arrays)
 
 
 def read(target: Path, rank: int, generation: int) -> Checkpoint:

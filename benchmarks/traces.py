@@ -13,6 +13,7 @@ import os
 import struct
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -307,6 +308,20 @@ def part_path(target: Path, rank: int) -> Path:
 
 def models_path(target: Path, rank: int) -> Path:
     return target.with_name(f"{target.name}.part-{rank}.models")
+
+
+@contextmanager
+def whole(path: Path, temporary: Path) -> Iterator[BinaryIO]:
+    """A file to write under a temporary name, which replaces `path` at the end; on an error nothing is left of it."""
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def leftovers(target: Path) -> list[Path]:
