@@ -86,13 +86,14 @@ class Parts:
         return _sorted(_concatenate(parts), "t_start_s")
 
     def effort(self, tags: np.ndarray, length: int, gradients: np.ndarray) -> Columns:
-        """Columns of /evaluations of a synchronous program: gradients and rounds until `tags`, and to the end where
-        that is one entry more. Rank 0 takes part in every round."""
+        """Columns of /evaluations of a synchronous program: gradients, rounds and bytes until `tags`, and to the end
+        where that is one entry more. Rank 0 takes part in every round, and all rounds are of one size."""
         events = self._tables[0]["events"]
         steps = np.sort(events["step"][np.isin(events["kind"], [schema.KIND[kind] for kind in schema.ROUNDS])])
         rounds = np.searchsorted(steps, tags)
         rounds = np.append(rounds, len(steps))[:length]
-        return {"gradients": gradients, "rounds": rounds}
+        sent = self.traffic()["nbytes"].sum() * (rounds / max(1, len(steps)))
+        return {"gradients": gradients, "rounds": rounds, "nbytes": np.rint(sent)}
 
     def traffic(self) -> Columns:
         n = len(self._tables)

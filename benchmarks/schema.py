@@ -49,6 +49,7 @@ GROUPS: Final[dict[str, dict[str, Column]]] = {
         "prox_residual": Column("f8", "1", "norm of x - prox(x - gradient), where there is --prox", optional=True),
         "gradients": Column("f8", "1", "gradients of single samples until then / n_total", optional=True),
         "rounds": Column("i8", "1", "rounds of communication until then, of synchronous programs", optional=True),
+        "nbytes": Column("i8", "byte", "payload sent by all ranks until then, of synchronous programs", optional=True),
     },
     "workers": {
         "data_share": Column("f8", "1", "share of all samples that the worker holds"),

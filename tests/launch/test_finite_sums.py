@@ -29,6 +29,10 @@ def test_effort_is_counted_epoch_by_epoch(start: Start) -> None:
     np.testing.assert_array_equal(run.column("evaluations", "rounds"), rounds)
     np.testing.assert_array_equal(run.column("evaluations", "samples"), samples)
     np.testing.assert_allclose(run.column("evaluations", "gradients"), samples / 300)
+    # Of two ranks each sends half of 5 float64 numbers twice; and a byte now and then to agree on the end.
+    nbytes = run.column("evaluations", "nbytes")
+    assert nbytes[-1] == run.column("traffic", "nbytes").sum()
+    np.testing.assert_allclose(nbytes, rounds * 2 * 5 * 8, atol=30)
     (problem,) = shares("pca:samples=300,dim=5,gap=0.01", 1, seed=4)
     expected = svrg.Config(batch_size=20).constants(problem)
     constants = json.loads(run.attrs["constants"])
