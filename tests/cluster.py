@@ -154,7 +154,9 @@ class Cluster:
         program = _find(name.partition(" ")[0])
         assert program
         with open(self.folder / f"{name.replace(' ', '-')}.out.log", "ab") as out:
-            line, env = [program, *arguments], os.environ | self.environment
+            # pdeathsig: however these tests end, no daemon outlives them
+            line = ["setpriv", "--pdeathsig", "TERM", program, *arguments]
+            env = os.environ | self.environment
             self._daemons[name] = subprocess.Popen(line, env=env, stdout=out, stderr=out, start_new_session=True)
 
 
