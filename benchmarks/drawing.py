@@ -8,7 +8,7 @@ fewer than ten are drawn thin with their median thick, ten or more as their medi
 import math
 import re
 import textwrap
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -207,12 +207,17 @@ def _on_one_grid(
 
 
 def draw_points(
-    axes: "Axes", values: dict[float, list[float]], base: list[float] | None, label: str = "", **look: Any
+    axes: "Axes",
+    values: dict[float, list[float]],
+    base: list[float] | None,
+    label: str = "",
+    middle: Callable[[list[float]], Any] = np.median,
+    **look: Any,
 ) -> None:
     """Draw the medians of `values` against their keys, in units of the median of `base` where given."""
     unit = np.median(base) if base else 1.0
     xs = sorted(values)
-    axes.plot(xs, [np.median(values[x]) / unit for x in xs], label=label, **look)
+    axes.plot(xs, [middle(values[x]) / unit for x in xs], label=label, **look)
     for x in xs:
         each = np.array(values[x]) / unit
         if len(each) < INTERVAL_FROM or (base and len(base) < INTERVAL_FROM):

@@ -58,7 +58,7 @@ def heterogeneity(runs: Sequence[Run], figure: "Figure") -> str:
                 values: dict[float, list[float]] = {}
                 for run in members:
                     values.setdefault(run.attrs["n_workers"] * place, []).append(seconds[run.path])
-                draw_points(axes, values, None, label=labels[algorithm], **look)
+                draw_points(axes, values, None, labels[algorithm], _upper_median, **look)
         row[0].set_title(title)
         row[0].set_ylabel("s per epoch")
         row[1].set_ylabel(f"s to loss {target:g}")
@@ -117,6 +117,11 @@ def _common_loss(runs: Sequence[Run]) -> float:
         return target
     unit = 10.0 ** (math.floor(math.log10(target)) - 1)
     return float(f"{math.ceil(target / unit - 1e-9) * unit:.2g}")
+
+
+def _upper_median(values: list[float]) -> float:
+    """Of an even number the larger of the two in the middle: between a time and none there is no mean."""
+    return sorted(values)[len(values) // 2]
 
 
 def _time_to(run: Run, target: float) -> float:
