@@ -8,6 +8,7 @@ import json
 import math
 import re
 import zipfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -49,8 +50,15 @@ def path(target: Path, rank: int, generation: int) -> Path:
 
 def generations(target: Path, rank: int) -> list[int]:
     """The generations of which this rank has a whole file, ascending."""
-    name = re.compile(re.escape(part_path(target, rank).name) + r"\.state-(\d+)")
-    return sorted(int(found[1]) for file in target.parent.iterdir() if (found := name.fullmatch(file.name)))
+    return sorted(generation for holder, generation in _written(target) if holder == rank)
+
+
+def _written(target: Path) -> Iterator[tuple[int, int]]:
+    """(rank, generation) of every whole file, by one look at the folder."""
+    name = re.compile(re.escape(target.name) + r"\.part-(\d+)\.state-(\d+)")
+    for file in target.parent.iterdir():
+        if found := name.fullmatch(file.name):
+            yield int(found[1]), int(found[2])
 
 
 def write(target: Path, rank: int, generation: int, checkpoint: Checkpoint) -> None:
@@ -78,8 +86,10 @@ def read(target: Path, rank: int, generation: int) -> Checkpoint:
 
 def common(target: Path, ranks: int) -> int:
     """The latest generation of which every rank has its file; 0 where there is none."""
-    shared = set.intersection(*(set(generations(target, rank)) for rank in range(ranks)))
-    return max(shared, default=0)
+    holders: dict[int, set[int]] = {}
+    for rank, generation in _written(target):
+        holders.setdefault(generation, set()).add(rank)
+    return max((generation for generation, held in holders.items() if held.issuperset(range(ranks))), default=0)
 
 
 def forget(target: Path, rank: int, before: float = math.inf) -> None:
