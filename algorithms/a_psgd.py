@@ -18,10 +18,11 @@ Deviations from the paper:
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 
+from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
 from outpace.comm.arrays import copy, twin
 from outpace.comm.clock import wait
@@ -31,13 +32,13 @@ from outpace.comm.streams import BATCHES
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ProgramConfig):
     step_size: PositiveFloat = 0.2  # gamma; gamma / n is applied per gradient
     batch_size: PositiveInt = 16  # samples per gradient of one worker
     servers: PositiveInt = 1  # the last ranks, which hold the model and compute no gradients
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
     seed: NonNegativeInt = 0  # of data order, batches and delays
-    asynchronous: ClassVar[bool] = True  # the workers share the budget
+    asynchronous = True
 
 
 def run(comm, problem, cfg, budget, trace):

@@ -17,11 +17,12 @@ Deviations from the paper:
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 from mpi4py import MPI
 
+from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
 from outpace.comm import threads, topology
 from outpace.comm.arrays import copy, twin
@@ -35,13 +36,17 @@ NOTHING = [None, MPI.BYTE]
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ProgramConfig):
     step_size: PositiveFloat = 0.2  # gamma
     batch_size: PositiveInt = 16  # M, samples per gradient of one worker
     topology: str = "ring"  # SPEC of the graph, which must be bipartite
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
     seed: Seed = 0  # of data order, batches and delays
-    asynchronous: ClassVar[bool] = True  # the workers share the budget
+    asynchronous = True
+
+    def check(self, n):
+        """Raise UserError for a graph of n workers that is not bipartite."""
+        topology.bipartition(topology.mixing_matrix(self.topology, n), 0, self.topology)
 
 
 def run(comm, problem, cfg, budget, trace):
@@ -66,11 +71,6 @@ def run(comm, problem, cfg, budget, trace):
     averaging.join()
     gossip.Free()
     return model.x
-
-
-def check(cfg, n):
-    """Raise UserError for a graph of n workers that is not bipartite."""
-    topology.bipartition(topology.mixing_matrix(cfg.topology, n), 0, cfg.topology)
 
 
 def ask(comm, neighbours, model, due, rng, trace):

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from mpi4py import MPI
 
+from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
 from outpace.comm.arrays import copy, twin
 from outpace.comm.spec import Decay, PositiveFloat, PositiveInt, Seed
@@ -22,7 +23,7 @@ from outpace.comm.streams import BATCHES
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ProgramConfig):
     step_size: PositiveFloat = 0.2  # gamma
     batch_size: PositiveInt = 16  # samples per gradient of one worker
     rule: Literal["sgd", "momentum", "adam"] = "sgd"  # what is done with the averaged gradient

@@ -26,6 +26,7 @@ from typing import Literal
 
 import numpy as np
 
+from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
 from outpace.comm import topology
 from outpace.comm.arrays import copy, twin
@@ -38,7 +39,7 @@ RESTART = 1000  # steps, in float32
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ProgramConfig):
     step_size: PositiveFloat = 0.2  # gamma
     schedule: Schedule = "constant"  # gamma_k = gamma, or gamma / sqrt(k + 1)
     batch_size: PositiveInt = 16  # samples per gradient of one worker
@@ -47,11 +48,20 @@ class Config:
     dtype: Literal["float32", "float64"] = "float64"  # of model, gradients and messages
     seed: NonNegativeInt = 0  # of data order, batches and delays
 
+    def check(self, n):
+        """Raise UserError for a graph of n workers on which D^2 does not converge, unless that is allowed."""
+        smallest = topology.smallest_eigenvalue(topology.mixing_matrix(self.topology, n))
+        if smallest <= SMALLEST_EIGENVALUE and not self.allow_unstable:
+            lazy = "lazy=1 makes it (W + I) / 2, which is stable; --allow-unstable runs it all the same"
+            raise UserError(
+                f"--topology {self.topology}: the smallest eigenvalue of W for {n} workers is {smallest:.6f}; "
+                f"D^2 needs more than -1/3: {lazy}"
+            )
+
 
 def run(comm, problem, cfg, budget, trace):
     """One worker; collective over comm. Returns its local model x, shape (dim,)."""
     W = topology.mixing_matrix(cfg.topology, comm.size)
-    check_stable(W, cfg)
     neighbours = topology.neighbours(W, comm.rank)
     graph = comm.Create_dist_graph_adjacent(neighbours, neighbours)
 
@@ -85,22 +95,6 @@ def run(comm, problem, cfg, budget, trace):
         trace.record()
     graph.Free()
     return x
-
-
-def check(cfg, n):
-    """Raise UserError for a graph of n workers on which D^2 does not converge."""
-    check_stable(topology.mixing_matrix(cfg.topology, n), cfg)
-
-
-def check_stable(W, cfg):
-    """Raise UserError where D^2 does not converge with W, unless that is allowed."""
-    smallest = topology.smallest_eigenvalue(W)
-    if smallest <= SMALLEST_EIGENVALUE and not cfg.allow_unstable:
-        lazy = "lazy=1 makes it (W + I) / 2, which is stable; --allow-unstable runs it all the same"
-        raise UserError(
-            f"--topology {cfg.topology}: the smallest eigenvalue of W for {len(W)} workers is {smallest:.6f}; "
-            f"D^2 needs more than -1/3: {lazy}"
-        )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
 from outpace.comm import topology
 from outpace.comm.arrays import copy, twin
@@ -20,7 +21,7 @@ from outpace.comm.streams import BATCHES
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ProgramConfig):
     step_size: PositiveFloat = 0.2  # gamma
     batch_size: PositiveInt = 16  # M, samples per gradient of one worker
     topology: str = "ring"  # SPEC of the graph, whose Metropolis weights are W

@@ -22,10 +22,11 @@ the default step size is a tenth of the other programs'.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
+from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
 from outpace.comm.arrays import copy, twin
 from outpace.comm.clock import wait
@@ -35,7 +36,7 @@ from outpace.comm.streams import BATCHES
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ProgramConfig):
     step_size: PositiveFloat = 0.02  # gamma
     momentum: Decay = 0.9  # delta
     elasticity: Annotated[float, Range(above=0, most=1)] = 0.9  # beta; alpha = beta / n
@@ -44,7 +45,7 @@ class Config:
     servers: PositiveInt = 1  # the last ranks, which hold the centre and compute no gradients
     dtype: Literal["float32", "float64"] = "float32"  # of models, gradients and messages
     seed: NonNegativeInt = 0  # of data order, batches and delays
-    asynchronous: ClassVar[bool] = True  # the workers share the budget
+    asynchronous = True
 
 
 def run(comm, problem, cfg, budget, trace):

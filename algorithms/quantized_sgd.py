@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 import numpy as np
 from mpi4py import MPI
 
+from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
 from outpace.comm import sign, spec
 from outpace.comm.arrays import to_host
@@ -45,12 +46,16 @@ CODECS: dict[str, type] = {"qsgd": Qsgd, "terngrad": TernGrad}
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ProgramConfig):
     step_size: PositiveFloat = 0.1  # gamma
     batch_size: PositiveInt = 16  # samples per gradient of one worker
     codec: str = "qsgd"  # SPEC of the quantiser: qsgd:levels=7, terngrad
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and N
     seed: NonNegativeInt = 0  # of data order, batches, delays and rounding
+
+    def check(self, n):
+        """Raise UserError for a codec that there is not."""
+        spec.parse(self.codec, CODECS, "--codec")
 
 
 def run(comm, problem, cfg, budget, trace):
@@ -77,11 +82,6 @@ def run(comm, problem, cfg, budget, trace):
         x -= g
         trace.record()
     return x
-
-
-def check(cfg, n):
-    """Raise UserError for a codec that there is not."""
-    spec.parse(cfg.codec, CODECS, "--codec")
 
 
 class Codec:

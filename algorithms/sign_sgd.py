@@ -35,6 +35,7 @@ from typing import Literal
 import numpy as np
 from mpi4py import MPI
 
+from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
 from outpace.comm import sign
 from outpace.comm.arrays import copy, twin
@@ -45,7 +46,7 @@ from outpace.comm.vote import Coins, adversaries, adversary, check_sums_fit
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ProgramConfig):
     step_size: PositiveFloat = 0.003  # gamma, of the first step; for ef-signsgd that of SGD
     batch_size: PositiveInt = 16  # samples per gradient of one worker
     variant: Literal["signsgd", "signum", "ef-signsgd"] = "signsgd"  # what a worker takes the signs of
@@ -60,10 +61,19 @@ class Config:
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and momentum
     seed: NonNegativeInt = 0  # of data order, batches, delays and ties
 
+    def check(self, n):
+        """Raise UserError for flags that do not go together, or not with n workers."""
+        if self.vote == "sum":
+            check_sums_fit(n, "--vote sum")
+        if self.variant == "ef-signsgd" and self.vote != "none" and self.exchange == "int8":
+            raise UserError("--exchange int8 sends signs without the scales of ef-signsgd; allowed: sharded, server")
+        if self.vote == "none" and self.adversaries != "none":
+            raise UserError("--adversaries lie about their signs, and --vote none sends none; allowed: majority, sum")
+        adversaries(self.adversaries, n)
+
 
 def run(comm, problem, cfg, budget, trace):
     """One worker; collective over comm. Returns the model x, shape (dim,)."""
-    check(cfg, comm.size)
     xp = problem.xp
     x = problem.x0()
     g = xp.zeros_like(x)
@@ -101,17 +111,6 @@ def run(comm, problem, cfg, budget, trace):
             x.fill(math.nan)
         trace.record()
     return x
-
-
-def check(cfg, n):
-    """Raise UserError for flags that do not go together, the same on every rank."""
-    if cfg.vote == "sum":
-        check_sums_fit(n, "--vote sum")
-    if cfg.variant == "ef-signsgd" and cfg.vote != "none" and cfg.exchange == "int8":
-        raise UserError("--exchange int8 sends signs without the scales of ef-signsgd; allowed: sharded, server")
-    if cfg.vote == "none" and cfg.adversaries != "none":
-        raise UserError("--adversaries lie about their signs, and --vote none sends none; allowed: majority, sum")
-    adversaries(cfg.adversaries, n)
 
 
 # Each variant returns cast(k, step, coins, words), which writes the signs of its vector into words and returns the

@@ -30,6 +30,7 @@ from typing import Literal
 import numpy as np
 from mpi4py import MPI
 
+from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
 from outpace.comm import prox
 from outpace.comm.arrays import copy, twin
@@ -38,7 +39,7 @@ from outpace.comm.streams import EPOCHS, SHARED_BATCHES
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ProgramConfig):
     step_size: PositiveFloat | None = None  # eta; without, min{1, sqrt(b/m)} / (2L)
     batch_size: PositiveInt = 16  # b, samples in a batch of all workers together
     smoothness: Literal["largest", "mean-square"] = "largest"  # which L: of the f_j, or of their mean square
@@ -47,9 +48,15 @@ class Config:
     dtype: Literal["float32", "float64"] = "float64"  # of model, gradients and messages
     seed: Seed = 0  # of data, batches, epoch lengths and delays
 
-    def passes_per_step(self, n_total):
-        """Gradients of single samples that an epoch takes on average, over N."""
-        return 1 + 2 * self.batch_size * -(-n_total // self.batch_size) / n_total
+    agreement_period = 1  # a step is long, and full of collectives
+
+    def check(self, n):
+        """Raise UserError for a psi that there is not."""
+        prox.parse(self.prox)
+
+    def steps_per_epoch(self, n_total, n):
+        """1 over the passes that an epoch of SVRG takes on average, which is about 3."""
+        return 1 / (1 + 2 * self.batch_size * -(-n_total // self.batch_size) / n_total)
 
     def derive(self, problem):
         """What the program takes from the problem, for the trace. Raises UserError where the two do not fit."""
@@ -59,7 +66,6 @@ class Config:
         """m, L and eta for a sum of functions. Raises UserError where it has no L and no step size is given."""
         m = -(-problem.n_total // self.batch_size)
         L = getattr(problem, {"largest": "L", "mean-square": "L_mean_square"}[self.smoothness], None)
-        prox.parse(self.prox)
         eta = self.step_size or (min(1, (self.batch_size / m) ** 0.5) / (2 * L) if L else None)
         if eta is None:
             raise UserError(f"--step-size is needed: this problem does not know its {self.smoothness} smoothness")

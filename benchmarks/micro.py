@@ -153,7 +153,7 @@ def step(comm: MeteredComm) -> Table:
         trace = Trace(comm, Snapshots(0, 1000, np.dtype("f4"), per_step=True))
         trace.start(clock.now(comm))
         config = program.Config()
-        shared = getattr(config, "asynchronous", False)
+        shared = config.asynchronous
         budget = SharedTickets(comm, steps, None, begin, trace) if shared else AgreedSteps(comm, steps, None, begin, 4)
         program.run(comm, Free(), config, budget, trace)
         if trace.steps != steps:

@@ -56,7 +56,6 @@ from outpace.comm.spec import NonNegativeFloat, PositiveFloat, PositiveInt, User
 from outpace.comm.state import Captured
 
 DEFAULT_EPOCHS: Final = 10.0
-AGREEMENT_PERIOD: Final = 4  # steps; at least, see AgreedSteps
 STATUS: Final = {
     Stop.NO: "complete",
     Stop.DONE: "complete",
@@ -165,10 +164,11 @@ class Plan:
 
 def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:
     """Check what can be checked without a file or a message. Raises UserError."""
-    servers = getattr(config, "servers", 0)
-    layout = Layout(ranks - servers, servers)
+    layout = Layout(ranks - config.servers, config.servers)
     if layout.workers < 1:
-        raise UserError(f"--servers is {servers}; with {ranks} rank(s) it must be less than {ranks}: the others work")
+        raise UserError(
+            f"--servers is {config.servers}; with {ranks} rank(s) it must be less than {ranks}: the others work"
+        )
     texts = {
         "problem": problems.canonical(launch.problem),
         "split": splits.canonical(launch.split),
@@ -176,19 +176,17 @@ def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:
         "topology": "none",
     }
     stragglers.check_ranks(stragglers.parse(launch.stragglers), layout.workers)
-    period = AGREEMENT_PERIOD
-    if hasattr(config, "topology"):
+    period = config.agreement_period
+    if config.topology is not None:
         texts["topology"] = topology.canonical(config.topology)
         period = max(period, _diameter(config.topology, ranks))
-    if hasattr(config, "passes_per_step"):
-        period = 1  # a step is long, and holds collectives
+    config.check(layout.workers)
     asked = dataclasses.asdict(config) | dataclasses.asdict(launch) | texts | {"program": name, "n": ranks}
     for output in ("ranks", "out", "overwrite", "checkpoint_every"):
         del asked[output]
     config_id = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     target = launch.out or Path(f"{name}-{config_id}.h5")
-    shared = getattr(config, "asynchronous", False)
-    return Plan(name, config, launch, layout, texts, period, shared, config_id, target)
+    return Plan(name, config, launch, layout, texts, period, config.asynchronous, config_id, target)
 
 
 @functools.cache  # a sweep asks for each of its thousands of points
@@ -215,7 +213,7 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
         views.append(Unshared(comm, shares))
     if servers > views[0].dim:
         raise UserError(f"--servers is {servers}; the model has {views[0].dim} coordinate(s) to share out")
-    derived = agreement.together(comm, lambda: config.derive(views[0]) if hasattr(config, "derive") else {})
+    derived = agreement.together(comm, lambda: config.derive(views[0]))
     return _Execution(comm, run, plan, views[0], setting, derived, generation, resumed).execute()
 
 
@@ -274,11 +272,8 @@ class _Execution:
         self.diverged_step = -1
         self.start_s = 0.0
         config, launch = plan.config, plan.launch
-        batches_per_epoch = problem.n_total / (plan.n * config.batch_size)
-        if hasattr(config, "passes_per_step"):
-            batches_per_epoch = 1 / config.passes_per_step(problem.n_total)
         epochs = launch.epochs or (None if launch.time_budget else DEFAULT_EPOCHS)
-        steps = None if epochs is None else max(1, round(epochs * batches_per_epoch))
+        steps = None if epochs is None else max(1, round(epochs * config.steps_per_epoch(problem.n_total, plan.n)))
         # The store of snapshots and the part file are opened together, so that either all ranks have both or the run
         # ends before its timed part.
         dtype = np.dtype(config.dtype)
@@ -333,7 +328,7 @@ class _Execution:
                 among = comm, self.plan.n, self.shares, self.plan.config.batch_size, self.plan.config.seed
                 shapes.append(geometry.measure(*among, len(shapes), x_bar))
 
-        psi = prox.parse(getattr(self.plan.config, "prox", "none"))
+        psi = prox.parse(self.plan.config.prox)
         values, x_mean = evaluate(comm, self.plan.layout, self.shares, *self._points(x, tags), measure, psi)
         shape = {name: np.array([row[name] for row in shapes]) for name in shapes[0]} if shapes else None
         attributes = {"status": STATUS[reason]}
@@ -347,10 +342,6 @@ class _Execution:
         while True:
             try:
                 x = self.run(self.comm, self.paced, self.plan.config, self.budget, self.trace)
-            except UserError:  # raised on every rank before the timed part: a graph that the program cannot use
-                if not self.resumed:
-                    self._remove_parts()
-                raise
             except Exception:
                 self.watch.last_flush()
                 raise

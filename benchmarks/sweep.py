@@ -292,10 +292,8 @@ class _Planner:
             config, launch = self._parsed[program, *flags]
             config = dataclasses.replace(config, **seed)
             check(config)
-            ranks = workers + getattr(config, "servers", 0)
+            ranks = workers + config.servers
             plan = make_plan(program, config, launch, ranks)
-            if hasattr(module, "check"):
-                module.check(config, workers)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         flags += tuple(itertools.chain.from_iterable(_flag(key, value) for key, value in seed.items()))

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from jobs import LIMIT_S
+
 from outpace.benchmarks.points import standing
 from outpace.benchmarks.sweep import Sweep, load
 
@@ -121,7 +123,7 @@ class Cluster:
         """The output of a command of this Slurm; with `check` off also that of one that fails, errors included."""
         line = [str(word) for word in words]
         env = os.environ | self.environment | environment
-        done = subprocess.run(line, env=env, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(line, env=env, cwd=cwd, capture_output=True, text=True, timeout=LIMIT_S, check=False)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return (done.stdout + ("" if check else done.stderr)).strip()
 

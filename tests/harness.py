@@ -135,8 +135,9 @@ def execute(
     asynchronous one every 20 ms.
     """
     cfg = program.Config(**{"dtype": "float64", **config})
-    if hasattr(cfg, "derive"):
-        cfg.derive(problem)
+    layout = Layout(comm.size - cfg.servers, cfg.servers)
+    cfg.check(layout.workers)
+    cfg.derive(problem)
     trace = recorder(comm, Snapshots(0, problem.dim, np.dtype(cfg.dtype), per_step=True))
     started = []
 
@@ -147,10 +148,8 @@ def execute(
         started.append(clock.now(comm))
         return started[0]
 
-    servers = getattr(cfg, "servers", 0)
-    layout = Layout(comm.size - servers, servers)
     budget: Budget
-    if getattr(cfg, "asynchronous", False):
+    if cfg.asynchronous:
         total = None if steps is None else steps * layout.workers
         budget = SharedTickets(comm, total, seconds, start, trace, layout, 0.02 if pause else None)
     else:

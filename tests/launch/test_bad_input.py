@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from jobs import LIMIT_S
 
 from outpace.benchmarks.launcher import command, environment
 
@@ -49,7 +50,9 @@ def launch(
     ranks: int, flags: list[str], folder: Path, program: str = "ad_psgd", **more: str
 ) -> subprocess.CompletedProcess[str]:
     line = command(f"outpace.algorithms.{program}", ranks, flags)
-    return subprocess.run(line, env=environment(ranks) | more, cwd=folder, capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        line, env=environment(ranks) | more, cwd=folder, capture_output=True, text=True, timeout=LIMIT_S
+    )
 
 
 @pytest.mark.parametrize(("ranks", "flags", "said"), CASES, ids=[" ".join(case[1]) for case in CASES])
@@ -119,7 +122,7 @@ def test_singletons_are_refused(tmp_path: Path, name: str, value: str) -> None:
         for _ in range(2)
     ]
     for process in processes:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=LIMIT_S)
         assert process.returncode == 2
         assert value in err
         assert "1" in err

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray
+from jobs import LIMIT_S
 
 from outpace.benchmarks import schema
 from outpace.benchmarks.inspection import validate
@@ -22,7 +23,7 @@ FLAGS = ["--problem", "quadratic:dim=3,zeta=1", "--epochs", "0.25", "--evaluatio
 
 def outpace(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     line = [str(Path(sys.executable).parent / "outpace"), *map(str, words)]
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=60)
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=LIMIT_S)
 
 
 @pytest.fixture(scope="module")

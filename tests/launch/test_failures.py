@@ -10,7 +10,7 @@ from pathlib import Path
 
 import h5py
 import pytest
-from jobs import die
+from jobs import LIMIT_S, die
 
 from outpace.benchmarks import checkpoint
 from outpace.benchmarks.archive import recover
@@ -181,7 +181,7 @@ def test_exception_in_the_communication_thread(tmp_path: Path) -> None:
         env=environment(2) | {"PYTHONSAFEPATH": "", "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=LIMIT_S,
     )
     assert done.returncode != 0
     assert "rank 1: exception in the communication thread" in done.stderr

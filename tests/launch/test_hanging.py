@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from jobs import LIMIT_S
 
 from outpace.benchmarks import launcher
 
@@ -34,7 +35,7 @@ def test_failing_rank(tmp_path: Path, body: str, limit_s: float) -> None:
         env=launcher.environment(3),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT_S,
     )
     assert done.returncode != 0
     assert time.monotonic() - start < limit_s

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jobs import alive, die
+from jobs import LIMIT_S, alive, die
 
 from outpace.benchmarks import launcher, link
 from outpace.comm.spec import UserError
@@ -41,7 +41,7 @@ def possible() -> None:
         line = [*link.inside("1gbit", 1), *launcher.mpiexec(), "-n", "1", "true"]
     except UserError as error:
         pytest.skip(str(error))
-    done = subprocess.run(line, capture_output=True, text=True, timeout=30, env=launcher.environment(1))
+    done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT_S, env=launcher.environment(1))
     if done.returncode:
         pytest.skip(done.stderr.strip())
 
@@ -53,13 +53,13 @@ def test_rate_and_full_duplex(tmp_path: Path) -> None:
     run = [*launcher.mpiexec(), "-n", "3", sys.executable, "-m", "mpi4py", str(script)]
     environment = launcher.environment(3) | {"MPIEXEC_TIMEOUT": "40"}
     done = subprocess.run(
-        [*link.inside("20mbit", 3), *run], capture_output=True, text=True, timeout=60, env=environment
+        [*link.inside("20mbit", 3), *run], capture_output=True, text=True, timeout=LIMIT_S, env=environment
     )
     assert done.returncode == 0, done.stderr
     _, *seconds = map(float, done.stdout.split())  # the first one connects
     for each in seconds:
         assert 0.19 < each < 0.33
-    free = subprocess.run(run, capture_output=True, text=True, timeout=60, env=environment)
+    free = subprocess.run(run, capture_output=True, text=True, timeout=LIMIT_S, env=environment)
     assert max(map(float, free.stdout.split())) < 0.15
 
 
@@ -100,7 +100,7 @@ def test_nothing_outlives_the_job(job: "subprocess.Popen[str]", number: int) -> 
 
 
 def test_refused_in_one_line() -> None:
-    done = subprocess.run([OUTPACE, "micro", "vote", "--link", "fast"], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([OUTPACE, "micro", "vote", "--link", "fast"], capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == 2
     assert (
         done.stderr == "outpace: --link is fast; it is a rate from 8kbit up, such as 100mbit; units: kbit, mbit, gbit\n"

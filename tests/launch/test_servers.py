@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 from harness import shares
-from jobs import die
+from jobs import LIMIT_S, die
 
 from outpace.benchmarks.archive import recover
 from outpace.benchmarks.inspection import validate
@@ -35,7 +35,7 @@ PROGRAMS = ("a_psgd", "eamsgd")
 def test_refused(tmp_path: Path, program: str, ranks: int, flags: list[str], said: str) -> None:
     line = command(f"outpace.algorithms.{program}", ranks, flags)
     done = subprocess.run(
-        line, env=environment(ranks), cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        line, env=environment(ranks), cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S, check=False
     )
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1

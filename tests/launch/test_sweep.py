@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from jobs import die
+from jobs import LIMIT_S, die
 
 from outpace.benchmarks.launcher import environment
 from outpace.benchmarks.points import standing
@@ -33,7 +33,7 @@ def outpace(folder: Path, *words: str, **more: str) -> subprocess.CompletedProce
     env = environment(0) | more
     del env["OUTPACE_RANKS"]
     line = [OUTPACE, "sweep", "sweep.toml", *words]
-    return subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=100)
+    return subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=LIMIT_S)
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
@@ -53,7 +53,7 @@ def attempts(folder: Path) -> list[int]:
 def until_in_its_timed_part(folder: Path, number: int = 0) -> dict[int, int]:
     """Wait for the point of this number; the process ids of its ranks."""
     point = load(folder / "sweep.toml", folder / "runs").points[number]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + LIMIT_S
     while True:
         assert time.monotonic() < deadline
         found = {}
@@ -118,7 +118,7 @@ def test_a_signal_ends_it_early_and_the_same_command_goes_on(tmp_path: Path, num
     pids = until_in_its_timed_part(tmp_path)
     time.sleep(1)
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    _, said = process.communicate(timeout=20)
+    _, said = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 128 + number
     assert f"stopped by {signal.Signals(number).name}; the same command goes on" in said
     assert die(pids.values(), 2)
@@ -144,7 +144,7 @@ def test_killed_runner(tmp_path: Path) -> None:
     done = outpace(tmp_path)
     assert "1 running; 0 to run" in done.stderr
     assert die(pids.values(), 30)  # to their normal end
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while states(tmp_path) == ["running"]:  # the launcher ends after its ranks
         assert time.monotonic() < deadline
     assert states(tmp_path) == ["done"]
@@ -157,7 +157,7 @@ def test_killed_ranks_fail_their_point_with_the_cause(tmp_path: Path) -> None:
     process = start(tmp_path)
     pids = until_in_its_timed_part(tmp_path)
     os.kill(pids[1], signal.SIGKILL)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 1
     assert "rank 1: Killed, so the job ended" in said
     assert states(tmp_path) == ["failed", "done"]
@@ -171,7 +171,7 @@ def test_two_runners_share_a_sweep(tmp_path: Path) -> None:
     (tmp_path / "sweep.toml").write_text('programs = ["d_psgd", "allreduce_sgd"]\n' + text)
     runners = [start(tmp_path) for _ in range(2)]
     for runner in runners:
-        _, said = runner.communicate(timeout=100)
+        _, said = runner.communicate(timeout=LIMIT_S)
         assert runner.returncode == 0, said
     assert states(tmp_path) == ["done"] * 6
     assert attempts(tmp_path) == [1] * 6

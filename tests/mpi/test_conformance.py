@@ -84,7 +84,7 @@ class Row:
 
     def servers(self, config: dict[str, Any]) -> int:
         """How many of the ranks serve; the others are workers."""
-        return config.get("servers", getattr(self.program.Config, "servers", 0))
+        return config.get("servers", self.program.Config.servers)
 
 
 def ring_allreduce(n: int, nbytes: int) -> np.ndarray:

@@ -9,7 +9,6 @@ from reference import d2 as d2_form
 from reference import d_psgd as d_psgd_form
 
 from outpace.algorithms import d2, d_psgd
-from outpace.comm import topology
 from outpace.comm.spec import UserError
 
 
@@ -124,13 +123,12 @@ def test_steep_ring_diverges_where_d_psgd_does_not(steep_ring):
 
 @pytest.mark.parametrize(("n", "value"), [(4, "-0.333333"), (8, "-0.333333"), (16, "-0.333333")])
 def test_even_rings_are_refused_with_value_and_remedy(n, value):
-    W = topology.mixing_matrix("ring", n)
     with pytest.raises(UserError, match=rf"--topology ring: .* is {value}; .* lazy=1 .* --allow-unstable"):
-        d2.check_stable(W, d2.Config(topology="ring"))
-    d2.check_stable(W, d2.Config(topology="ring", allow_unstable=True))
-    d2.check_stable(topology.mixing_matrix("ring:lazy=1", n), d2.Config(topology="ring:lazy=1"))
+        d2.Config(topology="ring").check(n)
+    d2.Config(topology="ring", allow_unstable=True).check(n)
+    d2.Config(topology="ring:lazy=1").check(n)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 7, 15])
 def test_odd_rings_are_allowed(n):
-    d2.check_stable(topology.mixing_matrix("ring", n), d2.Config(topology="ring"))
+    d2.Config(topology="ring").check(n)

@@ -1,0 +1,29 @@
+"""What a program tells the runner of itself, beside its flags."""
+
+from typing import Any
+
+
+class ProgramConfig:
+    """Base of every program's `Config`, a frozen dataclass of its flags; answers as a plain synchronous program.
+
+    A program overrides what is otherwise with it, by an attribute, a flag of that name, or a method. Every Config has
+    the flags step_size, batch_size, dtype and seed of its own.
+    """
+
+    asynchronous: bool = False  # the workers share the budget, and each makes as many steps as its speed allows
+    agreement_period: int = 4  # steps, at least, from one agreement of a synchronous program on its end to the next
+    servers: int = 0  # the last ranks, which hold the model and compute no gradients
+    topology: str | None = None  # SPEC of the graph, where neighbours average
+    prox: str = "none"  # SPEC of the part of the objective that has a proximal operator instead of a gradient
+
+    def check(self, n: int) -> None:
+        """Raise UserError for what n workers cannot be run with; called on every rank, before any file or message."""
+
+    def steps_per_epoch(self, n_total: int, n: int) -> float:
+        """Steps of n workers, each of its own gradient, that together use n_total samples; the mean where they vary."""
+        samples: int = n * self.batch_size  # type: ignore[attr-defined]
+        return n_total / samples
+
+    def derive(self, problem: Any) -> dict[str, Any]:
+        """Constants taken from the problem, for the trace. Raises UserError where the two do not fit."""
+        return {}
