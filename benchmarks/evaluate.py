@@ -1,13 +1,18 @@
 """Losses of a run, computed after its timed part, in float64, at the mean of the local models or at the servers'."""
 
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
 
 import numpy as np
 from mpi4py import MPI
 
 from outpace.benchmarks.problems import Problem
 from outpace.comm import prox
+from outpace.comm.arrays import to_host
 from outpace.comm.server import Layout
+
+BLOCK: Final = 1 << 20  # coordinates of the points that are evaluated at a time
 
 
 def evaluate(
@@ -27,43 +32,58 @@ def evaluate(
     objective has beside the problem's. Returns the columns of /evaluations that need no clock, one entry per point,
     and the mean model of the last point.
     """
-    n, rows = layout.workers, list[dict[str, float]]()
-    x_bar = np.empty(dim)
-    for values in points:
-        x_bar[:] = 0
+    points, rows, x_bar = iter(points), list[dict[str, float]](), np.empty(0)
+    f_star = next((problem.f_star for problem in problems), None)
+    while block := list(itertools.islice(points, max(1, BLOCK // dim))):
+        for x_bar, g_bar, (spread, loss, correct, held_out) in _reduced(comm, layout, problems, held, dim, block, at):
+            row = {
+                "loss": loss + psi.value(x_bar),
+                "gradient_norm": float(np.linalg.norm(g_bar)),
+                "consensus": spread,
+            }
+            if held_out:
+                row["accuracy"] = correct / held_out
+            if psi != prox.NOTHING:
+                y = x_bar - g_bar
+                psi.apply(y, 1.0, np.empty_like(y))
+                row["prox_residual"] = float(np.linalg.norm(x_bar - y))
+            elif f_star is not None:
+                row["suboptimality"] = loss - f_star
+            rows.append(row)
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}, x_bar
+
+
+def _reduced(
+    comm: MPI.Intracomm,
+    layout: Layout,
+    problems: Sequence[Problem],
+    held: Sequence[slice],
+    dim: int,
+    block: Sequence[Sequence[np.ndarray]],
+    at: Callable[[np.ndarray], None],
+) -> Iterator[tuple[np.ndarray, np.ndarray, list[float]]]:
+    """Of every point of the block the mean model, the gradient there, and the spread, the loss, and how many held-out
+    samples are classified correctly, of how many. A block takes three Allreduces, however many its points."""
+    X_bar, G_bar = np.zeros((len(block), dim)), np.zeros((len(block), dim))
+    for values, x_bar in zip(block, X_bar, strict=True):
         for part, x in zip(held, values, strict=True):
             x_bar[part] += x
-        comm.Allreduce(MPI.IN_PLACE, x_bar)
-        x_bar /= layout.models
+    comm.Allreduce(MPI.IN_PLACE, X_bar)
+    X_bar /= layout.models
+    sums = np.zeros((len(block), 4))
+    for values, x_bar, g_bar, own in zip(block, X_bar, G_bar, sums, strict=True):
         at(x_bar)
-        spread = sum(float(np.square(x - x_bar[part]).sum()) for part, x in zip(held, values, strict=True))
-        g_bar = np.zeros_like(x_bar)
-        loss, correct, held_out = 0.0, 0, 0
+        own[0] = sum(float(np.square(x - x_bar[part]).sum()) for part, x in zip(held, values, strict=True))
         for problem in problems:
             x = problem.xp.asarray(x_bar)
             g = problem.xp.empty_like(x)
             problem.gradient(x, None, g)
-            g_bar += g if isinstance(g, np.ndarray) else g.get()
-            loss += problem.loss(x)
-            hits = problem.correct(x)
-            if hits:
-                correct, held_out = correct + hits[0], held_out + hits[1]
-        comm.Allreduce(MPI.IN_PLACE, g_bar)
-        spread, loss, correct, held_out = comm.allreduce(np.array([spread, loss, correct, held_out]))
-        g_bar /= n
-        row = {
-            "loss": loss / n + psi.value(x_bar),
-            "gradient_norm": float(np.linalg.norm(g_bar)),
-            "consensus": spread / layout.models,
-        }
-        if held_out:
-            row["accuracy"] = correct / held_out
-        f_star = next((problem.f_star for problem in problems), None)
-        if psi != prox.NOTHING:
-            y = x_bar - g_bar
-            psi.apply(y, 1.0, np.empty_like(y))
-            row["prox_residual"] = float(np.linalg.norm(x_bar - y))
-        elif f_star is not None:
-            row["suboptimality"] = loss / n - f_star
-        rows.append(row)
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}, x_bar
+            g_bar += to_host(g)
+            own[1] += problem.loss(x)
+            own[2:] += problem.correct(x) or (0, 0)
+    comm.Allreduce(MPI.IN_PLACE, G_bar)
+    comm.Allreduce(MPI.IN_PLACE, sums)
+    G_bar /= layout.workers
+    sums[:, 0] /= layout.models
+    sums[:, 1] /= layout.workers
+    return zip(X_bar, G_bar, sums.tolist(), strict=True)

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from mpi4py import MPI
 
+from outpace.comm import clock
 from outpace.comm.spec import UserError
 
 T = TypeVar("T")
@@ -17,6 +18,8 @@ def together(comm: MPI.Intracomm, function: Callable[[], T]) -> T:
         result = function()
     except UserError as exc:
         error = exc
+    # Asleep until all are here: in a collective they would spin, and take the cores from those that still work.
+    clock.wait(comm, [comm.Ibarrier()])
     errors = [exc for exc in comm.allgather(error) if exc is not None]
     if errors:
         raise errors[0]

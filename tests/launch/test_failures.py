@@ -19,7 +19,7 @@ from outpace.benchmarks.launcher import command, environment
 from outpace.benchmarks.reading import Run
 from outpace.benchmarks.traces import leftovers
 
-LONG = ("--problem", "digits", "--time-budget", "50", "--compute-time", "0.01")
+LONG = ("--problem", "quadratic:dim=100,sigma=0.3", "--time-budget", "50", "--compute-time", "0.01")
 PROGRAMS = ("allreduce_sgd", "d_psgd", "ad_psgd", "d2", "a_psgd", "eamsgd")
 WITHIN_S = 10
 
