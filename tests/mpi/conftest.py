@@ -8,6 +8,8 @@ import pytest
 from harness import CheckedComm
 from mpi4py import MPI
 
+from outpace.comm import threads
+
 WORLD = MPI.COMM_WORLD
 
 
@@ -17,8 +19,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_internalerror(excrepr: object) -> None:
-    print(f"rank {WORLD.rank}: {excrepr}", flush=True)
-    WORLD.Abort(1)  # the other ranks would wait for this one
+    threads.abort(WORLD, str(excrepr), 1)  # the other ranks would wait for this one
 
 
 @pytest.hookimpl(wrapper=True)
