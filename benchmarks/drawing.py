@@ -292,8 +292,9 @@ def facts_of(runs: Sequence[Run], note: str, width: float) -> str:
         claim += f": compute slept to {1e3 * config['compute_time']:g} ms per {config['batch_size']} samples"
     kinds = " and ".join(dict.fromkeys(run.attrs["split"] for run in runs))
     facts = [attrs["problem"], f"split {kinds}", workers, note, claim]
-    whole = [fact.replace(" ", NO_BREAK) for fact in facts if fact]
-    return wrapped("; ".join(whole), int(LINE * width / WIDTH))
+    line = int(LINE * width / WIDTH)
+    whole = [fact.replace(" ", NO_BREAK) if len(fact) < line else fact for fact in facts if fact]
+    return wrapped("; ".join(whole), line)
 
 
 def wrapped(text: str, width: int = LINE) -> str:

@@ -181,6 +181,16 @@ def of_figure(name, traces):
 # The reader.
 
 
+def test_no_word_of_a_caption_is_broken(tmp_path: Path) -> None:
+    """A fact is kept on one line where it fits one, else broken between its words."""
+    runs = [Run(simulate(tmp_path / "run.h5"))]
+    note = "medians over the coordinates, bands of 50 and 90 % of them"
+    lines = drawing.facts_of(runs, note, drawing.WIDTH).replace(drawing.NO_BREAK, " ").splitlines()
+    assert note in " ".join(lines)
+    assert max(map(len, lines)) <= drawing.LINE
+    assert any("emulated: compute slept to 10 ms per 32 samples" in line for line in lines)
+
+
 def test_attributes_are_plain_and_columns_are_arrays(tmp_path):
     run = losses(tmp_path / "a.h5", [2.0, 1.0], n_samples=np.array([3, 4]))
     assert type(run.attrs["n_workers"]) is int
