@@ -6,9 +6,14 @@ from typing import Any
 class ProgramConfig:
     """Base of every program's `Config`, a frozen dataclass of its flags; answers as a plain synchronous program.
 
-    A program overrides what is otherwise with it, by an attribute, a flag of that name, or a method. Every Config has
-    the flags step_size, batch_size, dtype and seed of its own.
+    A program overrides what is otherwise with it, by an attribute, a flag of that name, or a method.
     """
+
+    # Flags that every Config has.
+    step_size: float | None
+    batch_size: int  # samples per gradient of one worker
+    dtype: str  # float32 or float64
+    seed: int
 
     asynchronous: bool = False  # the workers share the budget, and each makes as many steps as its speed allows
     agreement_period: int = 4  # steps, at least, from one agreement of a synchronous program on its end to the next
@@ -21,8 +26,7 @@ class ProgramConfig:
 
     def steps_per_epoch(self, n_total: int, n: int) -> float:
         """Steps of n workers, each of its own gradient, that together use n_total samples; the mean where they vary."""
-        samples: int = n * self.batch_size  # type: ignore[attr-defined]
-        return n_total / samples
+        return n_total / (n * self.batch_size)
 
     def derive(self, problem: Any) -> dict[str, Any]:
         """Constants taken from the problem, for the trace. Raises UserError where the two do not fit."""

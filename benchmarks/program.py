@@ -39,6 +39,7 @@ from outpace.benchmarks import (
     traces,
 )
 from outpace.benchmarks.checkpoint import GOES_ON, Checkpoint, Counters
+from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.evaluate import evaluate
 from outpace.benchmarks.pace import PacedProblem, rehearsal
 from outpace.benchmarks.problems import PROBLEMS, Problem, Setting, Unshared
@@ -91,7 +92,7 @@ class Launch:
     overwrite: bool = False  # replace an existing trace, or the parts that a killed run left
 
 
-def main(run: RunFunction, Config: type[Any]) -> NoReturn:
+def main(run: RunFunction, Config: type[ProgramConfig]) -> NoReturn:
     """Run one program as this process's command; collective over COMM_WORLD, never returns.
 
     Exit codes: 0 done, 1 diverged or failed, 2 something for the user to put right; ended early with a checkpoint:
@@ -123,7 +124,9 @@ def _leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def parse_flags(name: str, Config: type[Any], arguments: Sequence[str], quiet: bool = False) -> tuple[Any, Launch]:
+def parse_flags(
+    name: str, Config: type[ProgramConfig], arguments: Sequence[str], quiet: bool = False
+) -> tuple[Any, Launch]:
     """The program's Config and the Launch that the flags mean, ranges checked. SystemExit as by argparse."""
     Flags: Any = dataclasses.make_dataclass("Flags", [("program", Config), ("launch", Launch)])
     module = sys.modules[Config.__module__]
@@ -147,7 +150,7 @@ class Plan:
     """Everything about a run that follows from its flags, the same on every rank."""
 
     name: str
-    config: Any
+    config: Any  # a ProgramConfig, and a dataclass
     launch: Launch
     layout: Layout  # which ranks compute and which serve
     texts: dict[str, str]  # the SPECs with defaults written out

@@ -1,5 +1,6 @@
 """The `outpace` command on real runs, and the traces that they leave."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import xarray
 from jobs import LIMIT_S
 
-from outpace.benchmarks import schema
+from outpace.benchmarks import launcher, schema
 from outpace.benchmarks.inspection import validate
 from outpace.benchmarks.reading import Run
 from outpace.benchmarks.stragglers import Delays, parse
@@ -204,3 +205,30 @@ def test_doctor_and_micro(tmp_path: Path) -> None:
     done = outpace("micro", "record", cwd=tmp_path)
     assert done.returncode == 0
     assert "us per step" in done.stdout
+
+
+def test_a_program_of_the_user(tmp_path: Path) -> None:
+    """The one of algorithms/README.md: it has the flags, the delays and the meter of any program, and averages every 8
+    steps."""
+    readme = Path(__file__).parents[2] / "algorithms" / "README.md"
+    (block,) = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
+    (tmp_path / "local_sgd.py").write_text(block)
+    flags = ["--problem", "quadratic:dim=1000", "--stragglers", "fixed:rank=1,factor=3", "--compute-time", "0.001"]
+    line = [*launcher.mpiexec(), "-n", "2", sys.executable, "-m", "mpi4py", "local_sgd.py", *flags]
+    done = subprocess.run(
+        [*line, "--epochs", "10", "--dtype", "float64", "--out", "run.h5"],
+        env=launcher.environment(2),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("local_sgd: loss ")
+    validate(tmp_path / "run.h5")
+    run = Run(tmp_path / "run.h5")
+    assert run.attrs["algorithm"] == "local_sgd"
+    steps = len(run.column("steps", "step")) // 2
+    assert run.column("traffic", "nbytes")[0, 1] // (8 * 1000) == steps // 8
+    injected = [run.column("steps", "injected_s")[run.column("steps", "rank") == rank] for rank in range(2)]
+    assert injected[0].max() == 0 < injected[1].min()
