@@ -208,10 +208,11 @@ def report(rank: int) -> socket.socket | None:
 def _tee(source: IO[bytes] | None, target: TextIO, said: list[bytes]) -> None:
     """Pass on what comes, as it comes: a progress bar redraws its line without ending it."""
     assert source
-    while chunk := os.read(source.fileno(), 2**16):
-        said.append(chunk)
-        target.buffer.write(chunk)
-        target.flush()
+    with source:
+        while chunk := os.read(source.fileno(), 2**16):
+            said.append(chunk)
+            target.buffer.write(chunk)
+            target.flush()
 
 
 def explain(ended: Ended, folder: Path) -> str | None:

@@ -1,5 +1,6 @@
 """The `outpace` command on real runs, and the traces that they leave."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -232,3 +233,10 @@ def test_a_program_of_the_user(tmp_path: Path) -> None:
     assert run.column("traffic", "nbytes")[0, 1] // (8 * 1000) == steps // 8
     injected = [run.column("steps", "injected_s")[run.column("steps", "rank") == rank] for rank in range(2)]
     assert injected[0].max() == 0 < injected[1].min()
+
+
+def test_a_launch_leaves_no_file_open() -> None:
+    """A study makes dozens from one process."""
+    before = os.listdir("/proc/self/fd")
+    assert launcher.launch("outpace.algorithms.allreduce_sgd", 1, ["--help"]).code == 0
+    assert os.listdir("/proc/self/fd") == before
