@@ -115,7 +115,8 @@ class Parts:
 def evaluation_times(steps: Columns, tags: np.ndarray, per_step: bool, n: int) -> tuple[np.ndarray, np.ndarray]:
     """`t_s` and `samples` of snapshots: when every rank had taken that many steps, or at that moment."""
     if not per_step:
-        moments = tags * traces.SLOT_S
+        # Nothing moves a model after the last gradient, while its answer is still on its way to a worker.
+        moments = np.minimum(tags * traces.SLOT_S, steps["t_s"].max(initial=0.0))
         return moments, np.concatenate([[0], np.cumsum(steps["samples"])])[
             np.searchsorted(steps["t_s"], moments, "right")
         ]
