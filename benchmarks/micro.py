@@ -27,7 +27,7 @@ from outpace.benchmarks.traces import Snapshots, Trace
 from outpace.comm import arrays, clock, threads
 from outpace.comm import sign as sign_kernels
 from outpace.comm.arrays import module, synchronise, to_host
-from outpace.comm.budget import AgreedSteps, SharedTickets
+from outpace.comm.budget import AgreedSteps, Budget, SharedTickets
 from outpace.comm.gossip import SharedModel
 from outpace.comm.meter import MeteredComm
 from outpace.comm.vote import EXCHANGES, Wired
@@ -153,8 +153,10 @@ def step(comm: MeteredComm) -> Table:
         trace = Trace(comm, Snapshots(0, 1000, np.dtype("f4"), per_step=True))
         trace.start(clock.now(comm))
         config = program.Config()
-        shared = config.asynchronous
-        budget = SharedTickets(comm, steps, None, begin, trace) if shared else AgreedSteps(comm, steps, None, begin, 4)
+        if config.asynchronous:
+            budget: Budget = SharedTickets(comm, steps, None, begin, trace)
+        else:
+            budget = AgreedSteps(comm, steps, None, begin, config.agreement_period)
         program.run(comm, Free(), config, budget, trace)
         if trace.steps != steps:
             raise RuntimeError(f"{name} made {trace.steps} steps of {steps}")
