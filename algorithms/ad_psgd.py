@@ -33,6 +33,7 @@ from outpace.comm.streams import BATCHES, PEERS
 
 ASK, READY, MODEL, DONE = 1, 2, 3, 4  # message tags
 NOTHING = [None, MPI.BYTE]
+PIECE = 2**16  # coordinates of a message
 
 
 @dataclass(frozen=True)
@@ -100,22 +101,34 @@ class Exchange:
     """One averaging, the same on both sides: send s = x/2, receive r at the same time, add r - s.
 
     The asking side's model follows its ask at once, which spares a round trip. `hail` are the requests by which the two
-    hear of each other: then both look after the transfer and do not sleep.
+    hear of each other: then both look after the transfer and do not sleep. Models travel in pieces, and r - s is taken
+    of one while the next is under way; the model gets the whole of it at once, so no reader sees half an averaging.
     """
 
     def __init__(self, comm, model, trace):
         self.comm, self.model, self.nbytes = comm, model, model.x.nbytes
         self.s, self.r = model.x.copy(), model.x.copy()
-        self.s_wire, self.r_wire = twin(self.s, comm), twin(self.r, comm)
+        self.s_wire = twin(self.s, comm)
+        self.s_pieces, self.r_pieces, self.outgoing = pieces(self.s), pieces(self.r), pieces(self.s_wire)
+        self.incoming = [twin(r, comm) for r in self.r_pieces]
 
     def average_with(self, peer, hail):
         self.model.halve(self.s)
         copy(self.s, self.s_wire)
-        transfer = [self.comm.Irecv(self.r_wire, peer, MODEL), self.comm.Isend(self.s_wire, peer, MODEL)]
+        arrivals = [self.comm.Irecv(piece, peer, MODEL) for piece in self.incoming]
+        departures = [self.comm.Isend(piece, peer, MODEL) for piece in self.outgoing]
         wait(self.comm, hail)
-        wait(self.comm, transfer, under_way=True)
-        copy(self.r_wire, self.r)
-        self.model.average(self.s, self.r)
+        for arrival, piece, r, s in zip(arrivals, self.incoming, self.r_pieces, self.s_pieces, strict=True):
+            wait(self.comm, [arrival], under_way=True)
+            copy(piece, r)
+            r -= s
+        wait(self.comm, departures, under_way=True)
+        self.model.average(self.r)
+
+
+def pieces(x):
+    """Views of x, of PIECE coordinates each but for the last."""
+    return [x[start : start + PIECE] for start in range(0, len(x), PIECE)]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -182,7 +182,8 @@ def write(
 ) -> None:
     """Write one trace file, complete or not at all; `groups` hold columns, `tables` arrays of two axes."""
     image = io.BytesIO()  # the HDF5 library crashes where the disk is full; a plain write fails with an error
-    with h5py.File(image, "w") as file:
+    # The format of HDF5 1.8: older ones have no room for the attributes of thousands of ranks.
+    with h5py.File(image, "w", libver=("v108", "v108")) as file:
         for name, value in ({**attributes} | {"schema": schema.SCHEMA, "schema_version": schema.VERSION}).items():
             file.attrs[name] = value
         for group, columns in groups.items():
@@ -196,40 +197,54 @@ def write(
         merged.write(image.getbuffer())
 
 
-def recover(folder: Path) -> list[Path]:
-    """Turn the parts of every killed run in `folder` into traces with status "partial"; the files written.
+def recover(folder: Path) -> Iterator[Path]:
+    """Turn the parts of every killed run in `folder` into traces with status "partial"; each file when it is written.
 
-    The problem is built again from the recorded configuration, all shares in this process, to evaluate the snapshots
-    that all ranks have. Parts beside a checkpoint are kept, since the run can go on. Raises UserError where there is
-    nothing to recover or a part is missing.
+    Runs that still go on are left alone, and so are parts beside a checkpoint, with which the run can go on. Raises
+    UserError where there is nothing to recover and, after all that can be recovered, where something cannot.
     """
     targets = sorted({Path(str(path).rpartition(".part-")[0]) for path in folder.glob("*.part-0")})
-    if not targets:
-        raise UserError(f"{folder}: no parts of a killed run here")
-    for target in targets:
-        resumable = bool(checkpoint.generations(target, 0))
-        if target.exists() and not resumable:
-            raise UserError(f"{target} exists beside its parts: remove the one that is not wanted")
-        parts = Parts.read(target)
-        header = parts.headers[0]
-        attributes = header["attributes"]
-        n, dim, dtype = attributes["n_workers"], attributes["dim"], np.dtype(attributes["dtype"])
-        config = json.loads(attributes["config"])
-        layout = Layout(n, config.get("servers", 0))
-        setting = Setting(MPI.COMM_SELF, range(n), n, config["split"], config["seed"], attributes["dtype"], np)
-        shares = problems.build(config["problem"], setting)
-        held = layout.held(dim)
-        stores = [
-            Snapshots.read(models_path(target, rank), parts.headers[rank]["capacity"], part.stop - part.start, dtype)
-            for rank, part in held.items()
-        ]
-        tags = _recoverable(parts, stores, header["per_step"])
-        x0 = shares[0].x0().astype(np.float64)
-        points = [[x0[part] for part in held.values()], *([store[tag] for store in stores] for tag in tags)]
-        psi = prox.parse(config.get("prox", "none"))
-        values, x_mean = evaluate(MPI.COMM_SELF, layout, shares, list(held.values()), dim, points, psi=psi)
-        merge(target, {"status": "partial"}, tags, values, x_mean, keep=resumable)
-    return targets
+    killed = [target for target in targets if not traces.running(target)]
+    if not killed:
+        going = f"; {len(targets)} run(s) still go on" if targets else ""
+        raise UserError(f"{folder}: no parts of a killed run here{going}")
+    errors = []
+    for target in killed:
+        try:
+            _recover(target)
+        except UserError as error:
+            errors.append(str(error))
+        else:
+            yield target
+    if errors:
+        raise UserError("; ".join(errors))
+
+
+def _recover(target: Path) -> None:
+    """The problem is built again from the recorded configuration, all shares in this process, to evaluate the snapshots
+    that all ranks have."""
+    resumable = bool(checkpoint.generations(target, 0))
+    if target.exists() and not resumable:
+        raise UserError(f"{target} exists beside its parts: remove the one that is not wanted")
+    parts = Parts.read(target)
+    header = parts.headers[0]
+    attributes = header["attributes"]
+    n, dim, dtype = attributes["n_workers"], attributes["dim"], np.dtype(attributes["dtype"])
+    config = json.loads(attributes["config"])
+    layout = Layout(n, config.get("servers", 0))
+    setting = Setting(MPI.COMM_SELF, range(n), n, config["split"], config["seed"], attributes["dtype"], np)
+    shares = problems.build(config["problem"], setting)
+    held = layout.held(dim)
+    stores = [
+        Snapshots.read(models_path(target, rank), parts.headers[rank]["capacity"], part.stop - part.start, dtype)
+        for rank, part in held.items()
+    ]
+    tags = _recoverable(parts, stores, header["per_step"])
+    x0 = shares[0].x0().astype(np.float64)
+    points = [[x0[part] for part in held.values()], *([store[tag] for store in stores] for tag in tags)]
+    psi = prox.parse(config.get("prox", "none"))
+    values, x_mean = evaluate(MPI.COMM_SELF, layout, shares, list(held.values()), dim, points, psi=psi)
+    merge(target, {"status": "partial"}, tags, values, x_mean, keep=resumable)
 
 
 def common(stores: Sequence[np.ndarray]) -> np.ndarray:

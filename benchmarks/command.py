@@ -5,6 +5,7 @@ import mpi4py
 mpi4py.rc.initialize = False  # this process launches MPI jobs and is none itself
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -168,7 +169,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _folder(flags: Sequence[str]) -> Path:
     """Where the program's trace goes, by its --out flag."""
-    for flag, value in zip(flags, [*flags[1:], ""], strict=True):
+    for flag, value in itertools.zip_longest(flags, flags[1:], fillvalue=""):
         if flag.startswith("--out"):
             return Path(flag.partition("=")[2] or value).parent
     return Path()
@@ -208,9 +209,11 @@ def show(options: argparse.Namespace) -> int:
         from outpace.benchmarks.archive import recover
 
         MPI.Init()
-        files = recover(options.recover) + files
-        for file in files[: len(files) - len(options.files)]:
-            print(f"recovered {file}")
+        recovered = []
+        for file in recover(options.recover):
+            print(f"recovered {file}", flush=True)
+            recovered.append(file)
+        files = recovered + files
     if not files:
         raise UserError("show needs a FILE, or --recover DIR")
     return inspection.show(files)

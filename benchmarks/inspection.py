@@ -17,8 +17,7 @@ from outpace.comm.spec import UserError
 
 def validate(path: Path) -> None:
     """Raise UserError with the first way in which the file departs from the schema."""
-    Run(path)  # is it a trace at all
-    with h5py.File(path, "r") as file:
+    with Run(path).open() as file:
         for name, kind in (schema.ATTRIBUTES | schema.OPTIONAL_ATTRIBUTES).items():
             if name not in file.attrs:
                 if name in schema.OPTIONAL_ATTRIBUTES:
@@ -74,7 +73,7 @@ def show(paths: Sequence[Path]) -> int:
             validate(path)
             console.print(summary(Run(path)))
         except UserError as error:
-            errors.print(str(error), style="red", highlight=False, soft_wrap=True)
+            errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
             code = 1
     return code
 
@@ -109,8 +108,11 @@ def summary(run: Run) -> Table:
         gradients, rounds = (run.column("evaluations", name)[-1] for name in ("gradients", "rounds"))
         rows["effort"] = f"{gradients:.5g} passes of gradients, {rounds} rounds of communication"
     if len(steps["rank"]):
-        rows["samples/s"] = f"{run.samples_per_s():.1f}"
-        rows["epoch"] = f"{run.epoch_time():.3f} s"
+        if run.improved():
+            rows["samples/s"] = f"{run.samples_per_s():.1f}"
+            rows["epoch"] = f"{run.epoch_time():.3f} s"
+        else:
+            rows["samples/s"] = "not given: the loss did not fall"
         for name in ("compute_s", "injected_s", "wait_s"):
             rows[f"{name[:-2]}, s"] = _quantiles(steps[name])
         rows["staleness"] = f"mean {steps['staleness'].mean():.2f}, largest {steps['staleness'].max()}"

@@ -77,8 +77,9 @@ class Ended:
 class Launch:
     """A running launch. Its output passes through, or goes to `log` if given, a file open for appending.
 
-    The processes inherit the file descriptors in `hold`, and a launch with a log is out of reach of the terminal's
-    Ctrl-C: whoever started it decides which signal to `send`. `inside` is what `link.inside` puts before the line; a
+    The processes inherit the file descriptors in `hold`. They are in a session of their own, out of reach of the
+    terminal's Ctrl-C, which the launcher would otherwise get twice: whoever started it decides which signal to `send`.
+    `inside` is what `link.inside` puts before the line; a
     signal then kills all that is in the namespaces.
     """
 
@@ -111,7 +112,7 @@ class Launch:
             stdin=None if log is None else subprocess.DEVNULL,
             stdout=subprocess.PIPE if log is None else log,
             stderr=subprocess.PIPE if log is None else log,
-            start_new_session=log is not None,
+            start_new_session=True,
             pass_fds=hold,
         )
         self._said: list[bytes] = []
@@ -145,9 +146,14 @@ class Launch:
 
 
 def launch(module: str, ranks: int, arguments: Sequence[str], inside: Sequence[str] = ()) -> Ended:
-    """Print the command line and run it. SIGTERM, SIGUSR1 and Ctrl-C are passed on. `inside` is as in `Launch`."""
+    """Print the command line and run it. SIGTERM, SIGUSR1 and Ctrl-C are passed on; the terminal's end is a SIGTERM.
+    `inside` is as in `Launch`."""
     running = Launch(module, ranks, arguments, inside=inside)
-    with handling(lambda number, _: running.send(number), signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+
+    def pass_on(number: int, _: object) -> None:
+        running.send(signal.SIGTERM if number == signal.SIGHUP else number)
+
+    with handling(pass_on, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
         return running.wait()
 
 

@@ -30,6 +30,7 @@ from outpace.comm.arrays import module, synchronise, to_host
 from outpace.comm.budget import AgreedSteps, Budget, SharedTickets
 from outpace.comm.gossip import SharedModel
 from outpace.comm.meter import MeteredComm
+from outpace.comm.spec import UserError
 from outpace.comm.vote import EXCHANGES, Wired
 
 RANKS: Final = {"gossip": 2, "record": 1, "step": 1, "sign": 1, "vote": 4}
@@ -41,7 +42,7 @@ def gossip(comm: MeteredComm) -> Table:
     """Rank 1 asks, rank 0 answers, by the very functions of AD-PSGD, against one blocking Sendrecv of the same size,
     alone and with the plainest NumPy average around it."""
     if comm.size != 2:
-        raise ValueError(f"gossip is measured between 2 ranks, not {comm.size}")
+        raise UserError(f"gossip is measured between 2 ranks; -n is {comm.size}")
     names = ("KiB", "Sendrecv us", "Sendrecv + average us", "exchange us")
     table = _table(comm, "gossip exchange, float32", (*names, "rate / Sendrecv", "rate / Sendrecv + average"))
     for kib in (4, 64, 256, 1024, 4096, 16384):
@@ -156,7 +157,7 @@ def step(comm: MeteredComm) -> Table:
         if config.asynchronous:
             budget: Budget = SharedTickets(comm, steps, None, begin, trace)
         else:
-            budget = AgreedSteps(comm, steps, None, begin, config.agreement_period)
+            budget = AgreedSteps(comm, steps, None, begin, config.agreement_period, 1)
         program.run(comm, Free(), config, budget, trace)
         if trace.steps != steps:
             raise RuntimeError(f"{name} made {trace.steps} steps of {steps}")
@@ -331,10 +332,16 @@ def _table(comm: MeteredComm, title: str, columns: tuple[str, ...]) -> Table:
 def main() -> None:
     comm = MeteredComm(MPI.COMM_WORLD)
     name, backend = sys.argv[1:]
-    xp = arrays.load(backend, comm)
     measures: dict[str, Callable[..., Table]] = {"sign": sign, "vote": vote}
     host_measures: dict[str, Callable[..., Table]] = {"gossip": gossip, "record": record, "step": step}
-    table = measures[name](comm, xp) if name in measures else host_measures[name](comm)
+    try:
+        xp = arrays.load(backend, comm)
+        table = measures[name](comm, xp) if name in measures else host_measures[name](comm)
+    except UserError as error:  # the same on every rank
+        if comm.rank == 0:
+            print(f"outpace: {error}", file=sys.stderr, flush=True)
+        MPI.Finalize()
+        sys.exit(2)
     if comm.rank == 0:
         Console(width=120).print(table)
 

@@ -154,7 +154,8 @@ class Plan:
     launch: Launch
     layout: Layout  # which ranks compute and which serve
     texts: dict[str, str]  # the SPECs with defaults written out
-    period: int  # of AgreedSteps
+    period: int  # steps from one agreement of a synchronous program on its end to the next
+    hops: int  # the graph's diameter
     shared: bool  # asynchronous: the workers share the budget
     config_id: str
     target: Path
@@ -179,17 +180,18 @@ def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:
         "topology": "none",
     }
     stragglers.check_ranks(stragglers.parse(launch.stragglers), layout.workers)
-    period = config.agreement_period
+    hops = 1
     if config.topology is not None:
         texts["topology"] = topology.canonical(config.topology)
-        period = max(period, _diameter(config.topology, ranks))
+        hops = max(1, _diameter(config.topology, ranks))
+    period = max(config.agreement_period, hops)
     config.check(layout.workers)
     asked = dataclasses.asdict(config) | dataclasses.asdict(launch) | texts | {"program": name, "n": ranks}
     for output in ("ranks", "out", "overwrite", "checkpoint_every"):
         del asked[output]
     config_id = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     target = launch.out or Path(f"{name}-{config_id}.h5")
-    return Plan(name, config, launch, layout, texts, period, config.asynchronous, config_id, target)
+    return Plan(name, config, launch, layout, texts, period, hops, config.asynchronous, config_id, target)
 
 
 @functools.cache  # a sweep asks for each of its thousands of points
@@ -202,6 +204,8 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
     provenance.check_launch(comm.size, launch.ranks)
     # A SPEC may name a file, which some ranks may not see.
     plan = agreement.together(comm, lambda: make_plan(name, config, launch, comm.size))
+    if plan.shared:
+        threads.check()
     generation = comm.bcast(agreement.on_root(comm, lambda: _check_target(plan)))
     resumed = agreement.together(comm, lambda: _resumed(plan, comm.rank, generation)) if generation else None
     xp = arrays.load(launch.backend, comm)
@@ -217,7 +221,13 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
     if servers > views[0].dim:
         raise UserError(f"--servers is {servers}; the model has {views[0].dim} coordinate(s) to share out")
     derived = agreement.together(comm, lambda: config.derive(views[0]))
-    return _Execution(comm, run, plan, views[0], setting, derived, generation, resumed).execute()
+    execution = _Execution(comm, run, plan, views[0], setting, derived, generation, resumed)
+    try:
+        execution.set_up()
+        return execution.execute()
+    except UserError:
+        execution.discard()
+        raise
 
 
 def _check_target(plan: Plan) -> int:
@@ -227,6 +237,8 @@ def _check_target(plan: Plan) -> int:
         raise UserError(f"--out: the folder {folder} does not exist")
     if not os.access(folder, os.W_OK):
         raise UserError(f"--out: the folder {folder} is not writable")
+    if traces.running(plan.target):
+        raise UserError(f"--out: {plan.target} is being written by another run")
     if plan.launch.overwrite:
         return 0
     generation = checkpoint.common(plan.target, plan.layout.ranks)
@@ -272,15 +284,21 @@ class _Execution:
         held = plan.layout.held(problem.dim)
         self.holders, self.held = list(held), held.get(comm.rank)  # None on a rank that has no part of the model
         self.shares = [] if isinstance(problem, Unshared) else [problem]  # for the evaluation
+        self.setting = setting
         self.diverged_step = -1
         self.start_s = 0.0
+        self.opened = False
+
+    def set_up(self) -> None:
+        """Everything before the timed part; collective. Raises UserError on every rank."""
+        comm, plan, resumed = self.comm, self.plan, self.resumed
         config, launch = plan.config, plan.launch
         epochs = launch.epochs or (None if launch.time_budget else DEFAULT_EPOCHS)
-        steps = None if epochs is None else max(1, round(epochs * config.steps_per_epoch(problem.n_total, plan.n)))
+        steps = None if epochs is None else max(1, round(epochs * config.steps_per_epoch(self.problem.n_total, plan.n)))
         # The store of snapshots and the part file are opened together, so that either all ranks have both or the run
         # ends before its timed part.
         dtype = np.dtype(config.dtype)
-        largest = max(part.stop - part.start for part in held.values())
+        largest = max(part.stop - part.start for part in plan.layout.held(self.problem.dim).values())
         capacity = traces.capacity(launch.evaluations, largest, dtype)
         if capacity < 2 * launch.evaluations and comm.rank == 0:
             print(
@@ -288,7 +306,7 @@ class _Execution:
                 file=sys.stderr,
             )
         self.capacity = capacity if self.held else 0
-        self.attributes = self._attributes(setting)
+        self.attributes = self._attributes(self.setting)
         self.part, self.snapshots = agreement.together(comm, self._open)
         self.trace = Trace(comm, self.snapshots)
         self.offset = clock.offset(comm)
@@ -299,7 +317,7 @@ class _Execution:
             total = None if steps is None else steps * plan.n
             self.budget = SharedTickets(comm, total, launch.time_budget, self._start, self.trace, plan.layout, every)
         else:
-            self.budget = AgreedSteps(comm, steps, launch.time_budget, self._start, plan.period, every)
+            self.budget = AgreedSteps(comm, steps, launch.time_budget, self._start, plan.period, plan.hops, every)
         self.paced = agreement.together(comm, self._pace)
         if resumed:
             self.budget.saved, self.budget.count = resumed.kept, resumed.counters.rounds
@@ -318,7 +336,7 @@ class _Execution:
         end_s = self._end_s()
         if self.plan.shared and self.held:
             self.snapshots.offer(x, trace.steps, end_s)
-        end = clock.offset(comm)
+        end = clock.offset(MPI.Intracomm(comm))  # past the meter: /traffic is of the timed part only
         agreement.together(comm, lambda: self._close(end))
 
         stored = comm.allgather(self.snapshots.tags())
@@ -375,6 +393,8 @@ class _Execution:
         comm, trace, snapshots = self.comm, self.trace, self.snapshots
         try:
             self.watch.flush()
+            self.part.sync()
+            self.snapshots.sync()
             counters = Counters(
                 config_id=self.plan.config_id,
                 rounds=self.budget.count,
@@ -443,11 +463,16 @@ class _Execution:
                 return part, Snapshots(*store, before.snapshots_due, before.snapshots_stride)
             if self.plan.launch.overwrite:
                 self._remove_parts()
-            return Part(target, rank, header), Snapshots(*store)
+            part = Part(target, rank, header)
+            self.opened = True  # and not before: until then whatever has these names belongs to another run
+            return part, Snapshots(*store)
         except OSError as error:
-            if not self.resumed:
-                self._remove_parts()
             raise UserError(f"--out: rank {rank} cannot write beside {target}: {error.strerror}") from None
+
+    def discard(self) -> None:
+        """Remove the files that this rank has opened, unless there is something in them."""
+        if self.opened and not self.start_s:
+            self._remove_parts()
 
     def _remove_parts(self) -> None:
         target, rank = self.plan.target, self.comm.rank
@@ -466,13 +491,14 @@ class _Execution:
         try:
             self.watch.last_flush()
             self.part.append_offset(end)
-            self.part.close()
+            self.part.sync()
         except OSError as error:
             raise Unwritten(f"rank {self.comm.rank}: cannot write its part of the trace: {error.strerror}") from None
 
     def _merge(self, *results: Any) -> None:
         try:
             archive.merge(self.plan.target, *results)
+            self.part.close()  # only now: an open part tells `show --recover` that the run lives
         except OSError as error:
             raise Unwritten(f"rank 0: cannot write {self.plan.target}: {error.strerror or error}") from None
 
@@ -555,6 +581,6 @@ def _result(run: Run) -> str:
     if run.has("evaluations", "accuracy"):
         text += f", accuracy {run.column('evaluations', 'accuracy')[-1]:.3f}"
     text += "".join(f", {name} {value:.2g}" for name, value in json.loads(run.attrs.get("answer", "{}")).items())
-    if not (np.isfinite(loss).all() and loss[-1] < loss[0]):
+    if not run.improved():
         return f"{text}; the loss did not fall, so no rate is given"
     return f"{text}, {run.samples_per_s():.0f} samples/s"

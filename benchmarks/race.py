@@ -3,7 +3,6 @@
 `make run` starts it. Each program meets the same data, the same batches of every worker and the same delays.
 """
 
-import shutil
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +20,8 @@ FIGURES: Final = ("loss-time", "loss-epochs", "epoch-time", "timeline", "stalene
 
 
 def race(folder: Path, workers: int, factor: float, epochs: float) -> int:
-    """Run the six races in `folder`, print the table, draw the figures; the first exit code that is not 0, or 0."""
+    """Run the six races in `folder`, over what an earlier race left there, print the table, draw the figures; the first
+    exit code that is not 0, or 0."""
     if workers < 2 or workers % 2:
         raise UserError(
             f"-n is {workers}; a ring of workers that AD-PSGD can use has an even number of them, at least 2"
@@ -30,9 +30,7 @@ def race(folder: Path, workers: int, factor: float, epochs: float) -> int:
         raise UserError(f"--factor is {factor:g}; it must be more than 1")
     if not epochs > 0:
         raise UserError(f"--epochs is {epochs:g}; it must be more than 0")
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
     homogeneous: dict[str, Run] = {}
     slowed: dict[str, Run] = {}
@@ -45,7 +43,7 @@ def race(folder: Path, workers: int, factor: float, epochs: float) -> int:
                 f"[bold]{len(homogeneous) + len(slowed) + 1} of {total}[/]: {program}, stragglers {stragglers}"
             )
             flags = ["--problem", "digits", "--compute-time", str(COMPUTE_TIME_S), "--stragglers", stragglers]
-            flags += ["--epochs", f"{epochs:g}", "--out", str(out)]
+            flags += ["--epochs", f"{epochs:g}", "--out", str(out), "--overwrite"]
             ended = launcher.launch(f"outpace.algorithms.{program}", workers, flags)
             if ended.code:
                 console.print(launcher.explain(ended, folder) or f"{program} ended with exit code {ended.code}")
@@ -85,10 +83,10 @@ def table(homogeneous: dict[str, Run], slowed: dict[str, Run]) -> Table:
             shown.add_row(
                 run.name,
                 run.attrs["stragglers"],
-                f"{run.samples_per_s():.0f}",
+                f"{run.samples_per_s():.0f}" if run.improved() else "-",
                 "not reached" if seconds is None else f"{seconds:.2f}",
                 f"{run.final_accuracy():.3f}",
-                f"{run.epoch_time() / homogeneous[program].epoch_time():.2f}",
+                f"{run.epoch_time() / homogeneous[program].epoch_time():.2f}" if run.improved() else "-",
             )
         shown.add_section()
     return shown

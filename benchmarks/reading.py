@@ -69,7 +69,7 @@ class Run:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        with self._open() as file:
+        with self.open() as file:
             self.attrs: dict[str, Any] = {name: _plain(value) for name, value in file.attrs.items()}
             self._columns = {name: set(group) for name, group in file.items() if isinstance(group, h5py.Group)}
         if self.attrs.get("schema") != schema.SCHEMA:
@@ -94,7 +94,7 @@ class Run:
         if not self.has(group, name):
             raise UserError(f"{self.path}: no column {name} in /{group}")
         if (group, name) not in self._read:
-            with self._open() as file:
+            with self.open() as file:
                 self._read[group, name] = file[group][name][()]
         return self._read[group, name]
 
@@ -193,6 +193,11 @@ class Run:
             raise UserError(f"{self.path}: no step in /steps, so no rounds per step")
         return float(rounds[-1] * self.attrs["n_workers"] / steps)
 
+    def improved(self) -> bool:
+        """Whether the loss stayed finite and fell. Without that no rate of the run is worth telling."""
+        loss = self.column("evaluations", "loss")
+        return bool(len(loss) and np.isfinite(loss).all() and loss[-1] < loss[0])
+
     def final_loss(self) -> float:
         return self._last("loss")
 
@@ -207,14 +212,17 @@ class Run:
         return float(values[-1])
 
     @contextmanager
-    def _open(self) -> Iterator[Any]:
+    def open(self) -> Iterator[Any]:
+        """The file, to read more of it than the other methods do."""
         if not self.path.is_file():
             raise UserError(f"{self.path}: no such file")
         try:
             # Some parallel file systems have no locks; a finished trace is never written again.
             with h5py.File(self.path, "r", locking="best-effort") as file:
                 yield file
-        except (OSError, RuntimeError, KeyError) as error:  # what h5py raises for damaged files
+        except UserError:
+            raise
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # what h5py raises for damaged files
             raise UserError(f"{self.path}: cannot be read as HDF5: {error}") from None
 
 

@@ -7,13 +7,14 @@ merged (`archive`).
 """
 
 import errno
+import fcntl
 import glob
 import json
 import os
 import struct
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -196,7 +197,7 @@ class Snapshots:
         if self.path is None:
             self._tags, self._models = np.zeros(capacity, dtype=np.int64), np.empty(shape, dtype=dtype)
         else:
-            if due == 1:
+            if not self.path.exists():
                 _allocate(self.path, capacity * (8 + dim * dtype.itemsize))
             self._tags, self._models = _mapped(self.path, capacity, dim, dtype, "r+")
         self._tags[self._tags >= due] = 0
@@ -233,6 +234,12 @@ class Snapshots:
         """The tags of the kept copies, ascending."""
         return np.sort(self._tags[self._tags > 0])
 
+    def sync(self) -> None:
+        """What was kept outlives the machine's next crash."""
+        for store in (self._models, self._tags):  # a tag without its model would be worse than none
+            if isinstance(store, np.memmap):
+                store.flush()
+
     def __getitem__(self, tag: int) -> np.ndarray:
         """The copy with this tag, float64, shape (dim,)."""
         (row,) = np.flatnonzero(self._tags == tag)
@@ -259,15 +266,25 @@ def _mapped(path: Path, capacity: int, dim: int, dtype: np.dtype[Any], mode: Any
 class Part:
     """The part file of one rank, `<target>.part-<rank>`, open for appending. Errors of the disk are OSError.
 
-    A new file, or with `after` what is there, cut to so many bytes.
+    A new file, or with `after` what is there, cut to so many bytes. It is locked as long as it is open, which tells
+    whoever comes across it that the run lives.
     """
 
     def __init__(self, target: Path, rank: int, header: dict[str, Any], after: int = 0) -> None:
         self.path = part_path(target, rank)
         self._file: BinaryIO = open(self.path, "r+b" if after else "xb", buffering=0)  # noqa: SIM115, open as long as the run
-        self._file.truncate(after)
-        self._file.seek(after)
-        self.append("json", json.dumps(header).encode())
+        try:
+            if os.fstat(self._file.fileno()).st_size < after:
+                raise OSError(errno.EIO, "the part is shorter than its checkpoint says", str(self.path))
+            _lock(self._file)
+            self._file.truncate(after)
+            self._file.seek(after)
+            self.append("json", json.dumps(header).encode())
+        except OSError:
+            self._file.close()
+            if not after:
+                self.path.unlink()
+            raise
 
     @property
     def nbytes(self) -> int:
@@ -297,8 +314,11 @@ class Part:
     def append_offset(self, offset: clock.Offset) -> None:
         self.append("offsets", np.array([(offset.at, offset.seconds, offset.uncertainty)], dtype=OFFSETS).tobytes())
 
-    def close(self) -> None:
+    def sync(self) -> None:
+        """What was appended outlives the machine's next crash."""
         os.fsync(self._file.fileno())
+
+    def close(self) -> None:
         self._file.close()
 
 
@@ -340,13 +360,38 @@ class Segment:
         return np.frombuffer(b"".join(self.blocks[name]), dtype=TABLES[name])
 
 
+def running(target: Path) -> bool:
+    """Whether some process still writes a part of `target`."""
+    for path in leftovers(target):
+        with suppress(FileNotFoundError), open(path, "r+b") as part:
+            try:
+                _lock(part)
+            except BlockingIOError:
+                return True
+    return False
+
+
+def _lock(part: BinaryIO) -> None:
+    """Lock a file as long as it is open. Raises BlockingIOError while another process has it locked."""
+    try:
+        fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(errno.EAGAIN, "another run writes its parts", part.name) from None
+    except OSError:  # a file system without locks
+        pass
+
+
 def read_part(path: Path) -> list[Segment]:
     """The segments of a part file, one more for every time that the run went on. A torn end is cut.
 
-    Raises UserError where the file is not a part or has lost its header.
+    Raises UserError where the file is missing, is not a part or has lost its header.
     """
     segments: list[Segment] = []
-    for table, payload in _blocks(path.read_bytes()):
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    for table, payload in _blocks(data):
         if table == "json":
             values = json.loads(payload)
             if "rank" in values:

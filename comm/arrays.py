@@ -14,6 +14,7 @@ where they are one:
 import ctypes
 import functools
 import os
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -72,6 +73,12 @@ def no_device() -> str:
     except ImportError:
         return "has no CuPy"
     return "" if cupy.cuda.is_available() else "has CuPy but no GPU"
+
+
+def current_device() -> Any:
+    """The device that this thread uses, a cupy.cuda.Device; None where this process has not loaded CuPy."""
+    cupy = sys.modules.get("cupy")
+    return cupy.cuda.Device() if cupy and cupy.cuda.is_available() else None
 
 
 def cuda_aware(comm: MPI.Intracomm) -> bool:

@@ -22,6 +22,7 @@ from outpace.comm.server import Layout
 
 ASK, TICKET = 1, 2  # message tags
 NONE_LEFT: Final = -1
+LONG_S: Final = 0.1  # of a step: the agreements on an end then cost next to nothing
 
 
 class Stop(IntEnum):
@@ -117,9 +118,10 @@ class Budget:
 class AgreedSteps(Budget):
     """k = 0, 1, ... the same on every rank, for synchronous programs.
 
-    Every `period` steps each rank posts a non-blocking maximum over the reasons to stop and reads it `period`
-    steps later. With a period of at least the graph's diameter nobody waits for anyone whom the program's own
-    messages have not already waited for; a rank that stopped by its own clock would hang its neighbours.
+    Every `period` steps, or every `hops` steps where they take longer than LONG_S, each rank posts a non-blocking
+    maximum over the reasons to stop, and reads it the next time. With `period` and `hops` at least the graph's diameter
+    nobody waits for anyone whom the program's own messages have not already waited for; a rank that stopped by its own
+    clock would hang its neighbours.
     """
 
     def __init__(
@@ -129,27 +131,33 @@ class AgreedSteps(Budget):
         seconds: float | None,
         start: Callable[[], float],
         period: int,
+        hops: int,
         every: float | None = None,
     ) -> None:
         super().__init__(comm, total, seconds, start, every)
         self.period = period
+        self.hops = hops
 
     def __iter__(self) -> Iterator[int]:
         comm = self.comm.Dup()
-        mine, agreed = np.zeros(1, dtype=np.int8), np.zeros(1, dtype=np.int8)
+        mine, agreed = np.zeros(2), np.zeros(2)  # the reason to stop, and how long a step takes
         request = MPI.REQUEST_NULL
         self._begin()
+        asked, asked_s = self.count, clock.now(comm)
+        due = asked
         for k in itertools.count(self.count) if self.total is None else range(self.count, self.total):
-            if k % self.period == 0:
+            if k == due:
                 request.Wait()
                 if agreed[0]:
                     break
-                mine[0] = self._look()
+                due += self.hops if agreed[1] > LONG_S else self.period
+                mine[:] = self._look(), (clock.now(comm) - asked_s) / max(1, k - asked)
+                asked, asked_s = k, clock.now(comm)
                 request = comm.Iallreduce(mine, agreed, MPI.MAX)
             self.count = k + 1
             yield k
         request.Wait()
-        self.stop(Stop(agreed[0]))
+        self.stop(Stop(int(agreed[0])))
         comm.Free()
 
 

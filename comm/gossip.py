@@ -1,14 +1,11 @@
 """What gossip programs share between the threads of a worker: the local model, behind a lock."""
 
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-import numpy as np
 from mpi4py import MPI
 
 from outpace.comm import threads
 from outpace.comm.arrays import copy, module
-
-BLOCK: Final = 2**15  # coordinates; their three vectors stay in a core's second-level cache
 
 
 class Watches(Protocol):
@@ -48,19 +45,12 @@ class SharedModel:
             self.x -= update
             return self.averagings
 
-    def average(self, sent: Any, received: Any) -> None:
-        """x += received - sent, the halves of the peer's model and of this one as they were exchanged.
+    def average(self, difference: Any) -> None:
+        """x += difference, half of the peer's model less half of this one as they were exchanged.
 
         The peer does the same the other way round, so the sum of both models stays, to the rounding of the additions.
-        Overwrites `received`.
         """
-        # In blocks that stay in cache between the two passes; on a device one block is the fastest.
-        length = BLOCK if isinstance(received, np.ndarray) else len(received)
         with self._lock:
             self._trace.snapshot(self.x)
-            for start in range(0, len(received), length):
-                block = slice(start, start + length)
-                difference = received[block]
-                difference -= sent[block]
-                self.x[block] += difference
+            self.x += difference
             self.averagings += 1

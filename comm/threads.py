@@ -13,24 +13,30 @@ from typing import Any, Final, NoReturn
 
 from mpi4py import MPI
 
+from outpace.comm.arrays import current_device
+from outpace.comm.spec import UserError
+
 # An error of MPI is mostly the echo of another rank's death, and the launcher, which knows more, may end the job first.
 ECHO_S: Final = 1.0
 # Hydra drops what it has not read yet of a job that aborts: one message in thirty, when the abort followed at once.
 FORWARD_S: Final = 0.3
 
 
-def start(comm: MPI.Intracomm, target: Callable[..., None], *args: Any) -> threading.Thread:
-    """Run `target(*args)` in a thread. An exception in it ends the job: nobody would miss the thread otherwise.
-
-    Raises RuntimeError where this MPI cannot be called from two threads.
-    """
+def check() -> None:
+    """Raise UserError where this MPI cannot be called from two threads."""
     if MPI.Query_thread() != MPI.THREAD_MULTIPLE:
-        raise RuntimeError(
-            "this program calls MPI from two threads, and this MPI was started without MPI_THREAD_MULTIPLE"
-        )
+        raise UserError("asynchronous programs need MPI_THREAD_MULTIPLE, without which this MPI was started")
+
+
+def start(comm: MPI.Intracomm, target: Callable[..., None], *args: Any) -> threading.Thread:
+    """Run `target(*args)` in a thread, on the device of this one. An exception in it ends the job: nobody would miss
+    the thread otherwise."""
+    device = current_device()
 
     def guarded() -> None:
         try:
+            if device is not None:
+                device.use()  # which device is in use is a matter of each thread
             target(*args)
         except BaseException:
             abort(comm, f"exception in the communication thread\n{traceback.format_exc()}", 1)
@@ -55,10 +61,6 @@ Channel = queue.SimpleQueue  # first in, first out; `get` sleeps until there is 
 
 def lock(comm: MPI.Intracomm) -> threading.Lock:
     return threading.Lock()
-
-
-def event(comm: MPI.Intracomm) -> threading.Event:
-    return threading.Event()
 
 
 def channel(comm: MPI.Intracomm) -> Channel[Any]:

@@ -97,8 +97,8 @@ class Cupy(ModuleType):
     def __init__(self) -> None:
         super().__init__("cupy")
         self.ndarray = DeviceArray
-        stream = SimpleNamespace(synchronize=lambda: None)
-        self.cuda = SimpleNamespace(is_available=lambda: True, get_current_stream=lambda: stream)
+        stream, device = SimpleNamespace(synchronize=lambda: None), SimpleNamespace(use=lambda: None)
+        self.cuda = SimpleNamespace(is_available=lambda: True, get_current_stream=lambda: stream, Device=lambda: device)
         self.random = SimpleNamespace(default_rng=lambda seed: _Generator(seed))
 
     def __getattr__(self, name: str) -> Any:

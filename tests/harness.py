@@ -153,7 +153,7 @@ def execute(
         total = None if steps is None else steps * layout.workers
         budget = SharedTickets(comm, total, seconds, start, trace, layout, 0.02 if pause else None)
     else:
-        budget = AgreedSteps(comm, steps, seconds, start, agreement)
+        budget = AgreedSteps(comm, steps, seconds, start, agreement, agreement)
         if pause:
             budget.stop(Stop.CHECKPOINT)
     paced = problem

@@ -96,7 +96,7 @@ def test_a_crash_goes_on_from_the_last_checkpoint(start: Start, tmp_path: Path) 
     assert die(pids.values(), 2)
     assert checkpoint.common(job.target, 2) >= 2
     # A look at it does not end it.
-    assert recover(tmp_path) == [job.target]
+    assert list(recover(tmp_path)) == [job.target]
     assert Run(job.target).attrs["status"] == "partial"
     resumed = finished(start("d_psgd", 2, *flags))
     for name in ("rank", "step", "samples"):

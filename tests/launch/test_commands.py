@@ -23,9 +23,10 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "trace-v1.h5"
 FLAGS = ["--problem", "quadratic:dim=3,zeta=1", "--epochs", "0.25", "--evaluations", "2", "--compute-time", "0.002"]
 
 
-def outpace(*words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+def outpace(*words: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     line = [str(Path(sys.executable).parent / "outpace"), *map(str, words)]
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=LIMIT_S)
+    variables = dict(os.environ) | environment
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=LIMIT_S, env=variables)
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +207,9 @@ def test_doctor_and_micro(tmp_path: Path) -> None:
     done = outpace("micro", "record", cwd=tmp_path)
     assert done.returncode == 0
     assert "us per step" in done.stdout
+    done = outpace("micro", "gossip", "-n", 3, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[1:] == ["outpace: gossip is measured between 2 ranks; -n is 3"]
 
 
 def test_a_program_of_the_user(tmp_path: Path) -> None:
@@ -233,6 +237,33 @@ def test_a_program_of_the_user(tmp_path: Path) -> None:
     assert run.column("traffic", "nbytes")[0, 1] // (8 * 1000) == steps // 8
     injected = [run.column("steps", "injected_s")[run.column("steps", "rank") == rank] for rank in range(2)]
     assert injected[0].max() == 0 < injected[1].min()
+
+
+def test_a_program_without_flags(tmp_path: Path) -> None:
+    done = outpace("run", "allreduce_sgd", "-n", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (trace,) = tmp_path.glob("allreduce_sgd-*.h5")
+    validate(trace)
+
+
+def test_show_goes_on_after_a_damaged_file(folder: Path, tmp_path: Path) -> None:
+    """A trace with a byte of its first column's description turned over, then a whole one."""
+    whole, damaged = folder / "d_psgd.h5", tmp_path / "damaged.h5"
+    content = bytearray(whole.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    damaged.write_bytes(content[: len(content) // 2])
+    done = outpace("show", damaged, whole, cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"{damaged}: cannot be read as HDF5" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "D-PSGD" in done.stdout
+
+
+def test_a_race_leaves_other_files_alone(tmp_path: Path) -> None:
+    """Its folder may be any. This race's first launch fails."""
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert outpace("race", "-o", tmp_path, cwd=tmp_path, OUTPACE_LAUNCHER="false").returncode == 1
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
 
 
 def test_a_launch_leaves_no_file_open() -> None:

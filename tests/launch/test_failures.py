@@ -1,16 +1,22 @@
 """How jobs end when something goes wrong: soon, everywhere, with one line that says what, and what was kept."""
 
+import fcntl
+import functools
 import os
 import re
 import signal
 import subprocess
+import sys
+import termios
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
 import pytest
-from jobs import LIMIT_S, die
+from jobs import LIMIT_S, Job, die
 
 from outpace.benchmarks import checkpoint
 from outpace.benchmarks.archive import recover
@@ -99,6 +105,45 @@ def test_sigterm_while_blocked_in_mpi(start: Callable, tmp_path: Path, program: 
     check_recovered(tmp_path)
 
 
+def test_ctrl_c_is_one_signal(tmp_path: Path) -> None:
+    """The terminal's Ctrl-C would reach mpiexec twice, from the terminal and from `outpace`, and kill the job."""
+    line = [str(Path(sys.executable).parent / "outpace"), "run", "d_psgd", "-n", "2", *LONG, "--out", "run.h5"]
+    keyboard, terminal = os.openpty()
+    streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+    take = functools.partial(fcntl.ioctl, terminal, termios.TIOCSCTTY, 0)
+    process = subprocess.Popen(line, cwd=tmp_path, start_new_session=True, preexec_fn=take, **streams)
+    os.close(terminal)
+    threading.Thread(target=_read_to_the_end, args=(keyboard,)).start()
+    job = Job(process, tmp_path / "run.h5")
+    job.wait_until_running(2, 0.5)
+    os.write(keyboard, b"\x03")
+    assert job.end()[0] == 128 + signal.SIGINT
+    assert Run(job.target).attrs["status"] == "partial"
+    assert checkpoint.common(job.target, 2) == 1
+
+
+def _read_to_the_end(descriptor: int) -> None:
+    with suppress(OSError):  # the other side of the terminal is closed
+        while os.read(descriptor, 1024):
+            pass
+    os.close(descriptor)
+
+
+def test_a_second_launch_does_the_first_no_harm(start: Callable, tmp_path: Path) -> None:
+    """Both have the same name. The second is refused, be it told to overwrite; the first one's files stay."""
+    first = start("ad_psgd", 2, *LONG, "--epochs", "20")
+    first.wait_until_running(2, 0.2)
+    before = sorted(tmp_path.iterdir())
+    for flags in ((), ("--overwrite",)):
+        code, _, err = start("ad_psgd", 2, *LONG, "--epochs", "20", *flags).end()
+        assert code == 2
+        assert f"{first.target} is being written by another run" in err
+    assert sorted(tmp_path.iterdir()) == before
+    code, _, err = first.end()
+    assert code == 0, err
+    validate(first.target)
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 400 kB of its own."""
@@ -140,6 +185,15 @@ def test_no_room_for_the_store_is_said_before_the_run(start: Callable, small_dis
     code, _, err = start("d_psgd", 2, "--problem", "quadratic:dim=10000", folder=small_disk).end()
     assert code == 2
     assert "cannot write beside" in err
+    assert "No space left on device" in err
+    assert list(small_disk.iterdir()) == []
+
+
+def test_no_room_for_one_rank_leaves_nothing_of_the_others(start: Callable, small_disk: Path) -> None:
+    """Room for one store of snapshots of 400 kB, and for no second one."""
+    flags = ["--problem", "quadratic:dim=3500", "--evaluations", "10", "--dtype", "float32"]
+    code, _, err = start("d_psgd", 2, *flags, folder=small_disk).end()
+    assert code == 2
     assert "No space left on device" in err
     assert list(small_disk.iterdir()) == []
 

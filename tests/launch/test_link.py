@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -68,22 +69,24 @@ def job() -> Iterator["subprocess.Popen[str]"]:
     """A benchmark that takes minutes on its link, with all its ranks running."""
     line = [OUTPACE, "micro", "gossip", "--link", "100kbit"]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
-    while sum(b"outpace.benchmarks.micro" in words for words in family(process.pid).values()) < 4:  # mpiexec's, too
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    yield process
-    if process.poll() is None:
+    try:
+        deadline = time.monotonic() + LIMIT_S
+        while sum(b"outpace.benchmarks.micro" in words for words in family(process.pid).values()) < 4:  # and mpiexec's
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield process
+    finally:
         process.kill()
-    process.communicate()
+        process.communicate()
 
 
 def family(pid: int) -> dict[int, bytes]:
-    """The command lines of all descendants of a process, by id."""
+    """The command lines of all descendants of a process, by id; without those that end meanwhile."""
     found = {}
-    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
-        found |= {child: Path(f"/proc/{child}/cmdline").read_bytes()} | family(child)
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+            found |= {child: Path(f"/proc/{child}/cmdline").read_bytes()} | family(child)
     return found
 
 

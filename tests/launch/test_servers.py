@@ -88,8 +88,8 @@ def test_a_crash_ends_the_job(start: Callable, tmp_path: Path, lost: int) -> Non
 
 def test_labels_and_shares_are_in_the_trace_and_shown(start: Callable, tmp_path: Path) -> None:
     """One worker four times slower: the others' share of the updates grows beyond their data's."""
-    flags = ["--split", "labels:classes=4", "--stragglers", "fixed:rank=2,factor=4", "--compute-time", "0.004"]
-    job = start("a_psgd", 4, "--epochs", "8", *flags)
+    flags = ["--split", "labels:classes=4", "--stragglers", "fixed:rank=2,factor=4", "--compute-time", "0.02"]
+    job = start("a_psgd", 4, "--epochs", "3", *flags)
     assert job.end()[0] == 0
     expected = np.stack([share.label_counts for share in shares("digits", 3, split="labels:classes=4")])
     with h5py.File(job.target) as file:

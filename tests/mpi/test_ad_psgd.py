@@ -27,9 +27,11 @@ def test_ten_thousand_exchanges_conserve_the_sum(comm: CheckedComm) -> None:
     updates fail this."""
     total = 10_000
     problem = RandomStart(share(comm, "quadratic:dim=32"), comm.rank)
-    # Every gradient of an active worker is one exchange; half of the workers are active, and some take fewer tickets.
-    outcome = execute(comm, ad_psgd, problem, 4 * total // comm.size, step_size=0.0, compute_time=1e-4)
+    # Every gradient of an active worker is one exchange, so the passive ones are slowed to leave them most tickets.
     active, _ = topology.bipartition(topology.mixing_matrix("ring", comm.size), comm.rank)
+    passive = "+".join(str(rank) for rank, asks in enumerate(comm.allgather(active)) if not asks)
+    flags = {"step_size": 0.0, "compute_time": 1e-4, "stragglers": f"fixed:rank={passive},factor=100"}
+    outcome = execute(comm, ad_psgd, problem, 2 * total // comm.size, **flags)
     mine = exchanges(outcome.events)
     assert comm.allreduce(len(mine) if active else 0) == comm.allreduce(0 if active else len(mine))
     assert comm.allreduce(len(mine) if active else 0) >= total
@@ -37,6 +39,17 @@ def test_ten_thousand_exchanges_conserve_the_sum(comm: CheckedComm) -> None:
     scale = np.linalg.norm(before, axis=1).sum()
     assert np.linalg.norm(after.sum(axis=0) - before.sum(axis=0)) <= 1e-12 * scale
     assert after.var(axis=0).sum() < 1e-12 * before.var(axis=0).sum()
+
+
+@pytest.mark.ranks(2)
+def test_models_in_pieces(comm: CheckedComm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four messages of 9 coordinates and one of 1: both workers end at the mean, coordinate by coordinate. A last piece
+    left out, or pieces in another order on one side, end elsewhere."""
+    monkeypatch.setattr(ad_psgd, "PIECE", 9)
+    problem = RandomStart(share(comm, "quadratic:dim=37"), comm.rank)
+    outcome = execute(comm, ad_psgd, problem, 10, step_size=0.0, compute_time=1e-3)
+    starts = np.stack(comm.allgather(problem.x0()))
+    np.testing.assert_allclose(outcome.x, starts.mean(axis=0), rtol=0, atol=1e-14)
 
 
 @pytest.mark.ranks(1)

@@ -1,7 +1,10 @@
 """The shared floor: budgets, the meter, clocks, agreement."""
 
 import itertools
+import sys
+import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from mpi4py import MPI
 
 from outpace.benchmarks.traces import Snapshots, Trace
 from outpace.comm import agreement, clock, threads
+from outpace.comm import budget as budgets
 from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
 from outpace.comm.spec import UserError
 
@@ -23,6 +27,10 @@ def tickets(comm: CheckedComm, total: int | None, seconds: float | None = None) 
     return SharedTickets(
         comm, total, seconds, lambda: begin(comm), Trace(comm, Snapshots(0, 1, np.dtype("f8"), per_step=True))
     )
+
+
+def agreed(comm: CheckedComm, period: int, seconds: float | None = None) -> AgreedSteps:
+    return AgreedSteps(comm, None, seconds, lambda: begin(comm), period, hops=1)
 
 
 def test_every_ticket_is_handed_out_once(comm: CheckedComm) -> None:
@@ -39,7 +47,7 @@ def test_every_ticket_is_handed_out_once(comm: CheckedComm) -> None:
 @pytest.mark.parametrize("shared", [False, True])
 def test_early_ends_are_agreed(comm: CheckedComm, shared: bool, reason: Stop) -> None:
     """The last rank alone wants to stop. Synchronous loops end at one k on every rank, and every loop ends soon."""
-    budget: Budget = tickets(comm, None) if shared else AgreedSteps(comm, None, None, lambda: begin(comm), period=3)
+    budget: Budget = tickets(comm, None) if shared else agreed(comm, 3)
     count = 0
     for _ in budget:
         count += 1
@@ -56,9 +64,25 @@ def test_early_ends_are_agreed(comm: CheckedComm, shared: bool, reason: Stop) ->
         assert budget.reason == reason
 
 
+def test_long_steps_are_agreed_on_one_by_one(comm: CheckedComm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last rank's steps are long, and after some of them it wants to stop: that takes two more, not two periods."""
+    monkeypatch.setattr(budgets, "LONG_S", 0.002)
+    count = 0
+    stepping = agreed(comm, 8)
+    for _ in stepping:
+        count += 1
+        if comm.rank == comm.size - 1:
+            time.sleep(0.005)
+            if count == 20:
+                stepping.stop(Stop.SIGNAL)
+        comm.Barrier()
+    assert comm.allgather(count) == [count] * comm.size
+    assert 20 <= count <= 22
+
+
 @pytest.mark.parametrize("shared", [False, True])
 def test_time_budget(comm: CheckedComm, shared: bool) -> None:
-    budget: Budget = tickets(comm, None, 0.2) if shared else AgreedSteps(comm, None, 0.2, lambda: begin(comm), period=2)
+    budget: Budget = tickets(comm, None, 0.2) if shared else agreed(comm, 2, 0.2)
     start = time.monotonic()
     for _ in budget:
         time.sleep(0.005)
@@ -72,7 +96,7 @@ def test_agreed_steps_wait_for_nobody(comm: CheckedComm) -> None:
     """With a period of the graph's diameter, the agreement does not tie a fast rank to a slow one more tightly than
     the period: rank 0 may be that far ahead of the last rank."""
     period, lead = 4, []
-    for k in AgreedSteps(comm, 40, None, lambda: begin(comm), period=period):
+    for k in AgreedSteps(comm, 40, None, lambda: begin(comm), period=period, hops=period):
         if comm.rank == comm.size - 1:
             time.sleep(0.003)
         lead.append((time.monotonic(), k))
@@ -168,6 +192,26 @@ def test_wait_sleeps(comm: CheckedComm) -> None:
     clock.wait(comm, [comm.Irecv(buffer, MPI.ANY_SOURCE, MPI.ANY_TAG)], [status])
     assert time.thread_time() - before < 0.1
     assert (buffer[0], status.source, status.tag) == (5.0, 0, 9)
+
+
+def test_threads_use_the_device_of_their_starter(comm: CheckedComm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With several GPUs in sight a new thread would be on the first one."""
+    used = []
+
+    class Device:
+        """CuPy's: without an argument the one that the calling thread uses."""
+
+        def __init__(self) -> None:
+            self.of = threading.current_thread()
+
+        def use(self) -> None:
+            used.append((self.of, threading.current_thread()))
+
+    cuda = SimpleNamespace(is_available=lambda: True, Device=Device)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))
+    thread = threads.start(comm, lambda: None)
+    thread.join()
+    assert used == [(threading.current_thread(), thread)]
 
 
 def test_threads_return_what_they_are_given(comm: CheckedComm) -> None:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from mpi4py import MPI
@@ -188,13 +189,69 @@ def test_evaluation_times() -> None:
 def test_missing_part_is_named(tmp_path: Path) -> None:
     target = tmp_path / "run.h5"
     written(target, 0, [], ranks=2)
-    with pytest.raises((UserError, FileNotFoundError), match="part-1"):
+    with pytest.raises(UserError, match="part-1: No such file"):
         Parts.read(target)
 
 
 def test_nothing_to_recover(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no parts of a killed run"):
-        archive.recover(tmp_path)
+        list(archive.recover(tmp_path))
+
+
+def test_runs_that_go_on_are_not_recovered(tmp_path: Path) -> None:
+    """An open part is another process's: of a run that lives. Its files stay as they are, and so does its name."""
+    target = tmp_path / "run.h5"
+    part = Part(target, 0, {"rank": 0, "ranks": 1})
+    assert traces.running(target)
+    with pytest.raises(UserError, match="no parts of a killed run here; 1 run"):
+        list(archive.recover(tmp_path))
+    with pytest.raises(FileExistsError):
+        Part(target, 0, {"rank": 0, "ranks": 1})
+    with pytest.raises(BlockingIOError, match="another run writes its parts"):
+        Part(target, 0, {"rank": 0, "ranks": 1}, after=part.nbytes)
+    assert read_part(part.path)[0].header == {"rank": 0, "ranks": 1}
+    part.close()
+    assert not traces.running(target)
+
+
+def test_one_damaged_run_does_not_keep_the_others_from_recovery(tmp_path: Path) -> None:
+    for name in ("a", "c"):
+        (tmp_path / f"{name}.h5.part-0").write_bytes(b"not a part")
+    written(tmp_path / "b.h5", 0, [], ranks=2)
+    found = archive.recover(tmp_path)
+    with pytest.raises(UserError, match=r"a\.h5\.part-0: not a part.*b\.h5\.part-1: No such file.*c\.h5\.part-0"):
+        next(found)
+
+
+def test_a_part_shorter_than_its_checkpoint_is_refused(tmp_path: Path) -> None:
+    """After a power cut: filled up with zeros, it would hold rows of nothing."""
+    target = tmp_path / "run.h5"
+    part = Part(target, 0, {"rank": 0})
+    nbytes = part.nbytes
+    part.close()
+    os.truncate(part.path, nbytes - 1)
+    with pytest.raises(OSError, match="shorter than its checkpoint says"):
+        Part(target, 0, {"rank": 0}, after=nbytes)
+    assert part.path.stat().st_size == nbytes - 1
+
+
+def test_attributes_of_thousands_of_ranks(tmp_path: Path) -> None:
+    target, hosts = tmp_path / "run.h5", [f"node{rank:05}.cluster.example" for rank in range(5000)]
+    attributes = {"n_workers": 1, "n_total": 4, "n_samples": [4], "hostnames": hosts}
+    attributes |= {"claim_class": "measured", "started_utc": ""}
+    written(target, 0, [(np.nan, 1.0)], ranks=1, started_s=0.0, per_step=True, labels=[], attributes=attributes)
+    losses = {name: np.zeros(1) for name in ("loss", "gradient_norm", "consensus")}
+    archive.merge(target, {}, np.empty(0, dtype=np.int64), losses, np.zeros(1))
+    with h5py.File(target) as file:
+        assert list(file.attrs["hostnames"]) == hosts
+
+
+def test_snapshots_go_on_where_none_was_due_yet(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5.part-0.models"
+    Snapshots(4, 3, np.dtype("f4"), per_step=True, path=path)
+    again = Snapshots(4, 3, np.dtype("f4"), True, path, due=1, stride=1)
+    again.offer(np.array([1, 2, 3], dtype="f4"), 1, 0.0)
+    assert again.tags().tolist() == [1]
 
 
 def test_full_disk_is_an_error(tmp_path: Path) -> None:
