@@ -140,7 +140,8 @@ class AgreedSteps(Budget):
 
     def __iter__(self) -> Iterator[int]:
         comm = self.comm.Dup()
-        mine, agreed = np.zeros(2), np.zeros(2)  # the reason to stop, and how long a step takes
+        # Twice the reason to stop, and one more where steps are long, which only counts where there is no reason.
+        mine, agreed = np.zeros(1, dtype=np.int8), np.zeros(1, dtype=np.int8)
         request = MPI.REQUEST_NULL
         self._begin()
         asked, asked_s = self.count, clock.now(comm)
@@ -148,16 +149,17 @@ class AgreedSteps(Budget):
         for k in itertools.count(self.count) if self.total is None else range(self.count, self.total):
             if k == due:
                 request.Wait()
-                if agreed[0]:
+                if agreed[0] // 2:
                     break
-                due += self.hops if agreed[1] > LONG_S else self.period
-                mine[:] = self._look(), (clock.now(comm) - asked_s) / max(1, k - asked)
-                asked, asked_s = k, clock.now(comm)
+                due += self.hops if agreed[0] else self.period
+                now_s = clock.now(comm)
+                mine[0] = 2 * self._look() + (now_s - asked_s > LONG_S * max(1, k - asked))
+                asked, asked_s = k, now_s
                 request = comm.Iallreduce(mine, agreed, MPI.MAX)
             self.count = k + 1
             yield k
         request.Wait()
-        self.stop(Stop(int(agreed[0])))
+        self.stop(Stop(agreed[0] // 2))
         comm.Free()
 
 
