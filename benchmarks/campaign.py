@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -58,14 +59,23 @@ def submit(sweep: Sweep, retry_failed: bool) -> int:
     found = survey(sweep)
     chosen = wanted(found, retry_failed)
     print(f"{sweep.folder}: {_counts(found.values())}; {len(chosen)} to submit", flush=True)
+    _forgive(found, chosen)
     return slurm.submit(sweep, chosen) if chosen else 0
+
+
+def _forgive(found: dict[Point, Standing], chosen: Sequence[Point]) -> None:
+    """Those of the chosen that were found failed may run; what fails from now on has failed for every runner."""
+    for point in chosen:
+        if found[point].state == FAILED:
+            points.forgive(point)
 
 
 def run_here(sweep: Sweep, retry_failed: bool, requeue: bool) -> int:
     """Run what is to be run, one point after the other.
 
     Exit codes: 0, 1 where a point failed, 128 + n or GOES_ON where signal n or SIGUSR1 ended it early; the same
-    command then goes on. Inside a Slurm job SIGUSR1 also has the job requeued, if `requeue`.
+    command then goes on. Inside a Slurm job SIGUSR1 also has the job requeued, if `requeue` and if this turn finished a
+    point or brought one to a new checkpoint; else the exit code is 1.
     """
     prepare(sweep)
     found = survey(sweep)
@@ -76,20 +86,23 @@ def run_here(sweep: Sweep, retry_failed: bool, requeue: bool) -> int:
     report.say(f"{sweep.folder}: {_counts(found.values())}; {len(todo)} to run")
     if len(todo) < len(chosen):
         report.say(f"{len(chosen) - len(todo)} of them left out: they need more than the {room} tasks of this job")
+    _forgive(found, todo)
+    finished = 0
     with points.Signals() as signals, report:
         for point in todo:
             report.starts(point)
             try:
-                found[point] = points.run(point, signals)
+                found[point] = points.run(point, signals, must_advance=requeue and not finished)
             except Busy as busy:
                 found[point] = Standing(RUNNING, str(busy))
             report.ended(point, found[point])
+            finished += found[point].state in FINISHED
             if signals.taken:
                 break
     report.say(f"{sweep.folder}: {_counts(found.values())}")
     if signals.taken:
         report.say(f"stopped by {signal.Signals(signals.taken).name}; the same command goes on")
-        return ended_early(signals.taken, requeue)
+        return _ended_early(signals.taken, requeue, advanced=finished > 0 or found[point].state == PARTIAL)
     if any(found[point].state == FAILED for point in todo):
         report.say("--status tells why points failed, --retry-failed runs them again")
         return 1
@@ -97,27 +110,39 @@ def run_here(sweep: Sweep, retry_failed: bool, requeue: bool) -> int:
 
 
 def run_one(sweep: Sweep, number: int, requeue: bool) -> int:
-    """Run the point of this number, from 1 on, as one task of a job array does; exit codes as of `run_here`."""
+    """Run the point of this number, from 1 on, as one task of a job array does; exit codes as of `run_here`.
+
+    A point that has failed meanwhile is not run, but a requeued job runs what its own earlier life, on a node that was
+    lost, may have left as failed.
+    """
     if not 1 <= number <= len(sweep.points):
         raise UserError(f"--point is {number}; the sweep has the points 1 to {len(sweep.points)}")
     prepare(sweep)
     point = sweep.points[number - 1]
     print(f"{point.id} {point.label}", flush=True)
+    if "SLURM_RESTART_COUNT" in os.environ:
+        points.forgive(point)
     with points.Signals() as signals:
         try:
-            standing = points.run(point, signals)
+            standing = points.run(point, signals, must_advance=requeue)
         except Busy as busy:
             standing = Standing(RUNNING, f"elsewhere: {busy}")
     print(standing, flush=True)
+    if standing.state == FAILED:
+        return 1
     if signals.taken and standing.state not in FINISHED:
-        return ended_early(signals.taken, requeue)
-    return int(standing.state == FAILED)
+        return _ended_early(signals.taken, requeue, advanced=standing.state == PARTIAL)
+    return 0
 
 
-def ended_early(number: int, requeue: bool) -> int:
-    """The exit code after this signal. SIGUSR1 comes before a time limit, so the job wants another turn."""
+def _ended_early(number: int, requeue: bool, advanced: bool) -> int:
+    """The exit code after this signal. SIGUSR1 comes before a time limit, so the job wants another turn, unless it has
+    not `advanced` in this one: then it never would."""
     if number != signal.SIGUSR1:
         return 128 + number
+    if requeue and not advanced:
+        print("nothing was finished and no checkpoint written, so the job is not requeued", file=sys.stderr, flush=True)
+        return 1
     if requeue:
         slurm.requeue()
     return GOES_ON

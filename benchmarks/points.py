@@ -1,8 +1,8 @@
 """One point of a sweep on disk: what has become of it, who may run it, and the run itself.
 
 Beside the trace `<program>-<workers>-<id>.h5` stand its `.log`, which every attempt appends to; a `.failed` with the
-reason where the last attempt failed; and, while somebody runs it, its `.lock`. There is no database: a point is done
-when its trace is whole.
+reason where the last attempt failed, which keeps the point from being run until it is forgiven; and, while somebody
+runs it, its `.lock`. There is no database: a point is done when its trace is whole.
 """
 
 import fcntl
@@ -31,6 +31,10 @@ ENDED_EARLY: Final = {  # exit code -> the signal that the run met
     GOES_ON: signal.SIGUSR1,
     128 + signal.SIGTERM: signal.SIGTERM,
     128 + signal.SIGINT: signal.SIGINT,
+    # Ranks that were still starting die of the signal itself, which Hydra tells without the 128.
+    128 + signal.SIGUSR1: signal.SIGUSR1,
+    signal.SIGUSR1: signal.SIGUSR1,
+    signal.SIGTERM: signal.SIGTERM,
 }
 PROBED_S: Final = 2  # `standing` holds a lock for an instant to see whether it is free
 EARLIER_LIFE_S: Final = 180  # a lost node's locks are let go by an NFS server after 90 s
@@ -41,6 +45,10 @@ PARTIAL, FAILED, MISSING = "partial", "failed", "missing"
 STATES: Final = (DONE, DIVERGED, RUNNING, QUEUED, PARTIAL, FAILED, MISSING)
 GOES_ON_FROM: Final = "goes on from its checkpoint"
 FINISHED: Final = (DONE, DIVERGED)  # a run that diverged is a result: it would diverge again
+STUCK: Final = (
+    "no checkpoint was written in this turn, so the job is not requeued; give it a longer time limit, or a signal "
+    "closer to it (--signal)"
+)
 
 
 @dataclass(frozen=True)
@@ -57,14 +65,23 @@ class Standing:
 def standing(point: Point) -> Standing:
     """The point as its files tell."""
     owner = _owner(point)
-    if owner is not None:
-        return Standing(RUNNING, owner)
-    if point.target.exists():
-        return _of_trace(point)
-    failed = point.beside(".failed")
-    if failed.exists():
-        return Standing(FAILED, failed.read_text().strip())
-    return _of_parts(point)
+    return _of_files(point) if owner is None else Standing(RUNNING, owner)
+
+
+def _of_files(point: Point) -> Standing:
+    found = _of_trace(point) if point.target.exists() else _of_parts(point)
+    if found.state in FINISHED:
+        return found
+    try:
+        reason = point.beside(".failed").read_text().strip()
+    except FileNotFoundError:
+        return found
+    return Standing(FAILED, f"{reason}; --retry-failed {GOES_ON_FROM}" if found.reason == GOES_ON_FROM else reason)
+
+
+def forgive(point: Point) -> None:
+    """Have the point run again although it failed."""
+    point.beside(".failed").unlink(missing_ok=True)
 
 
 def _of_parts(point: Point) -> Standing:
@@ -169,10 +186,11 @@ def _read(path: Path) -> str:
 
 class Signals:
     """Inside `with`, SIGUSR1, SIGTERM and Ctrl-C ask the running point for a checkpoint, and a third Ctrl-C kills it.
-    `taken` is the first of them, or that which ended a run."""
+    `taken` is the first of them, or that which ended a run; `killed` tells of the third Ctrl-C."""
 
     def __init__(self) -> None:
         self.taken = 0
+        self.killed = False
         self.running: Launch | None = None
         self._interrupts = 0
         self._handling = handling(self._take, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
@@ -193,21 +211,24 @@ class Signals:
     def pass_on(self, number: int) -> None:
         """Ctrl-C goes to the program as SIGTERM, which leaves a checkpoint within seconds or else ends the job."""
         assert self.running
-        interrupt = signal.SIGTERM if self._interrupts < 3 else signal.SIGKILL
+        self.killed = self._interrupts >= 3
+        interrupt = signal.SIGKILL if self.killed else signal.SIGTERM
         self.running.send(interrupt if number == signal.SIGINT else number)
 
 
-def run(point: Point, signals: Signals) -> Standing:
-    """Run the point, unless it is finished, and say what became of it. Raises Busy."""
+def run(point: Point, signals: Signals, must_advance: bool = False) -> Standing:
+    """Run the point, unless it is finished or has failed, and say what became of it. Raises Busy.
+
+    With `must_advance` a run that SIGUSR1 ended without a new checkpoint has failed: the next would end like it.
+    """
     with claim(point) as held:
-        before = _of_trace(point) if point.target.exists() else _of_parts(point)
-        if before.state in FINISHED:
+        before, failed = _of_files(point), point.beside(".failed")
+        if before.state in FINISHED or failed.exists():  # whoever held the claim may have come to that
             return before
         # What cannot be gone on with is run again; a trace is only replaced by a whole one.
-        anew = (point.target.exists() or leftovers(point.target)) and not has_checkpoint(point)
+        generation = checkpoint.common(point.target, point.ranks)
+        anew = (point.target.exists() or leftovers(point.target)) and not generation
         flags = [*point.flags, "--out", str(point.target), *(["--overwrite"] if anew else [])]
-        failed = point.beside(".failed")
-        failed.unlink(missing_ok=True)
         with open(point.beside(".log"), "ab", buffering=0) as log:
             log.write(f"\n{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {_myself()}, {before}\n".encode())
             start = log.tell()
@@ -218,14 +239,20 @@ def run(point: Point, signals: Signals) -> Standing:
                 ended = signals.running.wait()
             finally:
                 signals.running = None
-        after = _of_trace(point) if point.target.exists() else _of_parts(point)
+        after = _of_files(point)
         if after.state in FINISHED:
             return after
         signals.taken = signals.taken or ENDED_EARLY.get(ended.code, 0)  # it may have been sent to the run alone
-        if signals.taken:
-            return after
-        said = explain(ended, point.target.parent) or _reason(point.beside(".log").read_bytes()[start:])
-        reason = after.reason if after.state == FAILED else f"exit code {ended.code}: {said}"
+        if ended.code in ENDED_EARLY or signals.killed:
+            advanced = checkpoint.common(point.target, point.ranks) > generation
+            if advanced or not must_advance or signals.taken != signal.SIGUSR1:
+                return after
+            reason = STUCK
+        elif after.state == FAILED:
+            reason = after.reason
+        else:
+            said = explain(ended, point.target.parent) or _reason(point.beside(".log").read_bytes()[start:])
+            reason = f"exit code {ended.code}: {said}"
         unfinished = failed.with_suffix(f".failed-{os.getpid()}")
         unfinished.write_text(reason + "\n")
         unfinished.replace(failed)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from outpace.benchmarks import campaign, checkpoint, jobscripts, points, slurm
 from outpace.benchmarks.points import Busy, Standing, claim, standing
 from outpace.benchmarks.program import make_plan, parse_flags
-from outpace.benchmarks.sweep import Point, load, manifest, presets, programs
+from outpace.benchmarks.sweep import Point, Sweep, load, manifest, presets, programs
 from outpace.comm.spec import UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trace-v1.h5"
@@ -308,15 +308,20 @@ def test_what_has_become_of_a_point(point):
     assert standing(point) == Standing("partial", "goes on from its checkpoint")
     traced(point, "partial")
     assert standing(point) == Standing("partial", "goes on from its checkpoint")
-    point.target.unlink()
     point.beside(".failed").write_text("exit code 1: d_psgd: no luck\n")
-    assert str(standing(point)) == "failed: exit code 1: d_psgd: no luck"
+    goes_on = "exit code 1: d_psgd: no luck; --retry-failed goes on from its checkpoint"
+    assert standing(point) == Standing("failed", goes_on)
+    point.target.unlink()
+    assert standing(point) == Standing("failed", goes_on)
     part.unlink()
+    assert str(standing(point)) == "failed: exit code 1: d_psgd: no luck"
     for rank in range(point.ranks):
         checkpoint.forget(point.target, rank)
-    for status, state in (("complete", "done"), ("diverged", "diverged"), ("partial", "partial")):
+    for status, state in (("complete", "done"), ("diverged", "diverged"), ("partial", "failed")):
         traced(point, status)
         assert standing(point).state == state
+    points.forgive(point)
+    assert standing(point).state == "partial"
     point.target.write_bytes(point.target.read_bytes()[:1000])
     assert standing(point).state == "failed"
     assert "cannot be read as HDF5" in standing(point).reason
@@ -379,6 +384,114 @@ def test_a_requeued_job_waits_for_its_earlier_life(point, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "78")
     with pytest.raises(Busy, match="job 77"), claim(point):
         pass
+
+
+@pytest.fixture
+def launcher(point, tmp_path, monkeypatch):
+    """Has points be run by a shell script, in which the runner is $PPID and $1 the trace."""
+    point.target.parent.mkdir()
+
+    def runs(script: str) -> None:
+        path = tmp_path / "launcher"
+        path.write_text(f"#!/bin/sh\nset -- {point.target}\n{script}\n")
+        path.chmod(0o755)
+        monkeypatch.setenv("OUTPACE_LAUNCHER", str(path))
+
+    return runs
+
+
+def meets(name: str, then: str) -> str:
+    """A script that has the runner get this signal, and does `then` when it is passed on."""
+    return f"trap '{then}' {name}\nkill -{name} $PPID\nsleep 20 & wait"
+
+
+CHECKPOINT = "touch $1.part-0 $1.part-1 $1.part-0.state-1 $1.part-1.state-1"
+
+
+@pytest.mark.parametrize(
+    ("script", "state"),
+    [
+        (meets("TERM", "exit 143"), "missing"),
+        (meets("TERM", f"{CHECKPOINT}; exit 143"), "partial"),
+        (meets("TERM", "exit 15"), "missing"),
+        ("kill -TERM $PPID; sleep 20", "missing"),  # dies of it
+        ("kill -USR1 $PPID; sleep 20", "missing"),
+        (meets("INT", ":"), "missing"),  # as SIGTERM, of which it dies
+        ("trap : TERM; for k in 1 2 3; do kill -INT $PPID; sleep 0.5; done; sleep 20", "missing"),
+        (meets("TERM", "echo d_psgd: quota exceeded; exit 1"), "failed"),
+        (meets("USR1", f"{CHECKPOINT}; echo d_psgd: quota exceeded; exit 1"), "failed"),
+        (meets("USR1", "kill -KILL $$"), "failed"),
+    ],
+)
+def test_a_signal_excuses_only_the_ends_that_it_leads_to(point, launcher, script, state):
+    launcher(script)
+    with points.Signals() as signals:
+        after = points.run(point, signals)
+    assert signals.taken
+    assert after.state == standing(point).state == state
+    assert point.beside(".failed").exists() == (state == "failed")
+    if "quota" in script:
+        assert after.reason == "exit code 1: d_psgd: quota exceeded"
+
+
+@pytest.fixture
+def requeued(monkeypatch):
+    """Tells how often the job was requeued."""
+    asked: list[None] = []
+    monkeypatch.setattr(slurm, "requeue", lambda: asked.append(None))
+    return lambda: len(asked)
+
+
+def test_a_turn_that_leads_nowhere_is_the_last(point, launcher, requeued, capsys):
+    """Of an array's task: the job is requeued from a new checkpoint only."""
+    sweep = Sweep("one", point.target.parent, [point])
+    turns = [
+        (f"{CHECKPOINT}; exit 75", 75, "partial"),
+        ("exit 75", 1, "failed"),  # the checkpoint is the one of before
+        (f"{CHECKPOINT}; exit 75", 1, "failed"),  # not run again
+    ]
+    for script, code, state in turns:
+        launcher(meets("USR1", script))
+        assert campaign.run_one(sweep, 1, requeue=True) == code
+        assert standing(point).state == state
+        assert requeued() == 1
+    said = capsys.readouterr().out
+    assert "failed: no checkpoint was written in this turn, so the job is not requeued; give it a longer time" in said
+    assert "--retry-failed goes on from its checkpoint" in said
+    assert campaign.wanted(campaign.survey(sweep), retry_failed=False) == []
+
+
+def test_a_sweep_in_one_job_has_another_turn_where_this_one_finished_a_point(point, launcher, requeued, capfd):
+    sweep = Sweep("two", point.target.parent, [point, dataclasses.replace(point, target=point.target.with_stem("b"))])
+    launcher(meets("USR1", "exit 75"))
+    assert campaign.run_here(sweep, retry_failed=False, requeue=True) == 1
+    assert requeued() == 0
+    assert [standing(each).state for each in sweep.points] == ["failed", "missing"]
+    said = capfd.readouterr().err
+    assert "no checkpoint was written in this turn" in said
+    assert "nothing was finished and no checkpoint written, so the job is not requeued" in said
+
+    again = f"[ -e $1 ] || exec cp {GOLDEN} $1\n" + meets("USR1", "exit 75")
+    launcher(again)
+    assert campaign.run_here(sweep, retry_failed=True, requeue=True) == 75
+    assert requeued() == 1
+    assert [standing(each).state for each in sweep.points] == ["done", "missing"]
+
+
+def test_a_point_that_failed_meanwhile_is_not_run(point, launcher, monkeypatch):
+    """By another runner, or by the same array submitted twice; a requeued job does not mind its own earlier life."""
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    sweep = Sweep("one", point.target.parent, [point])
+    found = campaign.survey(sweep)
+    launcher("exit 3")
+    assert campaign.run_one(sweep, 1, requeue=True) == 1
+    monkeypatch.setattr(campaign, "survey", lambda _: dict(found))  # of before that
+    assert campaign.run_here(sweep, retry_failed=False, requeue=False) == 1
+    assert campaign.run_one(sweep, 1, requeue=True) == 1
+    assert point.beside(".log").read_text().count(" UTC, ") == 1
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert campaign.run_one(sweep, 1, requeue=True) == 1
+    assert point.beside(".log").read_text().count(" UTC, ") == 2
 
 
 @pytest.mark.parametrize(
