@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from outpace.benchmarks.jobscripts import SWEEP, jobscripts
 from outpace.benchmarks.sweep import Point, Sweep, manifest, read_manifest
@@ -29,8 +29,8 @@ def submit(sweep: Sweep, chosen: Sequence[Point]) -> int:
         raise UserError("--slurm: no sbatch on the PATH")
     scripts, folder = jobscripts(), sweep.folder / FOLDER
     folder.mkdir(exist_ok=True)
-    options = dict(sweep.slurm)
-    throttle = options.pop("throttle", None)
+    throttle = sweep.slurm.get("throttle")
+    own = [_option(key, value) for key, value in sweep.slurm.items() if key != "throttle" and value is not False]
     for part in batches(chosen):
         text = manifest(part)
         path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.manifest"
@@ -39,7 +39,7 @@ def submit(sweep: Sweep, chosen: Sequence[Point]) -> int:
         unfinished.replace(path)
         line = ["sbatch", "--parsable", f"--job-name=outpace-{path.stem}", f"--ntasks={part[0].ranks}"]
         line += [f"--array=1-{len(part)}" + (f"%{throttle}" if throttle else "")]
-        line += [f"--output={folder}/%A_%a.out", *(f"--{key}={value}" for key, value in options.items())]
+        line += [f"--output={folder}/%A_%a.out", *own]
         line += [str(scripts / SWEEP), str(path)]
         print(shlex.join(line), flush=True)
         # site.env may set SBATCH_PARTITION and the like, which sbatch reads.
@@ -54,6 +54,10 @@ def submit(sweep: Sweep, chosen: Sequence[Point]) -> int:
         job = done.stdout.split(";")[0].split()[-1]
         print(f"job {job}: {len(part)} point(s) of {part[0].ranks} rank(s)", flush=True)
     return 0
+
+
+def _option(key: str, value: Any) -> str:
+    return f"--{key}" if value is True else f"--{key}={value}"
 
 
 def _environment(scripts: Path) -> dict[str, str]:

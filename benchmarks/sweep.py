@@ -20,8 +20,8 @@
     program = "ad_psgd"
     workers = [3, 5]
 
-    [slurm]                           # options of sbatch; throttle = most tasks of an array at a time
-    time = "00:30:00"
+    [slurm]                           # options of sbatch, true for one without a value; throttle = most tasks of an
+    time = "00:30:00"                 # array at a time
 
 A flag goes to the programs that have it; one that no program has is an error. The id of a point is the `config_id` of
 its trace, so whether a point is done is told by the trace itself. `workers` excludes the servers of a program.
@@ -40,7 +40,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -54,6 +54,17 @@ HEADER: Final = "# outpace manifest 1"
 END: Final = re.compile(r"# end: (\d+) points, sha256 ([0-9a-f]{64})")
 KEYS: Final = ("programs", "workers", "repetitions", "folder", "flags", "program", "case", "exclude", "slurm")
 OWN: Final = ("out", "overwrite", "ranks")  # flags that a sweep sets itself
+OWN_OPTIONS: Final = (  # of sbatch, likewise: what we read of the queue and of sbatch, and other turns, rest on them
+    "array",
+    "job-name",
+    "no-requeue",
+    "ntasks",
+    "open-mode",
+    "output",
+    "parsable",
+    "requeue",
+    "test-only",
+)
 
 Values = dict[str, list[Any]]  # of every key, those that it takes in turn
 
@@ -102,8 +113,8 @@ def load(path: Path, folder: Path | None = None) -> Sweep:
 
     Nothing is started or written. Raises UserError: what is wrong, and where.
     """
-    path = _found(path)
     try:
+        path = _found(path)
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
@@ -112,7 +123,9 @@ def load(path: Path, folder: Path | None = None) -> Sweep:
             raise UserError(
                 f"{path} is a manifest, whose points have their folder; a folder can be given for a TOML file"
             )
-        return read_manifest(path, text)
+        sweep = read_manifest(path, text)
+        _check_folder(sweep.folder)
+        return sweep
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -135,6 +148,17 @@ def _found(path: Path) -> Path:
     if str(path) in known:
         return known[str(path)]
     raise UserError(f"{path}: no such file, and no such preset; presets: {', '.join(known)}")
+
+
+def _check_folder(folder: Path) -> None:
+    """UserError where this is something else, or what it holds cannot be seen; it need not exist yet."""
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"folder: {folder} is not a folder")
+        with suppress(FileNotFoundError, NotADirectoryError):
+            (folder / "any").stat()
+    except OSError as error:
+        raise UserError(f"folder: {folder} cannot be searched: {error.strerror}") from None
 
 
 def manifest(points: Sequence[Point]) -> str:
@@ -193,7 +217,9 @@ class _Description:
         self.exclusions = [_table(rule, "[[exclude]]") for rule in _tables(table, "exclude")]
         self.slurm = _typed(table, "slurm", dict, {})
         for key, value in self.slurm.items():
-            if isinstance(value, dict | list) or (key == "throttle" and not isinstance(value, int)):
+            if key in OWN_OPTIONS:
+                raise UserError(f"[slurm]: {key} is set by the sweep itself, as are all of {', '.join(OWN_OPTIONS)}")
+            if isinstance(value, dict | list) or (key == "throttle" and type(value) is not int):
                 raise UserError(
                     f"[slurm]: {key} is {value!r}; it must be {'a number' if key == 'throttle' else 'one value'}"
                 )
@@ -201,8 +227,7 @@ class _Description:
         self._check_flags()
 
     def sweep(self) -> Sweep:
-        if self.folder.exists() and not self.folder.is_dir():
-            raise UserError(f"folder: {self.folder} is not a folder")
+        _check_folder(self.folder)
         excluded = [False] * len(self.exclusions)
         placed = []
         for settings, place in self._settings():

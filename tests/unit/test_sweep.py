@@ -183,6 +183,13 @@ ERRORS = [
     (BASE + "[[exclude]]\nworkers = 2", "no point is left"),
     (BASE + "[exclude]\nworkers = 2", "exclude is {'workers': 2}; it must be an array of tables"),
     (BASE + "[slurm]\ntime = [1]", "[slurm]: time is [1]; it must be one value"),
+    (BASE + "[slurm]\nthrottle = true", "[slurm]: throttle is True; it must be a number"),
+    (
+        BASE + "[slurm]\njob-name = 'mine'",
+        "[slurm]: job-name is set by the sweep itself, as are all of array,",
+    ),
+    (BASE + "[slurm]\nrequeue = false", "[slurm]: requeue is set by the sweep itself"),
+    (BASE + f"folder = '{'x' * 300}'", "folder: xxx"),
     ('programs = ["ad_psgd"]\nworkers = [2, 3]', "ad_psgd, workers = 3: the graph ring of 3 workers has an odd cycle"),
     ('programs = ["d2"]\nworkers = 4\n[flags]\ntopology = "ring"', "smallest eigenvalue"),
     ('programs = ["quantized_sgd"]\nworkers = 4\n[flags]\ncodec = "zip"', "--codec: unknown name 'zip'"),
@@ -213,6 +220,8 @@ def test_unreadable_files(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="cannot be read"):
         load(tmp_path / "binary.toml")
+    with pytest.raises(UserError):
+        load(tmp_path / ("x" * 300))
 
 
 def test_folders_that_cannot_be_written(tmp_path):
@@ -221,6 +230,25 @@ def test_folders_that_cannot_be_written(tmp_path):
         load(described(tmp_path, BASE), tmp_path / "file")
     with pytest.raises(UserError, match=r"below cannot be written: Not a directory"):
         campaign.prepare(load(described(tmp_path, BASE), tmp_path / "file" / "below"))
+
+
+@pytest.mark.parametrize("closed", ["above", "above/runs"])
+def test_a_folder_that_cannot_be_searched_is_refused(tmp_path, monkeypatch, closed):
+    """By a sweep and by its manifest. Root has no such folders, so the refusal is made."""
+    folder = tmp_path / "above" / "runs"
+    path = described(tmp_path, BASE)
+    (tmp_path / "m.txt").write_text(manifest(load(path, folder).points))
+    stat = os.stat
+
+    def denied(path, *args, **more):
+        if tmp_path / closed in Path(path).parents:
+            raise PermissionError(13, "Permission denied")
+        return stat(path, *args, **more)
+
+    monkeypatch.setattr(os, "stat", denied)
+    for file, own in ((path, folder), (tmp_path / "m.txt", None)):
+        with pytest.raises(UserError, match=f"folder: {folder} cannot be searched: Permission denied"):
+            load(file, own)
 
 
 # Manifests.
@@ -254,6 +282,40 @@ def test_arrays_are_of_one_size_each(tmp_path):
     parts = slurm.batches(found, most=7)
     assert sorted(point.id for part in parts for point in part) == sorted(point.id for point in found)
     assert all(len({point.ranks for point in part}) == 1 and len(part) <= 7 for part in parts)
+
+
+@pytest.fixture
+def sbatch(tmp_path, monkeypatch):
+    """The lines of a submission to an sbatch that takes everything."""
+    script = tmp_path / "bin" / "sbatch"
+    script.parent.mkdir()
+    script.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\necho 7\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+
+    def submit(text: str, retry_failed: bool = False) -> list[str]:
+        (tmp_path / "asked").write_text("")
+        campaign.submit(load(described(tmp_path, text), tmp_path / "runs"), retry_failed)
+        return (tmp_path / "asked").read_text().splitlines()
+
+    return submit
+
+
+def test_options_of_sbatch(sbatch):
+    (line,) = sbatch(BASE + "[slurm]\ntime = 5\ncontiguous = true\nuse-min-nodes = false\nthrottle = 3\n")
+    words = line.split()
+    assert {"--ntasks=2", "--array=1-1%3", "--time=5", "--contiguous"} < set(words)
+    assert not [word for word in words if word.startswith(("--use-min-nodes", "--throttle"))]
+
+
+def test_what_failed_is_submitted_on_request(sbatch, tmp_path):
+    """And then no more failed: a task of the array that finds it so again finds what another has failed."""
+    assert len(sbatch(BASE)) == 1
+    (point,) = load(described(tmp_path, BASE), tmp_path / "runs").points
+    point.beside(".failed").write_text("no luck")
+    assert sbatch(BASE) == []
+    assert len(sbatch(BASE, retry_failed=True)) == 1
+    assert standing(point).state == "missing"
 
 
 def test_jobscripts_are_found_and_copied(tmp_path, monkeypatch):
