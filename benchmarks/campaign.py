@@ -6,6 +6,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from tempfile import NamedTemporaryFile
 from typing import Final
 
 from rich.console import Console
@@ -14,12 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from outpace.benchmarks import points, slurm
 from outpace.benchmarks.checkpoint import GOES_ON
 from outpace.benchmarks.points import DONE, FAILED, FINISHED, MISSING, PARTIAL, QUEUED, RUNNING, STATES, Busy, Standing
-from outpace.benchmarks.sweep import Point, Sweep
+from outpace.benchmarks.sweep import Point, Sweep, interruptible
 from outpace.comm.spec import UserError
 
 COLOURS: Final = {"done": "green", "diverged": "yellow", "failed": "red", "partial": "yellow"}
 
 
+@interruptible()
 def survey(sweep: Sweep) -> dict[Point, Standing]:
     """What has become of every point, those waiting in Slurm's queue included."""
     queued = slurm.queued(sweep.folder)
@@ -35,16 +37,21 @@ def survey(sweep: Sweep) -> dict[Point, Standing]:
 def status(sweep: Sweep) -> int:
     """Print how the sweep stands: the counts, then every point that is neither done nor missing, with the reason."""
     found = survey(sweep)
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     console.print(f"{sweep.folder}: {_counts(found.values())}")
     for point, standing in found.items():
         if standing.state not in (DONE, MISSING):
             console.print(f"{standing.state:8} {point.id} {point.label}", style=COLOURS.get(standing.state))
             if standing.reason:
-                console.print(f"         {standing.reason}", markup=False)
+                console.print(f"         {standing.reason}")
             if standing.state == FAILED:
-                console.print(f"         {point.beside('.log')}", markup=False)
+                console.print(f"         {point.beside('.log')}")
     return 0
+
+
+def _console(stderr: bool = False) -> Console:
+    """Prints paths, flags and reasons as they are, whatever markup or emoji they look like."""
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def wanted(found: dict[Point, Standing], retry_failed: bool) -> list[Point]:
@@ -152,9 +159,8 @@ def prepare(sweep: Sweep) -> None:
     """Make the folder and see that it can be written. Raises UserError."""
     try:
         sweep.folder.mkdir(parents=True, exist_ok=True)
-        probe = sweep.folder / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        with NamedTemporaryFile(dir=sweep.folder, prefix=".probe-"):  # a name that no other node comes by
+            pass
     except OSError as error:
         raise UserError(f"folder: {sweep.folder} cannot be written: {error.strerror}") from None
 
@@ -171,7 +177,7 @@ class Report:
         self._todo = list(todo)
         self._durations: dict[tuple[object, ...], list[float]] = {}
         self._start = 0.0
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = _console(stderr=True)
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
         self._bar = Progress(
             *columns,
@@ -190,7 +196,7 @@ class Report:
         self._bar.stop()
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(text)
 
     def starts(self, point: Point) -> None:
         self._start = time.monotonic()
@@ -206,7 +212,7 @@ class Report:
         self._bar.update(self._task, completed=self._finished, left=left.strip(", "))
         text = f"{self._finished}/{self._total} {standing.state} in {seconds:.1f} s{left}: {point.label}"
         reason = f" ({standing.reason})" if standing.reason else ""
-        self._console.print(text + reason, style=COLOURS.get(standing.state), markup=False)
+        self._console.print(text + reason, style=COLOURS.get(standing.state))
 
     def _left(self) -> float:
         everything = [seconds for same in self._durations.values() for seconds in same]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections import Counter
 from pathlib import Path
 
@@ -249,6 +250,53 @@ def test_a_folder_that_cannot_be_searched_is_refused(tmp_path, monkeypatch, clos
     for file, own in ((path, folder), (tmp_path / "m.txt", None)):
         with pytest.raises(UserError, match=f"folder: {folder} cannot be searched: Permission denied"):
             load(file, own)
+
+
+def test_two_nodes_see_at_once_whether_they_can_write(tmp_path, monkeypatch):
+    """Their processes may have the same number; the probe of one is not the other's."""
+    sweep = load(described(tmp_path, BASE), tmp_path / "runs")
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    opens, seen = os.open, []
+
+    def other_node_meanwhile(*args):
+        descriptor = opens(*args)
+        monkeypatch.setattr(os, "open", opens)
+        campaign.prepare(sweep)
+        seen.extend(os.listdir(sweep.folder))
+        return descriptor
+
+    monkeypatch.setattr(os, "open", other_node_meanwhile)
+    campaign.prepare(sweep)
+    assert len(seen) == 1  # that of the first, which the second left alone
+    assert os.listdir(sweep.folder) == []
+
+
+def test_status_prints_what_looks_like_markup_as_it_is(tmp_path, capsys):
+    sweep = load(described(tmp_path, BASE), tmp_path / "a[b] [/b] :x:")
+    campaign.prepare(sweep)
+    (point,) = sweep.points
+    labelled = dataclasses.replace(point, flags=("--problem", "libsvm:path=/data[/b]"))
+    labelled.beside(".failed").write_text("[/b] is missing")
+    assert campaign.status(dataclasses.replace(sweep, points=[labelled])) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{sweep.folder}: 1 failed"
+    assert "libsvm:path=/data[/b]" in said[1]
+    assert said[2:] == ["         [/b] is missing", f"         {point.beside('.log')}"]
+
+
+@pytest.mark.parametrize("interrupted", ["load", "survey"])
+def test_ctrl_c_before_anything_runs_ends_quietly(tmp_path, monkeypatch, interrupted):
+    path = described(tmp_path, BASE)
+    sweep = load(path)
+
+    def interrupt(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tomllib, "loads", interrupt)
+    monkeypatch.setattr(points, "standing", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        load(path) if interrupted == "load" else campaign.status(sweep)
+    assert ended.value.code == 130
 
 
 # Manifests.
