@@ -170,13 +170,16 @@ def test_scripts_by_plain_sbatch(job) -> None:
     job.call("sbatch", "--output=plain.out", "jobscripts/sweep.sbatch", file)
     one = ["ad_psgd", "--problem", "quadratic:dim=4", "--epochs", "0.5", "--out", "one.h5"]
     job.call("sbatch", "--output=one.out", "--ntasks=2", "jobscripts/point.sbatch", *one)
-    job.call("sbatch", "--output=steps.out", "--ntasks=2", "jobscripts/steps.sbatch", file, "--out", "steps")
+    job.call("sbatch", "--output=nodes.out", "--nodes=2", "jobscripts/point.sbatch", *one)
+    tasks = ["--nodes=1", "--ntasks-per-node=2"]
+    job.call("sbatch", "--output=steps.out", *tasks, "jobscripts/steps.sbatch", file, "--out", "steps")
     job.until_done(60)
     job.cluster.until((job.folder / "one.h5").exists, 30, job.told)
     job.cluster.until(lambda: "3 done, 1 missing" in (job.folder / "steps.out").read_text(), 60, job.told)
     assert len(list((job.folder / "runs" / "slurm").glob("*.manifest"))) == 3  # of 1, 2 and 3 ranks
     assert Run(job.folder / "one.h5").attrs["status"] == "complete"
     assert "1 of them left out: they need more than the 2 tasks of this job" in (job.folder / "steps.out").read_text()
+    assert "the number of tasks is not known" in (job.folder / "nodes.out").read_text()
 
 
 def test_launcher_that_does_not_fit_is_refused(job) -> None:
