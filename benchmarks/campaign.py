@@ -15,13 +15,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from outpace.benchmarks import points, slurm
 from outpace.benchmarks.checkpoint import GOES_ON
 from outpace.benchmarks.points import DONE, FAILED, FINISHED, MISSING, PARTIAL, QUEUED, RUNNING, STATES, Busy, Standing
-from outpace.benchmarks.sweep import Point, Sweep, interruptible
+from outpace.benchmarks.sweep import Point, Sweep
 from outpace.comm.spec import UserError
 
 COLOURS: Final = {"done": "green", "diverged": "yellow", "failed": "red", "partial": "yellow"}
 
 
-@interruptible()
 def survey(sweep: Sweep) -> dict[Point, Standing]:
     """What has become of every point, those waiting in Slurm's queue included."""
     queued = slurm.queued(sweep.folder)
@@ -116,18 +115,18 @@ def run_here(sweep: Sweep, retry_failed: bool, requeue: bool) -> int:
     return 0
 
 
-def run_one(sweep: Sweep, number: int, requeue: bool) -> int:
+def run_one(sweep: Sweep, number: int, retry_failed: bool, requeue: bool) -> int:
     """Run the point of this number, from 1 on, as one task of a job array does; exit codes as of `run_here`.
 
-    A point that has failed meanwhile is not run, but a requeued job runs what its own earlier life, on a node that was
-    lost, may have left as failed.
+    A point that has failed meanwhile is not run unless `retry_failed`, but a requeued job runs what its own earlier
+    life, on a node that was lost, may have left as failed.
     """
     if not 1 <= number <= len(sweep.points):
         raise UserError(f"--point is {number}; the sweep has the points 1 to {len(sweep.points)}")
     prepare(sweep)
     point = sweep.points[number - 1]
     print(f"{point.id} {point.label}", flush=True)
-    if "SLURM_RESTART_COUNT" in os.environ:
+    if retry_failed or "SLURM_RESTART_COUNT" in os.environ:
         points.forgive(point)
     with points.Signals() as signals:
         try:

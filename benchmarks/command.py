@@ -6,6 +6,7 @@ mpi4py.rc.initialize = False  # this process launches MPI jobs and is none itsel
 
 import argparse
 import itertools
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"outpace: {error}", file=sys.stderr)
         return 1 if options.command is show else 2
+    except KeyboardInterrupt:  # nothing has been started that would have to be told of
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # `outpace show ... | head`
         sys.stderr.close()
         return 0
@@ -186,7 +189,7 @@ def sweep(options: argparse.Namespace) -> int:
     if options.status:
         return campaign.status(described)
     if options.point:
-        return campaign.run_one(described, options.point, options.requeue)
+        return campaign.run_one(described, options.point, options.retry_failed, options.requeue)
     if options.slurm:
         return campaign.submit(described, options.retry_failed)
     return campaign.run_here(described, options.retry_failed, options.requeue)

@@ -36,6 +36,7 @@ ENDED_EARLY: Final = {  # exit code -> the signal that the run met
     signal.SIGUSR1: signal.SIGUSR1,
     signal.SIGTERM: signal.SIGTERM,
 }
+INTERRUPTS: Final = (signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL)  # what the first, second, third Ctrl-C is to a run
 PROBED_S: Final = 2  # `standing` holds a lock for an instant to see whether it is free
 EARLIER_LIFE_S: Final = 180  # a lost node's locks are let go by an NFS server after 90 s
 
@@ -185,8 +186,11 @@ def _read(path: Path) -> str:
 
 
 class Signals:
-    """Inside `with`, SIGUSR1, SIGTERM and Ctrl-C ask the running point for a checkpoint, and a third Ctrl-C kills it.
-    `taken` is the first of them, or that which ended a run; `killed` tells of the third Ctrl-C."""
+    """Inside `with`, SIGUSR1, SIGTERM and Ctrl-C ask the running point for a checkpoint. Ctrl-C waits for it however
+    long the steps are; a second one is a SIGTERM, which ends the job within seconds, and a third one kills it.
+
+    `taken` is the first of them, or that which ended a run; `killed` tells of the third Ctrl-C.
+    """
 
     def __init__(self) -> None:
         self.taken = 0
@@ -209,11 +213,11 @@ class Signals:
             self.pass_on(number)
 
     def pass_on(self, number: int) -> None:
-        """Ctrl-C goes to the program as SIGTERM, which leaves a checkpoint within seconds or else ends the job."""
         assert self.running
-        self.killed = self._interrupts >= 3
-        interrupt = signal.SIGKILL if self.killed else signal.SIGTERM
-        self.running.send(interrupt if number == signal.SIGINT else number)
+        if number == signal.SIGINT:
+            number = INTERRUPTS[min(self._interrupts, len(INTERRUPTS)) - 1]
+        self.killed = number == signal.SIGKILL
+        self.running.send(number)
 
 
 def run(point: Point, signals: Signals, must_advance: bool = False) -> Standing:

@@ -48,7 +48,7 @@ from outpace.benchmarks.reading import Run
 from outpace.benchmarks.splits import SPLITS
 from outpace.benchmarks.stragglers import STRAGGLERS, Delays
 from outpace.benchmarks.traces import Part, Snapshots, Trace, leftovers
-from outpace.benchmarks.watch import Watch
+from outpace.benchmarks.watch import Watch, listen
 from outpace.comm import agreement, arrays, clock, prox, spec, threads, topology
 from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
 from outpace.comm.meter import MeteredComm
@@ -100,6 +100,7 @@ def main(run: RunFunction, Config: type[ProgramConfig]) -> NoReturn:
     """
     # Non-finite models are reported once, with step and rank, not by a warning from each operation on them.
     warnings.simplefilter("ignore", RuntimeWarning)
+    listen()
     world = MPI.COMM_WORLD
     name = Path(run.__code__.co_filename).stem
     _life = launcher.report(world.rank)  # kept open until the process ends

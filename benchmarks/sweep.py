@@ -38,10 +38,9 @@ import itertools
 import pkgutil
 import re
 import shlex
-import signal
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -109,16 +108,6 @@ def programs() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(algorithms.__path__))
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C inside ends the command without a word: nothing has been started that would have to be told of."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise SystemExit(128 + signal.SIGINT) from None
-
-
-@interruptible()
 def load(path: Path, folder: Path | None = None) -> Sweep:
     """The sweep that a TOML file or a manifest describes; `folder` replaces the file's own.
 

@@ -16,6 +16,15 @@ from outpace.comm.budget import Budget, Stop
 PERIOD_S: Final = 1.0  # between two flushes
 GRACE_S: Final = 5.0  # from SIGTERM or Ctrl-C to a normal end; then the job is aborted
 ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+_PIPE: Final = os.pipe()  # signals are the process's: their numbers, from the C handler to the watcher
+
+
+def listen() -> None:
+    """Take SIGUSR1 from now on, for the watcher, when there is one: who sends it wants a checkpoint and waits, and for
+    that there must first be a run. MPI would swallow the signal."""
+    os.set_blocking(_PIPE[1], False)
+    signal.set_wakeup_fd(_PIPE[1], warn_on_full_buffer=False)
+    signal.signal(signal.SIGUSR1, lambda *_: None)
 
 
 class Watch:
@@ -24,7 +33,8 @@ class Watch:
     A signal asks the budget for an early end, which every rank then reaches in the normal way. SIGTERM and SIGINT
     (not SIGUSR1, whose sender waits) abort the job if it has not ended GRACE_S later, be it blocked in MPI. Their
     Python handlers do nothing: Python runs handlers in the main thread only, and not inside an MPI call. Instead the C
-    handler writes the signal's number to a pipe on which this thread sleeps, whichever thread the signal hits.
+    handler writes the signal's number to a pipe on which this thread sleeps, whichever thread the signal hits; `listen`
+    has told it to.
     """
 
     def __init__(
@@ -34,10 +44,7 @@ class Watch:
         self.signal = 0  # the last one taken
         self._lock = threading.Lock()
         self._flushing = True
-        self._pipe, write = os.pipe()
-        os.set_blocking(write, False)
-        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-        for number in (*ENDING, signal.SIGUSR1):
+        for number in ENDING:
             signal.signal(number, lambda *_: None)
         threading.Thread(target=self._run, name="watch", daemon=True).start()
 
@@ -54,9 +61,9 @@ class Watch:
     def _run(self) -> None:
         deadline = float("inf")
         while True:
-            readable, _, _ = select.select([self._pipe], [], [], min(PERIOD_S, max(0.0, deadline - time.monotonic())))
+            readable, _, _ = select.select([_PIPE[0]], [], [], min(PERIOD_S, max(0.0, deadline - time.monotonic())))
             if readable:
-                self.signal = os.read(self._pipe, 1)[0]
+                self.signal = os.read(_PIPE[0], 1)[0]
                 self._budget.stop(Stop.SIGNAL)
                 if self.signal in ENDING:
                     deadline = min(deadline, time.monotonic() + GRACE_S)

@@ -3,14 +3,15 @@
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from jobs import Job, die
+from jobs import LIMIT_S, Job, die
 
-from outpace.benchmarks import checkpoint
+from outpace.benchmarks import checkpoint, launcher
 from outpace.benchmarks.archive import recover
 from outpace.benchmarks.inspection import validate
 from outpace.benchmarks.reading import Run
@@ -68,6 +69,23 @@ def test_a_resumed_run_is_the_uninterrupted_one(start: Start, program: str) -> N
     assert (np.diff(t_s) >= 0).all()
     np.testing.assert_allclose(t_s[:steps], partial.column("steps", "t_s"), rtol=0, atol=1e-3)
     assert np.diff(t_s)[steps - 1] < 0.5
+
+
+def test_a_signal_during_set_up_is_not_lost(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes when both ranks have just begun; the first steps are made, and then it is taken."""
+    name = f"outpace-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"\0{name}")
+        listener.listen()
+        listener.settimeout(LIMIT_S)
+        monkeypatch.setenv(launcher.SOCKET, name)
+        job = start("d_psgd", 2, *FLAGS)
+        ranks = [listener.accept()[0] for _ in range(2)]
+        job.process.send_signal(signal.SIGUSR1)
+        partial = finished(job, 75)
+        for rank in ranks:
+            rank.close()
+    assert 0 < len(partial.column("steps", "step")) <= 2 * 8
 
 
 @pytest.mark.parametrize("program", ["ad_psgd", "a_psgd", "eamsgd"])

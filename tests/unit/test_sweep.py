@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outpace.benchmarks import campaign, checkpoint, jobscripts, points, slurm
+from outpace.benchmarks import campaign, checkpoint, command, jobscripts, points, slurm
 from outpace.benchmarks.points import Busy, Standing, claim, standing
 from outpace.benchmarks.program import make_plan, parse_flags
 from outpace.benchmarks.sweep import Point, Sweep, load, manifest, presets, programs
@@ -285,18 +285,15 @@ def test_status_prints_what_looks_like_markup_as_it_is(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("interrupted", ["load", "survey"])
-def test_ctrl_c_before_anything_runs_ends_quietly(tmp_path, monkeypatch, interrupted):
+def test_ctrl_c_before_anything_runs_ends_quietly(tmp_path, monkeypatch, capsys, interrupted):
     path = described(tmp_path, BASE)
-    sweep = load(path)
 
     def interrupt(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tomllib, "loads", interrupt)
-    monkeypatch.setattr(points, "standing", interrupt)
-    with pytest.raises(SystemExit) as ended:
-        load(path) if interrupted == "load" else campaign.status(sweep)
-    assert ended.value.code == 130
+    monkeypatch.setattr(*{"load": (tomllib, "loads"), "survey": (points, "standing")}[interrupted], interrupt)
+    assert command.main(["sweep", str(path), "--status"]) == 130
+    assert capsys.readouterr().err == ""
 
 
 # Manifests.
@@ -584,7 +581,7 @@ def test_a_turn_that_leads_nowhere_is_the_last(point, launcher, requeued, capsys
     ]
     for script, code, state in turns:
         launcher(meets("USR1", script))
-        assert campaign.run_one(sweep, 1, requeue=True) == code
+        assert campaign.run_one(sweep, 1, retry_failed=False, requeue=True) == code
         assert standing(point).state == state
         assert requeued() == 1
     said = capsys.readouterr().out
@@ -616,13 +613,13 @@ def test_a_point_that_failed_meanwhile_is_not_run(point, launcher, monkeypatch):
     sweep = Sweep("one", point.target.parent, [point])
     found = campaign.survey(sweep)
     launcher("exit 3")
-    assert campaign.run_one(sweep, 1, requeue=True) == 1
+    assert campaign.run_one(sweep, 1, retry_failed=False, requeue=True) == 1
     monkeypatch.setattr(campaign, "survey", lambda _: dict(found))  # of before that
     assert campaign.run_here(sweep, retry_failed=False, requeue=False) == 1
-    assert campaign.run_one(sweep, 1, requeue=True) == 1
+    assert campaign.run_one(sweep, 1, retry_failed=False, requeue=True) == 1
     assert point.beside(".log").read_text().count(" UTC, ") == 1
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert campaign.run_one(sweep, 1, requeue=True) == 1
+    assert campaign.run_one(sweep, 1, retry_failed=False, requeue=True) == 1
     assert point.beside(".log").read_text().count(" UTC, ") == 2
 
 
