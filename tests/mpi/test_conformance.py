@@ -13,7 +13,7 @@ import device_on_cpu
 import harness
 import numpy as np
 import pytest
-from harness import Allocations, CheckedComm, RandomStart, execute, share, shares
+from harness import Allocations, CheckedComm, RandomStart, execute, on_one_rank, share, shares
 from mpi4py import MPI
 from reference import allreduce_sgd as allreduce_form
 from reference import d2 as d2_form
@@ -269,11 +269,12 @@ def test_equals_its_matrix_form(comm: CheckedComm, row: Row) -> None:
         pytest.skip(f"{row.name} rounds by random numbers of the device's own")
     steps = 5 if isinstance(harness.backend, device_on_cpu.Cupy) else STEPS
     for problem in (PROBLEM, "digits:hidden=5"):
-        everyone = shares(problem, comm.size)
+        everyone = on_one_rank(comm, shares, problem, comm.size)
         mine = share(comm, problem)
         for config in configurations(row, comm.size):
             x = execute(comm, row.program, mine, steps, **config).x
-            X = row.reference.run(everyone, row.program.Config(**config, dtype="float64"), steps)
+            cfg = row.program.Config(**config, dtype="float64")
+            X = comm.bcast(on_one_rank(comm, row.reference.run, everyone, cfg, steps))
             np.testing.assert_allclose(x, X[comm.rank], rtol=0, atol=1e-12, err_msg=str(config))
 
 
