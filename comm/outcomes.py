@@ -8,7 +8,7 @@ is in `memory`, by name. No step allocates a vector.
 """
 
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 from mpi4py import MPI
@@ -31,9 +31,11 @@ class Vote:
 class Majority(Vote):
     """The sign of the sum of the signs."""
 
+    can_tie: ClassVar[bool] = True
+
     def __init__(self, exchange: str, ties: str, comm: MPI.Intracomm, x: Any, xp: ModuleType) -> None:
         super().__init__(exchange, ties, comm, x, xp)
-        planes = 2 if ties == "keep" else 1
+        planes = 2 if ties == "keep" and self.can_tie else 1
         self.outcome = Wired((self.owners, planes, self.words), np.uint32, xp, comm)
         self.steps = Wired((self.owners,), x.dtype, xp, comm)  # by which each owner's chunk moves
         self.nbytes = self.route.sent(self.ballot.nbytes, self.outcome.nbytes)
@@ -66,7 +68,13 @@ class Sum(Vote):
 
 
 class ScaledMajority(Majority):
-    """The mean of the scaled signs, compressed once more: an owner is to its chunk what a worker is to the model."""
+    """The mean of the scaled signs, compressed once more: an owner is to its chunk what a worker is to the model.
+
+    It has signs to compress, no votes: where it is zero it takes the sign that a tied vote would, with `keep` as with
+    `random`, and the error memory gives back what that adds.
+    """
+
+    can_tie = False
 
     def __init__(self, exchange: str, ties: str, comm: MPI.Intracomm, x: Any, xp: ModuleType) -> None:
         super().__init__(exchange, ties, comm, x, xp)

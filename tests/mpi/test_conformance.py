@@ -134,6 +134,7 @@ ROWS = [
             {"step_size": 0.3, "vote": "none", "variant": "signum"},
             {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "weight_decay": 0.01},
             {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "exchange": "server"},
+            {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "ties": "keep"},
             {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "vote": "sum"},
             {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "vote": "none"},
         ),

@@ -11,6 +11,7 @@ from reference import sign_sgd as sign_sgd_form
 
 from outpace.algorithms import sign_sgd
 from outpace.benchmarks.traces import Snapshots, Trace
+from outpace.comm import sign
 from outpace.comm.vote import EXCHANGES, Wired
 
 DIMS = (1, 67, 193, 1009)  # none a multiple of 8, of 32 or of a number of workers above 1
@@ -83,6 +84,22 @@ def test_exchange_equals_plain_sums(teams: Iterator[CheckedComm], name: str) -> 
         }[name]
         assert team.meter.nbytes.sum() == formula == route.sent(ballot.nbytes, sums.nbytes), (name, n, dim)
         np.testing.assert_array_equal(sums.array.ravel()[:dim], total, err_msg=f"{name} {n} {dim}")
+
+
+@pytest.mark.parametrize("ties", ["random", "keep"])
+@pytest.mark.parametrize("exchange", ["sharded", "server"])
+def test_bytes_of_error_feedback(comm: CheckedComm, exchange: str, ties: str) -> None:
+    """Signs and a scale to every owner; back comes a sign and a scale, or a float64 per coordinate. Rank by rank, and
+    what the trace says of it."""
+    dim, steps, n, rank = 67, 3, comm.size, comm.rank
+    chunk = 4 * sign.words(dim, n if exchange == "sharded" else 1) + 8  # the scale is 8 bytes
+    receivers = {"sharded": (n - 1, n - 1), "server": (int(rank > 0), int(rank < n - 1))}[exchange]
+    for vote, back in (("majority", chunk), ("sum", 8 * 8 * (chunk - 8))):
+        config = {"variant": "ef-signsgd", "exchange": exchange, "ties": ties, "vote": vote}
+        outcome = execute(comm, sign_sgd, share(comm, f"quadratic:dim={dim}"), steps, agreement=1000, **config)
+        expected = steps * (receivers[0] * chunk + receivers[1] * back)
+        agreement = 2 * (rank < n - 1)  # a byte for the end of the run, reduced over a ring
+        assert outcome.sent.sum() - agreement == expected == outcome.events["nbytes"].sum(), config
 
 
 @pytest.mark.ranks(8)
