@@ -20,7 +20,8 @@ coordinate (signsgd, signum) or a float (ef-signsgd), which adds the workers' sc
 chunk, and back from them for a majority. Without a vote, one Allreduce of dim numbers.
 
 Deviations from the papers:
-1. What a zero and a tied vote become is open there; here `--ties` says it, see `comm.vote.Coins`. With `keep` a second
+1. What a zero and a tied vote become is open there; here `--ties` says it, see `comm.vote.Coins`. By default both are
+   fair signs, a zero's opposite on workers 2i and 2i + 1. With `keep` a second
    bit per coordinate comes down, but for ef-signsgd: a mean of scaled signs is no vote, and where it is zero it takes
    a sign as with `random`.
 2. By default the chunks of the model have an owner each; `--exchange server` is the papers' one server, which is
@@ -83,7 +84,8 @@ def run(comm, problem, cfg, budget, trace):
     words = vote.ballot.array.reshape(-1)
     rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
     ties, lies = np.random.default_rng([TIES, cfg.seed]), np.random.default_rng([ADVERSARIES, cfg.seed, comm.rank])
-    coins = Coins(cfg.ties, ties, comm.rank if cfg.vote != "none" else 0, words.size, xp)
+    # Without a vote every worker does what worker 0 does.
+    coins = Coins(cfg.ties, ties, comm.rank if cfg.vote != "none" else 0, comm.size, words.size, xp)
     cast, memory = VARIANTS[cfg.variant](cfg, g, xp)
     tamper = adversary(adversaries(cfg.adversaries, comm.size), lies, comm.rank, xp)
     # A step of length 0 and no gradient, so that no kernel is compiled in the timed part.
@@ -122,7 +124,7 @@ def signsgd(cfg, g, xp):
     ballot = sign.kernels(xp).ballot
 
     def cast(k, step, coins, words):
-        return math.nan if ballot(g, coins.bits, coins.turn, words) else step
+        return math.nan if ballot(g, coins.zeros, coins.turn, words) else step
 
     return cast, {}
 
@@ -134,7 +136,7 @@ def signum(cfg, g, xp):
     warm_up = warm_up_steps(cfg.momentum) if cfg.warm_up else 0
 
     def cast(k, step, coins, words):
-        if momentum_ballot(g, m, cfg.momentum, coins.bits, coins.turn, words):
+        if momentum_ballot(g, m, cfg.momentum, coins.zeros, coins.turn, words):
             return math.nan
         return of_gradient(k, step, coins, words) if k < warm_up else step
 
@@ -146,7 +148,7 @@ def ef_signsgd(cfg, g, xp):
     feedback_ballot = sign.kernels(xp).feedback_ballot
 
     def cast(k, step, coins, words):
-        return feedback_ballot(g, e, step, coins.bits, coins.turn, words)
+        return feedback_ballot(g, e, step, coins.zeros, coins.turn, words)
 
     return cast, {"e": e}
 

@@ -41,7 +41,7 @@ class Majority(Vote):
         self.nbytes = self.route.sent(self.ballot.nbytes, self.outcome.nbytes)
 
     def exchange(self, coins: Coins, scale: float) -> None:
-        self.route.majority(self.ballot, coins.bits, self.outcome)
+        self.route.majority(self.ballot, coins.ties, self.outcome)
         self.steps.array[:] = scale
 
     def update(self, x: Any, shrink: float) -> None:
@@ -88,7 +88,7 @@ class ScaledMajority(Majority):
         self.scale.array[:] = scale
         route.mean(self.ballot, self.scale, self.scales, self.mean)
         if route.counts and self.mean.size:
-            signs = route.chunk(coins.bits, self.words), 0, self.outcome.array[mine, 0]
+            signs = route.chunk(coins.ties, self.words), 0, self.outcome.array[mine, 0]
             self.steps.array[mine] = self.kernels.feedback_ballot(self.mean, self.error, 1.0, *signs)
         route.down(self.outcome)
         route.down(self.steps)

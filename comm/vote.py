@@ -180,23 +180,30 @@ EXCHANGES: Final[dict[str, type[Any]]] = {"sharded": Sharded, "server": Server, 
 
 
 class Coins:
-    """What a zero and a tied vote become in a step: `bits`, one per coordinate, the same on every rank.
+    """What a zero of this rank of n becomes in a step, `zeros`, and what a tied vote becomes, `ties`: a bit per
+    coordinate each.
 
-    `random`: fair signs from `keys`, a stream that all ranks share. A zero's bit is turned over on odd ranks, so that
-    two neighbours' zeros cancel, and the zero is no vote. `keep`: the same for a zero, which has to say something with
-    its one bit, but a tied vote is no move. `plus`: +1 for both, as in the code behind arXiv:1810.05291.
+    `random`: fair signs. `keys` is a stream that all ranks share, which gives each step a key for the ties and one for
+    the zeros of ranks 0 and 1, of ranks 2 and 3, and so on. Ties are the same on every rank. Zeros are turned over on
+    odd ranks, so that those of two neighbours cancel and are no votes; the last of an odd n has no neighbour, and its
+    zero is a vote for either side. Pairs know nothing of each other or of the ties, so that no other vote is cancelled
+    by rule. `keep`: the same for a zero, which has to say something with its one bit, but a tied vote is no move.
+    `plus`: +1 for both, as in the code behind arXiv:1810.05291.
     """
 
-    def __init__(self, ties: str, keys: np.random.Generator, rank: int, words: int, xp: ModuleType) -> None:
-        self.bits = xp.full(words, ALL, dtype=np.uint32)
+    def __init__(self, ties: str, keys: np.random.Generator, rank: int, n: int, words: int, xp: ModuleType) -> None:
+        self.zeros, self.ties = (xp.full(words, ALL, dtype=np.uint32) for _ in range(2))
         self.turn = 0 if ties == "plus" else ALL * (rank % 2)
         self._toss = sign.kernels(xp).toss
         self._keys = None if ties == "plus" else keys
+        self._pair, self._pairs = rank // 2, (n + 1) // 2
 
     def toss(self) -> None:
         """Take the bits of the next step."""
         if self._keys:
-            self._toss(int(self._keys.integers(ALL, endpoint=True)), self.bits)
+            keys = self._keys.integers(ALL, endpoint=True, size=1 + self._pairs)
+            self._toss(int(keys[0]), self.ties)
+            self._toss(int(keys[1 + self._pair]), self.zeros)
 
 
 @dataclass(frozen=True, kw_only=True)

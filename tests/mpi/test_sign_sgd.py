@@ -146,6 +146,29 @@ def test_signum_by_hand(comm: CheckedComm, exchange: str) -> None:
     np.testing.assert_allclose(x, [-0.5], rtol=0, atol=1e-15)
 
 
+@pytest.mark.ranks(2, 3, 4, 5, 8)
+@pytest.mark.parametrize("exchange", list(EXCHANGES))
+def test_one_sign_among_zeros_is_heard(comm: CheckedComm, exchange: str) -> None:
+    """Whichever rank has it, at least 0.7 of 20,000 coordinates move by it."""
+    dim = 20_000
+    signs = np.where(np.arange(dim) % 2, 1.0, -1.0)
+    for heard in range(comm.size):
+        problem = Scripted([signs * (comm.rank == heard)])
+        x = drive(comm, problem, 1, step_size=1.0, exchange=exchange)
+        assert (x == -signs).mean() >= 0.7, heard
+
+
+@pytest.mark.parametrize("ties", ["random", "keep", "plus"])
+@pytest.mark.parametrize("exchange", list(EXCHANGES))
+def test_ballots_with_zeros(comm: CheckedComm, exchange: str, ties: str) -> None:
+    """A third of the gradients' entries are 0, at different places on every rank: a step is that of the matrix form."""
+    tables = np.random.default_rng(23).integers(-1, 2, (comm.size, 3, 1009)).astype(float)
+    x = drive(comm, Scripted(tables[comm.rank]), 3, step_size=1.0, exchange=exchange, ties=ties)
+    config = sign_sgd.Config(dtype="float64", schedule="constant", step_size=1.0, exchange=exchange, ties=ties)
+    X = sign_sgd_form.run([Scripted(table) for table in tables], config, 3)
+    np.testing.assert_array_equal(x, X[comm.rank])
+
+
 @pytest.mark.ranks(2, 3, 9)
 @pytest.mark.parametrize("exchange", list(EXCHANGES))
 def test_zero_gradients_do_not_drift(comm: CheckedComm, exchange: str) -> None:

@@ -9,10 +9,10 @@ from outpace.comm.vote import ADVERSARY
 from reference import Batches, start
 
 
-def tossed(rng, dim):
+def tossed(key, dim):
     """A fair sign per coordinate."""
     coins = np.empty(sign.words(dim), np.uint32)
-    sign.toss(int(rng.integers(2**32)), coins)
+    sign.toss(int(key), coins)
     return 2.0 * np.unpackbits(coins.view(np.uint8), bitorder="little")[:dim] - 1
 
 
@@ -34,14 +34,19 @@ def run(shares, cfg, steps):
     rng = np.random.default_rng([TIES, cfg.seed])
     lie = spec.parse(cfg.adversaries, ADVERSARY, "--adversaries")
     liars = {rank: np.random.default_rng([ADVERSARIES, cfg.seed, rank]) for rank in getattr(lie, "rank", ())}
-    turn = np.where(np.arange(n) % 2, -1.0, 1.0)[:, None] if cfg.vote != "none" else 1.0
     for k in range(steps):
         gamma = cfg.step_size / np.sqrt(k + 1) if cfg.schedule == "inverse-sqrt" else cfg.step_size
         G = batches.gradients(np.tile(x, (n, 1)))
         if cfg.vote == "none":
             G = np.tile(G.mean(axis=0), (n, 1))
-        coin = np.ones(dim) if cfg.ties == "plus" else tossed(rng, dim)
-        zero = coin if cfg.ties == "plus" else turn * coin
+        coin, zero = np.ones(dim), np.ones((n, dim))  # of ties, and of each worker's zeros
+        if cfg.ties != "plus":
+            key, *pairs = rng.integers(2**32, size=1 + -(-n // 2))
+            coin = tossed(key, dim)
+            fair = [tossed(pair, dim) for pair in pairs]
+            zero = np.array([-fair[i // 2] if i % 2 else fair[i // 2] for i in range(n)])
+        if cfg.vote == "none":
+            zero[:] = zero[0]
         if cfg.variant == "signsgd":
             S = signs(G, zero)
         elif cfg.variant == "signum":
@@ -53,7 +58,7 @@ def run(shares, cfg, steps):
             scales = np.abs(P).mean(axis=1, keepdims=True)
             E = P - scales * S
         for rank, stream in liars.items():
-            S[rank] = -S[rank] if cfg.adversaries.startswith("flip") else tossed(stream, dim)
+            S[rank] = -S[rank] if cfg.adversaries.startswith("flip") else tossed(stream.integers(2**32), dim)
         if cfg.variant != "ef-signsgd":
             total = S[0] if cfg.vote == "none" else S.sum(axis=0)
             tie = 0.0 if cfg.ties == "keep" else coin

@@ -11,7 +11,7 @@ from scipy import stats
 
 from outpace.algorithms import allreduce_sgd, sign_sgd
 from outpace.benchmarks import studies
-from outpace.comm import sign
+from outpace.comm import sign, vote
 
 COORDINATES = 64_000
 
@@ -71,6 +71,35 @@ def test_even_electorates_gain_nothing() -> None:
     sign.tally(words, coins, outcome)
     error = 1.0 - np.unpackbits(outcome.view(np.uint8), bitorder="little")[:500_000].mean()
     assert error == pytest.approx(0.326, abs=5 * np.sqrt(0.22 / 500_000) + 5e-4)
+
+
+@pytest.mark.parametrize("ties", ["random", "keep"])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 8])
+def test_one_sign_among_zeros_is_heard(n: int, ties: str) -> None:
+    """Whoever has it, of 20,000 coordinates at least 0.7 move by it; with `keep` and even n half of them, and the rest
+    stay. Zeros alone make a fair sign (five standard deviations), or with `keep` and even n no move."""
+    dim, stay = 20_000, ties == "keep" and n % 2 == 0
+
+    def moves(G: np.ndarray) -> np.ndarray:
+        outcome, words = np.zeros((2, sign.words(dim)), np.uint32), np.zeros((n, sign.words(dim)), np.uint32)
+        for rank, (g, ballot) in enumerate(zip(G, words, strict=True)):
+            coins = vote.Coins(ties, np.random.default_rng(22), rank, n, sign.words(dim), np)
+            coins.toss()
+            sign.ballot(g, coins.zeros, coins.turn, ballot)
+        sign.tally(words, coins.ties, outcome)
+        plus, decided = np.unpackbits(outcome.view(np.uint8), axis=1, bitorder="little")[:, :dim].astype(bool)
+        move: np.ndarray = np.where(plus, 1, -1) * (decided | (ties == "random"))
+        return move
+
+    for heard in range(n):
+        G = np.zeros((n, dim))
+        G[heard] = np.where(np.arange(dim) % 2, 1.0, -1.0)
+        agreed = (moves(G) * G[heard]).astype(int)
+        assert (agreed > 0).mean() >= (0.45 if stay else 0.7)
+        assert not stay or (agreed >= 0).all()
+    zeros = moves(np.zeros((n, dim)))
+    assert (zeros == 0).all() if stay else (zeros != 0).all()
+    assert abs(zeros.mean()) < 5 / np.sqrt(dim)
 
 
 class SparseNoise:
