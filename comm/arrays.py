@@ -115,14 +115,14 @@ def copy(source: Any, target: Any) -> None:
     if source is not target:
         if isinstance(source, np.ndarray) and isinstance(target, np.ndarray):
             np.copyto(target, source)
-            return
-        if isinstance(target, np.ndarray):
+        elif isinstance(target, np.ndarray):
             source.get(out=target)
         elif isinstance(source, np.ndarray):
             target.set(source)
         else:
             target[...] = source
-    synchronise(source)
+    # The side on the device: from pinned memory an upload, too, has only begun.
+    synchronise(target if isinstance(source, np.ndarray) else source)
 
 
 def synchronise(x: Any) -> None:

@@ -1,17 +1,25 @@
 """The sign kernels against NumPy's own words for them, on the CPU, on a GPU where there is one, and the CUDA file run
 on the CPU where there is a C++ compiler."""
 
-from collections.abc import Iterator
+import inspect
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import cuda_on_cpu
+import device_on_cpu
 import numpy as np
 import pytest
+from mpi4py import MPI
 
+from outpace.benchmarks import micro
 from outpace.comm import arrays, cuda, sign, sign_gpu
+from outpace.comm.meter import MeteredComm
+from outpace.comm.vote import EXCHANGES, Wired
 
+KERNELS = [name for name, kernel in inspect.getmembers(sign_gpu, inspect.isfunction) if name in vars(sign)]
 DIMS = (1, 7, 31, 32, 33, 64, 100, 1023, 1024, 1025, 2500)
 ALL = 0xFFFFFFFF
 
@@ -260,3 +268,57 @@ def test_no_kernel_allocates_a_vector() -> None:
     before = peak_bytes(reset=True)
     step()
     assert peak_bytes() - before < g.nbytes / 20
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_micro_compares_every_kernel(name: str, dtype: str) -> None:
+    """One that does nothing, in one of the real types, is found out."""
+    kernels = {each: getattr(sign, each) for each in KERNELS}
+    micro._validate_twins(SimpleNamespace(**kernels), SimpleNamespace(asarray=np.array))
+
+    def idle(*arguments: Any) -> None:
+        reals = {str(a.dtype) for a in arguments if isinstance(a, np.ndarray) and a.dtype.kind == "f"}
+        if reals and dtype not in reals:
+            getattr(sign, name)(*arguments)
+
+    with pytest.raises(RuntimeError, match="differ"):
+        micro._validate_twins(SimpleNamespace(**kernels | {name: idle}), SimpleNamespace(asarray=np.array))
+
+
+def test_a_copy_is_complete_on_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also an upload, which the device only begins where the memory is pinned."""
+    under_way: list[Callable[[], None]] = []
+
+    class Device(device_on_cpu.DeviceArray):
+        def set(self, host: np.ndarray) -> None:
+            under_way.append(lambda: super(Device, self).set(host))
+
+    stream = SimpleNamespace(synchronize=lambda: [work() for work in under_way])
+    cuda = SimpleNamespace(get_current_stream=lambda: stream)
+    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=cuda))  # type: ignore[misc]
+    device, host = Device(np.zeros(3)), np.arange(3.0)
+    arrays.copy(host, device)
+    assert device.host.tolist() == [0.0, 1.0, 2.0]
+    host[:] = 0
+    arrays.copy(device, host)
+    assert host.tolist() == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.skipif(cuda_on_cpu.COMPILER is None, reason="no C++ compiler to run the CUDA file on the CPU")
+def test_micro_leaves_no_kernel_running(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """What it times ends with a wait for the device, by whichever exchange."""
+    cupy = device_on_cpu.install(monkeypatch, folder)
+    events: list[str] = []
+    stream = SimpleNamespace(synchronize=lambda: events.append("wait"))
+    monkeypatch.setattr(cupy.cuda, "get_current_stream", lambda: stream)
+    launch = sign_gpu._launch
+    monkeypatch.setattr(sign_gpu, "_launch", lambda name, *rest: (events.append(name), launch(name, *rest)))
+    comm, v = MeteredComm(MPI.COMM_SELF), cupy.asarray(np.ones(100, np.float32))
+    for name, exchange in EXCHANGES.items():
+        route = exchange(comm, 100, cupy)
+        ballot = Wired((route.owners, route.words), np.uint32, cupy, comm)
+        outcome = Wired((route.owners, 1, route.words), np.uint32, cupy, comm)
+        micro._vote(route, v, ballot, outcome)
+        assert events[-1] == "wait", name
+    assert {"ballot", "tally", "count", "decide"} < set(events)
