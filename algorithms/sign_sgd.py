@@ -28,6 +28,8 @@ Deviations from the papers:
    worker 0 here.
 3. The scale of ef-signsgd's second compression is of each owner's chunk, not of the whole model.
 4. A worker whose signs would come from a NaN has lost its model, which becomes NaN too and ends the run as diverged.
+   Up to the agreed end, within two agreement periods, the others count its ballots, where a NaN votes as a zero does.
+   With ef-signsgd its scale is NaN too, and so becomes everybody's model.
 """
 
 import math
@@ -67,6 +69,8 @@ class Config(ProgramConfig):
         """Raise UserError for flags that do not go together, or not with n workers."""
         if self.vote == "sum":
             check_sums_fit(n, "--vote sum")
+        if self.vote == "majority" and self.exchange == "int8":
+            check_sums_fit(n, "--exchange int8")
         if self.variant == "ef-signsgd" and self.vote != "none" and self.exchange == "int8":
             raise UserError("--exchange int8 sends signs without the scales of ef-signsgd; allowed: sharded, server")
         if self.vote == "none" and self.adversaries != "none":
@@ -88,7 +92,8 @@ def run(comm, problem, cfg, budget, trace):
     coins = Coins(cfg.ties, ties, comm.rank if cfg.vote != "none" else 0, comm.size, words.size, xp)
     cast, memory = VARIANTS[cfg.variant](cfg, g, xp)
     tamper = adversary(adversaries(cfg.adversaries, comm.size), lies, comm.rank, xp)
-    # A step of length 0 and no gradient, so that no kernel is compiled in the timed part.
+    # A toss, and a step of length 0 and no gradient, so that no sign kernel is compiled in the timed part.
+    sign.kernels(xp).toss(0, words)
     vote.exchange(coins, cast(0, 0.0, coins, words))
     vote.update(x, 1.0)
 

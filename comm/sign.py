@@ -11,10 +11,9 @@ Neither a zero, be it 0.0 or -0.0, nor a NaN has a sign. A zero takes its bit fr
 turned over where `turn` is ~0 (0xffffffff) and not where it is 0. A NaN is an error that its bit would hide: whoever
 reads signs returns whether there was one, and the caller must not go on as if there were none.
 
-These are loops compiled by numba, because NumPy is too slow in whatever blocks. Zeros and NaN seen to, NumPy packs at
-0.4 of the bytes per second of a copy on the same core, in blocks that fit its cache (at 0.6 if it only asks for v < 0,
-which makes minus of no zero and plus of every NaN), these loops at 0.8: they look at each number once. Every run of
-`outpace micro sign` measures both.
+These are loops compiled by numba, because they look at each number once. NumPy, in whatever blocks, looks again for
+zeros and NaN, and is slower for it. It is as fast only where it asks for v < 0 alone, which makes minus of no zero and
+plus of every NaN. Every run of `outpace micro sign` measures both beside a copy on the same core.
 """
 
 import sys

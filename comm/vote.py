@@ -145,12 +145,11 @@ class Server(Counted):
 
 
 class Int8:
-    """All ranks add up all the votes, a byte each. A ballot is one chunk of `words` words."""
+    """All ranks add up all the votes, a byte each; n <= 127. A ballot is one chunk of `words` words."""
 
     owners = 1
 
     def __init__(self, comm: MPI.Intracomm, dim: int, xp: ModuleType) -> None:
-        check_sums_fit(comm.size, "--exchange int8")
         self.comm = comm
         self.words = sign.words(dim)
         self._kernels = sign.kernels(xp)

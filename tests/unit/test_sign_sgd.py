@@ -1,17 +1,24 @@
 """What the papers on signSGD say about votes, noise and error feedback, at the numbers worked out in advance."""
 
+import itertools
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
-from harness import CheckedComm, execute, shares
+from harness import CheckedComm, Rounds, execute, shares
 from mpi4py import MPI
 from reference import sign_sgd as sign_sgd_form
 from scipy import stats
 
 from outpace.algorithms import allreduce_sgd, sign_sgd
 from outpace.benchmarks import studies
-from outpace.comm import sign, vote
+from outpace.benchmarks.traces import Snapshots, Trace
+from outpace.comm import sign
+from outpace.comm.spec import UserError
+from outpace.comm.vote import EXCHANGES, Coins
 
 COORDINATES = 64_000
 
@@ -83,7 +90,7 @@ def test_one_sign_among_zeros_is_heard(n: int, ties: str) -> None:
     def moves(G: np.ndarray) -> np.ndarray:
         outcome, words = np.zeros((2, sign.words(dim)), np.uint32), np.zeros((n, sign.words(dim)), np.uint32)
         for rank, (g, ballot) in enumerate(zip(G, words, strict=True)):
-            coins = vote.Coins(ties, np.random.default_rng(22), rank, n, sign.words(dim), np)
+            coins = Coins(ties, np.random.default_rng(22), rank, n, sign.words(dim), np)
             coins.toss()
             sign.ballot(g, coins.zeros, coins.turn, ballot)
         sign.tally(words, coins.ties, outcome)
@@ -100,6 +107,59 @@ def test_one_sign_among_zeros_is_heard(n: int, ties: str) -> None:
     zeros = moves(np.zeros((n, dim)))
     assert (zeros == 0).all() if stay else (zeros != 0).all()
     assert abs(zeros.mean()) < 5 / np.sqrt(dim)
+
+
+def test_set_up_calls_every_kernel_of_a_step(alone: CheckedComm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With arguments of the same types, so that none is compiled in the timed part: whatever the flags."""
+    calls: set[tuple[Any, ...]] = set()
+    at_set_up: set[tuple[Any, ...]] = set()
+
+    def noted(name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            calls.add((name, *(numba.typeof(each) for each in arguments)))
+            return kernel(*arguments)
+
+        return call
+
+    def steps() -> Iterator[int]:
+        at_set_up.update(calls)
+        calls.clear()
+        yield from range(3)
+
+    names = ("toss", "ballot", "momentum_ballot", "feedback_ballot", "tally", "count", "decide", "mean", "apply")
+    kernels = SimpleNamespace(**{name: noted(name, getattr(sign, name)) for name in names})
+    monkeypatch.setattr(sign, "kernels", lambda xp: kernels)
+    seen = set()
+    choices = {
+        "variant": sign_sgd.VARIANTS,
+        "vote": ("majority", "sum", "none"),
+        "exchange": EXCHANGES,
+        "ties": ("random", "keep", "plus"),
+        "adversaries": ("none", "random:rank=0"),
+        "dtype": ("float32", "float64"),
+    }
+    for chosen in itertools.product(*choices.values()):
+        cfg = sign_sgd.Config(**dict(zip(choices, chosen, strict=True)), warm_up=True)
+        try:
+            cfg.check(1)
+        except UserError:
+            continue
+        (problem,) = shares("quadratic:dim=100", 1, dtype=cfg.dtype)
+        calls.clear()
+        at_set_up.clear()
+        trace = Trace(alone, Snapshots(0, problem.dim, np.dtype(cfg.dtype), per_step=True))
+        sign_sgd.run(alone, problem, cfg, Rounds(steps()), trace)
+        assert calls <= at_set_up, cfg
+        seen |= {name for name, *_ in calls}
+    assert seen == set(names)
+
+
+@pytest.mark.parametrize("config", [{"exchange": "int8"}, {"vote": "sum"}])
+def test_sums_of_signs_fit_a_byte(config: dict[str, Any]) -> None:
+    """Refused before anything starts, by a sweep too."""
+    sign_sgd.Config(**config).check(127)
+    with pytest.raises(UserError, match="128 workers"):
+        sign_sgd.Config(**config).check(128)
 
 
 class SparseNoise:
