@@ -4,6 +4,8 @@ al., NeurIPS 2017, arXiv:1705.07878), the baselines of signSGD.
     x <- x - gamma (1/n) sum_i Q(g_i),   Q(v)_j = (N / s) sign(v_j) l_j,   l_j = floor(s |v_j| / N + u_j)
 
 with u_j uniform on [0, 1), so that E Q(v) = v. QSGD has s = levels and N = |v|_2; TernGrad has s = 1 and N = max |v_j|.
+A worker draws a key per step, of which and of j the u_j are a hash, `comm.sign.toss`: the same on a GPU as on the CPU.
+They are multiples of 2^-24, or 2^-32 for float64, which is how far E Q(v) may be off, in units of N / s.
 
 Every worker holds the same model. Each step waits for the slowest of all workers. A message is N and B = 1 + bits(s)
 planes of bits, signs first, then l from its lowest bit: with W = ceil(dim / 32) words of 4 bytes a rank sends
@@ -66,9 +68,8 @@ def run(comm, problem, cfg, budget, trace):
     codec = Codec(spec.parse(cfg.codec, CODECS, "--codec"), x, xp)
     messages = Wired((comm.size, codec.message_words), np.uint32, xp, comm)
     rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
-    # CuPy's generators cannot be kept: there a run that goes on from a checkpoint rounds by a stream of its own.
-    rounding = xp.random.default_rng([CODEC, cfg.seed, comm.rank, budget.count])
-    budget.keep(x=x, rng=rng, **({"rounding": rounding} if xp is np else {}))
+    rounding = np.random.default_rng([CODEC, cfg.seed, comm.rank])
+    budget.keep(x=x, rng=rng, rounding=rounding)
     for _ in budget:
         batch = rng.integers(problem.n_samples, size=cfg.batch_size)
         problem.gradient(x, batch, g)
@@ -94,18 +95,23 @@ class Codec:
         self.head = x.dtype.itemsize // 4  # words that hold N
         self.message_words = self.head + self.planes * sign.words(self.dim)
         self.block = BLOCK if xp is np else self.dim
+        self.hashes = xp.empty(self.dim, dtype=np.uint32)
+        self.toss = sign.kernels(xp).toss
+        self.toss(0, self.hashes)  # compiles it, which is set-up
 
     def encode(self, v, rounding, message):
-        """message <- Q(v). A norm that is not finite goes out as it is, and makes the decoded vector so."""
+        """message <- Q(v), by one number of `rounding`, a NumPy generator. A norm that is not finite goes out as it
+        is, and makes the decoded vector so."""
         xp, bits = self.xp, self._bits(message[None])[0]
         norm = float(max(v.max(), -v.min()) if self.greatest else xp.sqrt(v @ v))
         message[: self.head] = xp.asarray([norm], dtype=self.dtype).view(np.uint32)
         rate = self.levels / norm if 0 < norm < np.inf else 0.0
+        self.toss(int(rounding.integers(2**32)), self.hashes)
         for start in range(0, self.dim, self.block):
             part = v[start : start + self.block]
             level = xp.abs(part)
             level *= rate
-            level += rounding.random(part.size, dtype=self.dtype)
+            level += self._uniform(self.hashes[start : start + self.block])
             level = xp.fmin(level, self.levels).astype(np.uint8)  # by rounding, s |v| / N may exceed s
             for plane, flags in enumerate([part < 0, *(level & (1 << b) for b in range(self.planes - 1))]):
                 packed = xp.packbits(flags, bitorder="little")
@@ -125,6 +131,13 @@ class Codec:
                 level = sum(plane << b for b, plane in enumerate(magnitude)).astype(np.int8)
                 level *= 1 - 2 * negative.astype(np.int8)
                 part += level * self.dtype.type(norm / (self.levels * n))
+
+    def _uniform(self, hashes):
+        """Numbers in [0, 1), of as many of a hash's leading bits as a real of this type holds."""
+        digits = min(np.finfo(self.dtype).nmant + 1, 32)
+        u = (hashes >> (32 - digits)).astype(self.dtype)
+        u *= 2.0**-digits
+        return u
 
     def _bits(self, messages):
         """The planes of messages as bytes, shape (n, planes, 4 words)."""

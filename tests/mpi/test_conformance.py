@@ -69,7 +69,6 @@ class Row:
     gossip: bool = False  # takes --topology
     spread: bool = True  # finds the minimum of the mean where the workers' own minima differ
     fits: Callable[[np.ndarray], bool] = lambda W: True  # whether the program can use a mixing matrix
-    drawn_on_device: bool = False  # has random numbers of the device's own, which no reference on the CPU has
     refused: tuple[tuple[int, dict[str, Any]], ...] = ()  # (n, config) that raise UserError on every rank
     variants: tuple[dict[str, Any], ...] = field(default=({},))
 
@@ -149,7 +148,6 @@ ROWS = [
         synchronous=True,
         cost=lambda n, dim, degrees: np.full(n, (n - 1) * (4 * 4 * sign.words(dim) + 8)),
         reference=quantized_sgd_form,
-        drawn_on_device=True,
         variants=({}, {"codec": "qsgd:levels=2"}, {"codec": "terngrad"}),
         refused=((2, {"codec": "qsgd:levels=128"}), (3, {"codec": "terngrad:levels=1"})),
     ),
@@ -241,8 +239,7 @@ def backend(request: pytest.FixtureRequest, folder: Path) -> Iterator[None]:
             patch.setattr(harness, "backend", arrays.load("cupy", MPI.COMM_WORLD))
         elif request.param == "emulated":
             row = request.node.callspec.params["row"]
-            exact = row.reference is not None and not row.drawn_on_device
-            test = "test_equals_its_matrix_form" if exact else "test_learns_and_counts"
+            test = "test_equals_its_matrix_form" if row.reference is not None else "test_learns_and_counts"
             if request.node.originalname != test or MPI.COMM_WORLD.size != 2:
                 pytest.skip("the emulated device is slow: 2 ranks, one test of each program")
             if cuda_on_cpu.COMPILER is None:
@@ -266,8 +263,6 @@ def test_equals_its_matrix_form(comm: CheckedComm, row: Row) -> None:
     """To 1e-12, on every graph that allows n. Catches a gradient at the wrong model, a wrong weight, a torn buffer."""
     if row.reference is None:
         pytest.skip(f"{row.name} is asynchronous")
-    if row.drawn_on_device and harness.backend is not np:
-        pytest.skip(f"{row.name} rounds by random numbers of the device's own")
     steps = 5 if isinstance(harness.backend, device_on_cpu.Cupy) else STEPS
     for problem in (PROBLEM, "digits:hidden=5"):
         everyone = on_one_rank(comm, shares, problem, comm.size)

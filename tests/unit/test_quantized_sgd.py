@@ -93,3 +93,21 @@ def test_no_vector_is_allocated() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < v.nbytes / 10
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rounding_is_uniform(dtype: str) -> None:
+    """Below 1, and fair in each of 64 equal parts (five standard deviations), for keys drawn as a step draws them."""
+    coder = codec("qsgd", np.zeros(100_000, dtype))
+    rng = np.random.default_rng(6)
+    counts = np.zeros(64)
+    for _ in range(20):
+        coder.encode(np.zeros(100_000, dtype), rng, np.zeros(coder.message_words, np.uint32))
+        u = coder._uniform(coder.hashes)
+        assert u.dtype == dtype
+        assert 0 <= u.min() < u.max() < 1
+        counts += np.histogram(u, 64, (0, 1))[0]
+    expected = 2_000_000 / 64
+    assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
+    largest = coder._uniform(np.full(1, 2**32 - 1, np.uint32))
+    assert largest < 1
