@@ -4,6 +4,11 @@ The density of v is phi(v) = |v|_1^2 / (dim |v|_2^2), from 1/dim for one coordin
 curvatures L and noise sigma, signSGD is as fast as SGD or faster where neither sqrt(phi(L)) nor phi(sigma) is much
 larger than phi(g) (arXiv:1802.04434). The signal-to-noise ratio of a coordinate is S = |g| / sigma; above CRITICAL the
 chance of a wrong sign falls with 1/S^2 (arXiv:1810.05291, Lemma 1).
+
+The density of the curvature is rough. Each entry of the estimated diagonal is right on average, but its noise, of
+variance sum_{j != i} H_ij^2 / PROBES, adds to |.|_1 and |.|_2 and pulls phi towards the noise's own density. phi is
+exact where H is diagonal; at the start of `digits` it is 0.2 for 0.05, and without a hidden layer 0.36 to 0.40 for
+0.52. Halves of the probes would make |.|_2^2 unbiased, but not |.|_1, and their quotient is worse.
 """
 
 import math
@@ -84,7 +89,7 @@ def noise(problem: Problem, x: Any, batch_size: int, rng: np.random.Generator) -
 
 
 def curvature(problem: Problem, x: Any, probes: np.ndarray) -> np.ndarray:
-    """The diagonal of this worker's Hessian by Hutchinson's estimator: the mean of z (H z) over signs z."""
+    """The diagonal of this worker's Hessian by Hutchinson's estimator: the mean of z (H z) over signs z. Unbiased."""
     ahead, behind = problem.xp.empty_like(x), problem.xp.empty_like(x)
     diagonal = problem.xp.zeros_like(x)
     for probe in problem.xp.asarray(probes):

@@ -43,6 +43,27 @@ def test_welford_equals_two_passes() -> None:
     np.testing.assert_array_equal(g, full)
 
 
+def test_curvature_is_unbiased_and_its_density_is_not() -> None:
+    """On softmax regression, against the exact diagonal: the error falls with the root of the probes, and the few of a
+    run make the density as wrong as is said of it."""
+    (share,) = shares("digits:hidden=0", 1)
+    x, reach = np.zeros(share.dim), geometry.REACH
+    ahead, behind, exact = (np.empty_like(x) for _ in range(3))
+    for i in range(share.dim):
+        x[i] = reach
+        share.gradient(x, None, ahead)
+        x[i] = -reach
+        share.gradient(x, None, behind)
+        x[i] = 0.0
+        exact[i] = (ahead[i] - behind[i]) / (2 * reach)
+    probes = np.random.default_rng(4).choice([-1.0, 1.0], (64 * geometry.PROBES, share.dim))
+    few, many = (geometry.curvature(share, x, z) for z in (probes[: geometry.PROBES], probes))
+    assert np.linalg.norm(many - exact) == pytest.approx(np.linalg.norm(few - exact) / 8, rel=0.2)
+    assert geometry.density(exact) == pytest.approx(0.52, abs=0.01)
+    assert 0.34 < geometry.density(few) < 0.42
+    assert geometry.density(many) == pytest.approx(geometry.density(exact), abs=0.02)
+
+
 def test_without_noise() -> None:
     """No coordinate has a ratio; a share of less than two batches has no variance."""
     everyone = shares("quadratic:dim=50", 1)
