@@ -78,14 +78,16 @@ clean:  ## remove what the targets made, results excepted
 
 MPI ?= mpich
 
-$(VENV)/installed: setup.cfg pyproject.toml
+$(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: setup.cfg pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --editable '.[$(MPI)]'
 	@touch $@
 
-$(VENV)/developed: $(VENV)/installed
+$(VENV)/developed: setup.cfg pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --editable '.[$(MPI),dev]'
-	@touch $@
+	@touch $@ $(VENV)/installed
 
 $(VENV)/reframed: $(VENV)/developed
 	$(BIN)/python -m pip install --quiet 'reframe-hpc>=4.6'

@@ -21,9 +21,8 @@ chunk, and back from them for a majority. Without a vote, one Allreduce of dim n
 
 Deviations from the papers:
 1. What a zero and a tied vote become is open there; here `--ties` says it, see `comm.vote.Coins`. By default both are
-   fair signs, a zero's opposite on workers 2i and 2i + 1. With `keep` a second
-   bit per coordinate comes down, but for ef-signsgd: a mean of scaled signs is no vote, and where it is zero it takes
-   a sign as with `random`.
+   fair signs, a zero's opposite on workers 2i and 2i + 1. With `keep` a second bit per coordinate comes down, but for
+   ef-signsgd: a mean of scaled signs is no vote, and where it is zero it takes a sign as with `random`.
 2. By default the chunks of the model have an owner each; `--exchange server` is the papers' one server, which is
    worker 0 here.
 3. The scale of ef-signsgd's second compression is of each owner's chunk, not of the whole model.

@@ -99,21 +99,12 @@ class Cupy(ModuleType):
         self.ndarray = DeviceArray
         stream, device = SimpleNamespace(synchronize=lambda: None), SimpleNamespace(use=lambda: None)
         self.cuda = SimpleNamespace(is_available=lambda: True, get_current_stream=lambda: stream, Device=lambda: device)
-        self.random = SimpleNamespace(default_rng=lambda seed: _Generator(seed))
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(np, name)
         if isinstance(found, type) or not callable(found):
             return found
         return _on_device(found, strict=name not in ("asarray", "array"))
-
-
-class _Generator:
-    def __init__(self, seed: Any) -> None:
-        self._rng = np.random.default_rng(seed)
-
-    def random(self, size: int, dtype: Any) -> DeviceArray:
-        return DeviceArray(self._rng.random(size, dtype=dtype))
 
 
 def install(patch: pytest.MonkeyPatch, folder: Path) -> ModuleType:
