@@ -33,7 +33,7 @@ from outpace.comm.streams import BATCHES, PEERS
 
 ASK, READY, MODEL, DONE = 1, 2, 3, 4  # message tags
 NOTHING = [None, MPI.BYTE]
-PIECE = 2**16  # coordinates of a message
+PIECE = 2**18  # coordinates of a message
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ def gossip(comm: MeteredComm) -> Table:
         averaging = functools.partial(_sendrecv_and_average, comm, x.copy(), s, r)
         count = _count(comm, bare, at_most=max(24, min(400, 65536 // kib)))
         variants = bare, averaging, functools.partial(_exchanges, comm, x)
-        samples = _interleaved(comm, *(functools.partial(variant, count) for variant in variants))
+        repeated = (functools.partial(variant, count) for variant in variants)
+        samples = _interleaved(comm, *repeated, rounds=ROUNDS if kib < 4096 else 7)
         medians = [f"{1e6 * statistics.median(times) / count:.1f}" for times in samples]
         table.add_row(f"{kib}", *medians, _ratio(samples[0], samples[2]), _ratio(samples[1], samples[2]))
     return table
@@ -65,7 +66,7 @@ def _count(comm: MeteredComm, repeat: Callable[[int], Any], at_most: int) -> int
     start = clock.now(comm)
     repeat(2)
     once = (clock.now(comm) - start) / 2
-    return int(comm.bcast(max(6, min(at_most, math.ceil(SAMPLE_S / once)))))
+    return int(comm.bcast(max(12, min(at_most, math.ceil(SAMPLE_S / once)))))
 
 
 def _sendrecv(comm: MeteredComm, s: np.ndarray, r: np.ndarray, count: int) -> None:
