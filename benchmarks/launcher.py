@@ -12,7 +12,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -146,14 +146,15 @@ class Launch:
 
 
 def launch(module: str, ranks: int, arguments: Sequence[str], inside: Sequence[str] = ()) -> Ended:
-    """Print the command line and run it. SIGTERM, SIGUSR1 and Ctrl-C are passed on; the terminal's end is a SIGTERM.
-    `inside` is as in `Launch`."""
+    """Print the command line and run it. SIGTERM, SIGUSR1 and Ctrl-C are passed on, and the end of the terminal as a
+    SIGTERM, unless nohup has it ignored. `inside` is as in `Launch`."""
     running = Launch(module, ranks, arguments, inside=inside)
 
     def pass_on(number: int, _: object) -> None:
         running.send(signal.SIGTERM if number == signal.SIGHUP else number)
 
-    with handling(pass_on, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
+    hang_up = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
+    with handling(pass_on, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, *hang_up):
         return running.wait()
 
 
@@ -217,8 +218,9 @@ def _tee(source: IO[bytes] | None, target: TextIO, said: list[bytes]) -> None:
     with source:
         while chunk := os.read(source.fileno(), 2**16):
             said.append(chunk)
-            target.buffer.write(chunk)
-            target.flush()
+            with suppress(OSError):  # nobody listens any more: no reason to end the job in its midst
+                target.buffer.write(chunk)
+                target.flush()
 
 
 def explain(ended: Ended, folder: Path) -> str | None:

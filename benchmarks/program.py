@@ -357,6 +357,7 @@ class _Execution:
         if hasattr(self.problem, "answer") and psi == prox.NOTHING:
             attributes |= {"answer": json.dumps(known)} if (known := self.problem.answer(comm, x_mean)) else {}
         agreement.on_root(comm, lambda: self._merge(attributes, tags, values, x_mean, shape, reason is Stop.SIGNAL))
+        self.part.close()  # only now: an open part tells `show --recover` that the run lives
         return self._report(reason)
 
     def _train(self) -> tuple[Any, Stop]:
@@ -499,7 +500,6 @@ class _Execution:
     def _merge(self, *results: Any) -> None:
         try:
             archive.merge(self.plan.target, *results)
-            self.part.close()  # only now: an open part tells `show --recover` that the run lives
         except OSError as error:
             raise Unwritten(f"rank 0: cannot write {self.plan.target}: {error.strerror or error}") from None
 

@@ -105,19 +105,25 @@ def test_sigterm_while_blocked_in_mpi(start: Callable, tmp_path: Path, program: 
     check_recovered(tmp_path)
 
 
-def test_ctrl_c_is_one_signal(tmp_path: Path) -> None:
-    """The terminal's Ctrl-C would reach mpiexec twice, from the terminal and from `outpace`, and kill the job."""
+@pytest.mark.parametrize("what", ["Ctrl-C", "hang-up"])
+def test_a_terminal_ends_a_run_whole(tmp_path: Path, what: str) -> None:
+    """Ctrl-C would reach mpiexec twice, from the terminal and from `outpace`, and kill the job; a closed window would
+    leave it without anybody to end it."""
     line = [str(Path(sys.executable).parent / "outpace"), "run", "d_psgd", "-n", "2", *LONG, "--out", "run.h5"]
     keyboard, terminal = os.openpty()
     streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
     take = functools.partial(fcntl.ioctl, terminal, termios.TIOCSCTTY, 0)
     process = subprocess.Popen(line, cwd=tmp_path, start_new_session=True, preexec_fn=take, **streams)
     os.close(terminal)
-    threading.Thread(target=_read_to_the_end, args=(keyboard,)).start()
     job = Job(process, tmp_path / "run.h5")
     job.wait_until_running(2, 0.5)
-    os.write(keyboard, b"\x03")
-    assert job.end()[0] == 128 + signal.SIGINT
+    if what == "Ctrl-C":
+        os.write(keyboard, b"\x03")
+        threading.Thread(target=_read_to_the_end, args=(keyboard,)).start()
+        assert job.end()[0] == 128 + signal.SIGINT
+    else:
+        os.close(keyboard)
+        job.end()
     assert Run(job.target).attrs["status"] == "partial"
     assert checkpoint.common(job.target, 2) == 1
 
