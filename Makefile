@@ -39,7 +39,7 @@ mpi-9: $(VENV)/developed
 	$(MPIEXEC) -n 9 $(BIN)/pytest -q tests/mpi/test_sign_sgd.py
 
 launch: $(VENV)/developed
-	$(BIN)/pytest -q -n 2 tests/launch
+	$(BIN)/pytest -q -n 2 --durations=10 tests/launch
 
 slurm: $(VENV)/reframed  ## sweeps on a real Slurm, started on this host; skipped where slurm-wlm and munge are missing
 	$(BIN)/pytest -q -rs -o faulthandler_timeout=280 tests/slurm
