@@ -25,15 +25,13 @@ from mpi4py import MPI
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
 from outpace.comm import threads, topology
-from outpace.comm.arrays import copy, twin
 from outpace.comm.clock import wait
-from outpace.comm.gossip import SharedModel
+from outpace.comm.gossip import Exchange, SharedModel
 from outpace.comm.spec import PositiveFloat, PositiveInt, Seed
 from outpace.comm.streams import BATCHES, PEERS
 
 ASK, READY, MODEL, DONE = 1, 2, 3, 4  # message tags
 NOTHING = [None, MPI.BYTE]
-PIECE = 2**18  # coordinates of a message
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ def run(comm, problem, cfg, budget, trace):
 
 def ask(comm, neighbours, model, due, rng, trace):
     """Active worker: average with one random passive neighbour per gradient (line 5)."""
-    exchange = Exchange(comm, model, trace)
+    exchange = Exchange(comm, model, MODEL)
     for _ in iter(due.get, None):
         peer = neighbours[rng.integers(len(neighbours))]
         with trace.phase("exchange", peer, exchange.nbytes, background=True):
@@ -87,7 +85,7 @@ def ask(comm, neighbours, model, due, rng, trace):
 def answer(comm, neighbours, model, due, rng, trace):
     """Passive worker: answer whoever asks, one after the other, until every active neighbour is done."""
     status, asking = MPI.Status(), len(neighbours)
-    exchange = Exchange(comm, model, trace)
+    exchange = Exchange(comm, model, MODEL)
     while asking:
         wait(comm, [comm.Irecv(NOTHING, MPI.ANY_SOURCE, MPI.ANY_TAG)], [status])
         if status.tag == DONE:
@@ -95,40 +93,6 @@ def answer(comm, neighbours, model, due, rng, trace):
             continue
         with trace.phase("exchange", status.source, exchange.nbytes, background=True):
             exchange.average_with(status.source, [comm.Isend(NOTHING, status.source, READY)])
-
-
-class Exchange:
-    """One averaging, the same on both sides: send s = x/2, receive r at the same time, add r - s.
-
-    The asking side's model follows its ask at once, which spares a round trip. `hail` are the requests by which the two
-    hear of each other: then both look after the transfer and do not sleep. Models travel in pieces, and r - s is taken
-    of one while the next is under way; the model gets the whole of it at once, so no reader sees half an averaging.
-    """
-
-    def __init__(self, comm, model, trace):
-        self.comm, self.model, self.nbytes = comm, model, model.x.nbytes
-        self.s, self.r = model.x.copy(), model.x.copy()
-        self.s_wire = twin(self.s, comm)
-        self.s_pieces, self.r_pieces, self.outgoing = pieces(self.s), pieces(self.r), pieces(self.s_wire)
-        self.incoming = [twin(r, comm) for r in self.r_pieces]
-
-    def average_with(self, peer, hail):
-        self.model.halve(self.s)
-        copy(self.s, self.s_wire)
-        arrivals = [self.comm.Irecv(piece, peer, MODEL) for piece in self.incoming]
-        departures = [self.comm.Isend(piece, peer, MODEL) for piece in self.outgoing]
-        wait(self.comm, hail)
-        for arrival, piece, r, s in zip(arrivals, self.incoming, self.r_pieces, self.s_pieces, strict=True):
-            wait(self.comm, [arrival], under_way=True)
-            copy(piece, r)
-            r -= s
-        wait(self.comm, departures, under_way=True)
-        self.model.average(self.r)
-
-
-def pieces(x):
-    """Views of x, of PIECE coordinates each but for the last."""
-    return [x[start : start + PIECE] for start in range(0, len(x), PIECE)]
 
 
 if __name__ == "__main__":

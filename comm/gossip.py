@@ -1,11 +1,16 @@
-"""What gossip programs share between the threads of a worker: the local model, behind a lock."""
+"""What gossip programs share between the threads of a worker, the local model behind a lock, and the exchange by which
+two workers average theirs."""
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Final, Protocol
 
 from mpi4py import MPI
 
 from outpace.comm import threads
-from outpace.comm.arrays import copy, module
+from outpace.comm.arrays import copy, module, twin
+from outpace.comm.clock import wait
+
+PIECE: Final = 2**18  # coordinates of a message
 
 
 class Watches(Protocol):
@@ -54,3 +59,38 @@ class SharedModel:
             self._trace.snapshot(self.x)
             self.x += difference
             self.averagings += 1
+
+
+class Exchange:
+    """One averaging, the same on both sides: send s = x/2, receive r at the same time, add r - s.
+
+    Models travel in pieces, as messages with this tag, and r - s is taken of one piece while the next is under way. The
+    model gets the whole of it at once, so no reader sees half an averaging. `nbytes` is what a side sends.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, model: SharedModel, tag: int) -> None:
+        self.comm, self.model, self.tag, self.nbytes = comm, model, tag, int(model.x.nbytes)
+        self._s, self._r = model.x.copy(), model.x.copy()
+        self._s_wire = twin(self._s, comm)
+        self._s_pieces, self._r_pieces, self._outgoing = _pieces(self._s), _pieces(self._r), _pieces(self._s_wire)
+        self._incoming = [twin(r, comm) for r in self._r_pieces]
+
+    def average_with(self, peer: int, hail: Sequence[MPI.Request]) -> None:
+        """`hail` are the requests by which the two hear of each other. The model follows at once, which spares a round
+        trip; when both are known to be there, they look after the transfer and do not sleep."""
+        self.model.halve(self._s)
+        copy(self._s, self._s_wire)
+        arrivals = [self.comm.Irecv(piece, peer, self.tag) for piece in self._incoming]
+        departures = [self.comm.Isend(piece, peer, self.tag) for piece in self._outgoing]
+        wait(self.comm, hail)
+        for arrival, piece, r, s in zip(arrivals, self._incoming, self._r_pieces, self._s_pieces, strict=True):
+            wait(self.comm, [arrival], under_way=True)
+            copy(piece, r)
+            r -= s
+        wait(self.comm, departures, under_way=True)
+        self.model.average(self._r)
+
+
+def _pieces(x: Any) -> list[Any]:
+    """Views of x, of PIECE coordinates each but for the last."""
+    return [x[start : start + PIECE] for start in range(0, len(x), PIECE)]

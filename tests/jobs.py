@@ -3,6 +3,7 @@
 import subprocess
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,11 +54,12 @@ def _header(path: Path) -> dict[str, object]:
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs; a zombie that nobody has collected yet is dead."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    """Whether a thread of the process runs; a zombie that nobody has collected yet is dead."""
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):  # the first one may be gone, and files be open still
+        with suppress(OSError):
+            if thread.read_text().rpartition(")")[2].split()[0] not in "ZX":
+                return True
+    return False
 
 
 def die(pids: Iterable[int], within_s: float) -> bool:

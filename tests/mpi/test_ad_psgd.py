@@ -12,7 +12,7 @@ from reference import allreduce_sgd as sgd_form
 from outpace.algorithms import ad_psgd, allreduce_sgd
 from outpace.benchmarks.schema import KIND
 from outpace.benchmarks.traces import EVENTS, Snapshots, Trace
-from outpace.comm import topology
+from outpace.comm import gossip, topology
 
 SOAK = int(os.environ.get("OUTPACE_SOAK", "20"))  # repetitions of the short run
 
@@ -45,7 +45,7 @@ def test_ten_thousand_exchanges_conserve_the_sum(comm: CheckedComm) -> None:
 def test_models_in_pieces(comm: CheckedComm, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four messages of 9 coordinates and one of 1: both workers end at the mean, coordinate by coordinate. A last piece
     left out, or pieces in another order on one side, end elsewhere."""
-    monkeypatch.setattr(ad_psgd, "PIECE", 9)
+    monkeypatch.setattr(gossip, "PIECE", 9)
     problem = RandomStart(share(comm, "quadratic:dim=37"), comm.rank)
     outcome = execute(comm, ad_psgd, problem, 10, step_size=0.0, compute_time=1e-3)
     starts = np.stack(comm.allgather(problem.x0()))
