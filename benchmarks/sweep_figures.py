@@ -30,6 +30,7 @@ from outpace.comm.spec import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+ROOM: Final = 0.05  # of the logarithm of what lies between that loss and the start
 REACHED: Final = 0.9  # share of the runs that reach the loss to which times are compared
 APART: Final = 1.025  # factor between the places of two programs at one number of workers, so that neither hides
 
@@ -104,17 +105,20 @@ def _levels(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
 
 
 def _common_loss(runs: Sequence[Run]) -> float:
-    """The lowest loss, to two digits, that nine of ten runs reach."""
-    lowest = []
+    """The lowest loss that nine of ten runs reach, less a twentieth of the way there on a logarithmic axis, to two
+    digits: without that room it would be chance whether the next run reaches it."""
+    lowest, starts = [], []
     for run in runs:
         loss = run.column("evaluations", "loss")
         finite = loss[np.isfinite(loss)]
         if not len(finite):
             raise UserError(f"{run.path}: no finite loss in /evaluations")
         lowest.append(float(finite.min()))
+        starts.append(float(finite[0]))
     target = float(np.quantile(lowest, REACHED, method="inverted_cdf"))
     if target <= 0:
         return target
+    target *= (float(np.median(starts)) / target) ** ROOM
     unit = 10.0 ** (math.floor(math.log10(target)) - 1)
     return float(f"{math.ceil(target / unit - 1e-9) * unit:.2g}")
 
