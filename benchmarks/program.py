@@ -282,8 +282,8 @@ class _Execution:
     ) -> None:
         self.comm, self.run, self.plan, self.problem, self.derived = comm, run, plan, problem, derived
         self.generation, self.resumed = generation, resumed
-        held = plan.layout.held(problem.dim)
-        self.holders, self.held = list(held), held.get(comm.rank)  # None on a rank that has no part of the model
+        self.slices = plan.layout.held(problem.dim)  # of the model, by the ranks that hold them
+        self.held = self.slices.get(comm.rank)  # None on a rank that has no part of the model
         self.shares = [] if isinstance(problem, Unshared) else [problem]  # for the evaluation
         self.setting = setting
         self.diverged_step = -1
@@ -299,7 +299,7 @@ class _Execution:
         # The store of snapshots and the part file are opened together, so that either all ranks have both or the run
         # ends before its timed part.
         dtype = np.dtype(config.dtype)
-        largest = max(part.stop - part.start for part in plan.layout.held(self.problem.dim).values())
+        largest = max(part.stop - part.start for part in self.slices.values())
         capacity = traces.capacity(launch.evaluations, largest, dtype)
         if capacity < 2 * launch.evaluations and comm.rank == 0:
             print(
@@ -341,7 +341,7 @@ class _Execution:
         agreement.together(comm, lambda: self._close(end))
 
         stored = comm.allgather(self.snapshots.tags())
-        tags = archive.common([stored[rank] for rank in self.holders])
+        tags = archive.common([stored[rank] for rank in self.slices])
         tags = tags[tags * traces.SLOT_S < end_s] if self.plan.shared else tags[tags < trace.steps]
         shapes: list[dict[str, float]] = []
 

@@ -1,10 +1,10 @@
 """Running one program inside a test, on any communicator, with its budget and its trace in memory."""
 
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -19,8 +19,6 @@ from outpace.comm.arrays import to_host
 from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
 from outpace.comm.meter import MeteredComm
 from outpace.comm.server import Layout
-
-T = TypeVar("T")
 
 backend: Any = np  # the array module of `share`; tests set it
 
@@ -54,13 +52,6 @@ class Outcome:
 def shares(text: str, n: int, dtype: str = "float64", split: str = "iid", seed: int = 0) -> list[Any]:
     """All workers' shares of a problem, in this process."""
     return problems.build(text, Setting(MPI.COMM_SELF, range(n), n, split, seed, dtype, np))
-
-
-def on_one_rank(comm: MPI.Intracomm, function: Callable[..., T], *args: Any) -> T | None:
-    """Rank 0's function(*args); None on the others, which sleep meanwhile and leave it the cores."""
-    result = function(*args) if comm.rank == 0 else None
-    clock.wait(comm, [comm.Ibarrier()])
-    return result
 
 
 def share(

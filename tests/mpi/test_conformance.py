@@ -1,5 +1,6 @@
 """One table of all programs, one contract for all of them. A new program is one row."""
 
+import functools
 import tempfile
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import device_on_cpu
 import harness
 import numpy as np
 import pytest
-from harness import Allocations, CheckedComm, RandomStart, execute, on_one_rank, share, shares
+from harness import Allocations, CheckedComm, RandomStart, execute, share, shares
 from mpi4py import MPI
 from reference import allreduce_sgd as allreduce_form
 from reference import d2 as d2_form
@@ -36,6 +37,7 @@ from outpace.algorithms import (
     svrg,
 )
 from outpace.comm import arrays, sign, topology
+from outpace.comm.agreement import on_root
 from outpace.comm.spec import UserError
 
 GRAPHS = (
@@ -265,12 +267,12 @@ def test_equals_its_matrix_form(comm: CheckedComm, row: Row) -> None:
         pytest.skip(f"{row.name} is asynchronous")
     steps = 5 if isinstance(harness.backend, device_on_cpu.Cupy) else STEPS
     for problem in (PROBLEM, "digits:hidden=5"):
-        everyone = on_one_rank(comm, shares, problem, comm.size)
+        everyone = on_root(comm, functools.partial(shares, problem, comm.size))
         mine = share(comm, problem)
         for config in configurations(row, comm.size):
             x = execute(comm, row.program, mine, steps, **config).x
             cfg = row.program.Config(**config, dtype="float64")
-            X = comm.bcast(on_one_rank(comm, row.reference.run, everyone, cfg, steps))
+            X = comm.bcast(on_root(comm, functools.partial(row.reference.run, everyone, cfg, steps)))
             np.testing.assert_allclose(x, X[comm.rank], rtol=0, atol=1e-12, err_msg=str(config))
 
 

@@ -544,8 +544,9 @@ CHECKPOINT = "touch $1.part-0 $1.part-1 $1.part-0.state-1 $1.part-1.state-1"
         (meets("TERM", "exit 15"), "missing"),
         ("kill -TERM $PPID; sleep 20", "missing"),  # dies of it
         ("kill -USR1 $PPID; sleep 20", "missing"),
-        (meets("INT", ":"), "missing"),  # as SIGTERM, of which it dies
-        ("trap : TERM; for k in 1 2 3; do kill -INT $PPID; sleep 0.5; done; sleep 20", "missing"),
+        (meets("INT", ":"), "missing"),  # as SIGUSR1, of which it dies
+        (f"trap '{CHECKPOINT}; exit 75' USR1\nkill -INT $PPID\nsleep 20 & wait", "partial"),
+        ("trap : USR1 TERM; for k in 1 2 3; do kill -INT $PPID; sleep 0.5; done; sleep 20", "missing"),
         (meets("TERM", "echo d_psgd: quota exceeded; exit 1"), "failed"),
         (meets("USR1", f"{CHECKPOINT}; echo d_psgd: quota exceeded; exit 1"), "failed"),
         (meets("USR1", "kill -KILL $$"), "failed"),

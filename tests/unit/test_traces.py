@@ -13,12 +13,15 @@ from mpi4py import MPI
 
 from outpace.benchmarks import archive, traces
 from outpace.benchmarks.archive import Parts, evaluation_times
+from outpace.benchmarks.inspection import summary, validate
+from outpace.benchmarks.reading import Run
 from outpace.benchmarks.schema import KIND
 from outpace.benchmarks.traces import Part, Snapshots, Trace, read_part
 from outpace.comm.clock import Offset
 from outpace.comm.spec import UserError
 
 COMM = MPI.COMM_SELF
+GOLDEN = Path(__file__).parents[1] / "golden" / "trace-v1.h5"
 F8 = np.dtype("f8")
 
 
@@ -233,6 +236,22 @@ def test_a_part_shorter_than_its_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="shorter than its checkpoint says"):
         Part(target, 0, {"rank": 0}, after=nbytes)
     assert part.path.stat().st_size == nbytes - 1
+
+
+def test_damage_anywhere_is_a_user_error(tmp_path: Path) -> None:
+    """A byte turned over, which may be one that nothing depends on; HDF5 raises this and that for others."""
+    whole, path = GOLDEN.read_bytes(), tmp_path / "damaged.h5"
+    refused = 0
+    for position in np.random.default_rng(0).choice(len(whole), 60, replace=False):
+        content = bytearray(whole)
+        content[position] ^= 0xFF
+        path.write_bytes(content)
+        try:
+            validate(path)
+            summary(Run(path))
+        except UserError:
+            refused += 1
+    assert refused
 
 
 def test_attributes_of_thousands_of_ranks(tmp_path: Path) -> None:
