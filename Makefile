@@ -28,7 +28,7 @@ test: unit mpi launch  ## all tests, with the MPICH wheel
 
 unit: $(VENV)/developed
 	$(BIN)/pytest -q -n 2 tests/unit
-	$(BIN)/pytest -q --doctest-modules --pyargs outpace.comm outpace.benchmarks.provenance
+	$(BIN)/pytest -q --doctest-modules --pyargs outpace.comm outpace.benchmarks.machine.provenance
 
 mpi: mpi-1 mpi-2 mpi-3 mpi-4 mpi-5 mpi-8 mpi-9
 

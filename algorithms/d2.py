@@ -30,8 +30,9 @@ from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
 from outpace.comm import topology
 from outpace.comm.arrays import copy, twin
+from outpace.comm.errors import UserError
 from outpace.comm.schedules import SCHEDULES, Schedule
-from outpace.comm.spec import NonNegativeInt, PositiveFloat, PositiveInt, UserError
+from outpace.comm.spec import NonNegativeInt, PositiveFloat, PositiveInt
 from outpace.comm.streams import BATCHES
 
 SMALLEST_EIGENVALUE = -1 / 3 + 1e-9  # rounding puts the plain even ring's just above -1/3

@@ -30,7 +30,8 @@ from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
 from outpace.comm.arrays import copy, twin
 from outpace.comm.clock import wait
-from outpace.comm.server import ANSWER, MESSAGE, Layout, exchanges, leave
+from outpace.comm.layout import Layout
+from outpace.comm.server import ANSWER, MESSAGE, exchanges, leave
 from outpace.comm.spec import Decay, NonNegativeInt, PositiveFloat, PositiveInt, Range
 from outpace.comm.streams import BATCHES
 

@@ -27,11 +27,12 @@ from typing import Literal
 
 from outpace.algorithms import svrg
 from outpace.algorithms.svrg import Epoch
-from outpace.benchmarks import applications
+from outpace.benchmarks.problems import applications
 from outpace.benchmarks.program import main
 from outpace.comm import prox
 from outpace.comm.budget import Stop
-from outpace.comm.spec import NonNegativeFloat, PositiveFloat, PositiveInt, UserError
+from outpace.comm.errors import UserError
+from outpace.comm.spec import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 @dataclass(frozen=True)

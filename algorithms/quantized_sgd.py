@@ -26,10 +26,9 @@ from mpi4py import MPI
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
 from outpace.comm import sign, spec
-from outpace.comm.arrays import to_host
+from outpace.comm.arrays import Wired, to_host
 from outpace.comm.spec import NonNegativeInt, PositiveFloat, PositiveInt, Range
 from outpace.comm.streams import BATCHES, CODEC
-from outpace.comm.vote import Wired
 
 BLOCK = 1 << 14  # coordinates that are coded at a time on the CPU, a multiple of 32: no step allocates a vector
 

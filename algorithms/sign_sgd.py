@@ -41,11 +41,13 @@ from mpi4py import MPI
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
 from outpace.comm import sign
+from outpace.comm.adversaries import adversaries, adversary
 from outpace.comm.arrays import copy, twin
+from outpace.comm.errors import UserError
 from outpace.comm.outcomes import OUTCOMES
-from outpace.comm.spec import Decay, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, UserError
+from outpace.comm.spec import Decay, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from outpace.comm.streams import ADVERSARIES, BATCHES, TIES
-from outpace.comm.vote import Coins, adversaries, adversary, check_sums_fit
+from outpace.comm.vote import Coins, check_sums_fit
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
 from outpace.comm import prox
 from outpace.comm.arrays import copy, twin
-from outpace.comm.spec import PositiveFloat, PositiveInt, Seed, UserError
+from outpace.comm.errors import UserError
+from outpace.comm.spec import PositiveFloat, PositiveInt, Seed
 from outpace.comm.streams import EPOCHS, SHARED_BATCHES
 
 

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from outpace.benchmarks.sweep import programs
-from outpace.comm.spec import UserError
+from outpace.benchmarks.sweeps.description import programs
+from outpace.comm.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -157,8 +157,9 @@ def _positive(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    from outpace.benchmarks import launcher, slurm
-    from outpace.benchmarks.checkpoint import GOES_ON
+    from outpace.benchmarks.machine import launcher
+    from outpace.benchmarks.sweeps import slurm
+    from outpace.benchmarks.trace.checkpoint import GOES_ON
 
     if options.program not in programs():
         raise UserError(f"unknown program '{options.program}'; allowed: {', '.join(programs())}")
@@ -179,37 +180,38 @@ def _folder(flags: Sequence[str]) -> Path:
 
 
 def sweep(options: argparse.Namespace) -> int:
-    from outpace.benchmarks import campaign
-    from outpace.benchmarks.sweep import load, manifest
+    from outpace.benchmarks.sweeps import runner
+    from outpace.benchmarks.sweeps.description import load
+    from outpace.benchmarks.sweeps.manifest import manifest
 
     described = load(options.file, options.out)
     if options.dry_run:
         print(manifest(described.points), end="")
         return 0
     if options.status:
-        return campaign.status(described)
+        return runner.status(described)
     if options.point:
-        return campaign.run_one(described, options.point, options.retry_failed, options.requeue)
+        return runner.run_one(described, options.point, options.retry_failed, options.requeue)
     if options.slurm:
-        return campaign.submit(described, options.retry_failed)
-    return campaign.run_here(described, options.retry_failed, options.requeue)
+        return runner.submit(described, options.retry_failed)
+    return runner.run_here(described, options.retry_failed, options.requeue)
 
 
 def jobscripts(options: argparse.Namespace) -> int:
-    from outpace.benchmarks.jobscripts import copy
+    from outpace.benchmarks.sweeps.scripts import copy
 
     print(*copy(options.folder), sep="\n")
     return 0
 
 
 def show(options: argparse.Namespace) -> int:
-    from outpace.benchmarks import inspection
+    from outpace.benchmarks.trace import inspection
 
     files = list(options.files)
     if options.recover:
         from mpi4py import MPI
 
-        from outpace.benchmarks.archive import recover
+        from outpace.benchmarks.running.recovery import recover
 
         MPI.Init()
         recovered = []
@@ -235,7 +237,7 @@ def plot(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
-    from outpace.benchmarks.export import write_csv, write_parquet
+    from outpace.benchmarks.trace.export import write_csv, write_parquet
 
     out = options.csv or options.parquet
     write = write_csv if options.csv else write_parquet
@@ -244,7 +246,7 @@ def export(options: argparse.Namespace) -> int:
 
 
 def micro(options: argparse.Namespace) -> int:
-    from outpace.benchmarks import launcher, link
+    from outpace.benchmarks.machine import launcher, link
     from outpace.benchmarks.micro import RANKS
 
     if options.name not in RANKS:
@@ -255,13 +257,13 @@ def micro(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    from outpace.benchmarks import launcher
+    from outpace.benchmarks.machine import launcher
 
-    return launcher.launch("outpace.benchmarks.doctor", 2, []).code
+    return launcher.launch("outpace.benchmarks.machine.doctor", 2, []).code
 
 
 def race(options: argparse.Namespace) -> int:
-    from outpace.benchmarks.race import race as start
+    from outpace.benchmarks.studies.race import race as start
 
     return start(options.out, options.workers, options.factor, options.epochs)
 

@@ -22,16 +22,17 @@ from mpi4py import MPI
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks import link, provenance
-from outpace.benchmarks.traces import Snapshots, Trace
+from outpace.benchmarks.machine import link, provenance
+from outpace.benchmarks.trace.recorder import Trace
+from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import arrays, clock, threads
 from outpace.comm import sign as sign_kernels
-from outpace.comm.arrays import module, synchronise, to_host
+from outpace.comm.arrays import Wired, module, synchronise, to_host
 from outpace.comm.budget import AgreedSteps, Budget, SharedTickets
+from outpace.comm.errors import UserError
 from outpace.comm.gossip import SharedModel
 from outpace.comm.meter import MeteredComm
-from outpace.comm.spec import UserError
-from outpace.comm.vote import ALL, EXCHANGES, Wired
+from outpace.comm.vote import ALL, EXCHANGES
 
 RANKS: Final = {"gossip": 2, "record": 1, "step": 1, "sign": 1, "vote": 4}
 SAMPLE_S: Final = 0.05  # of something so short that it is repeated; at least

@@ -6,7 +6,7 @@ from typing import TypeVar
 from mpi4py import MPI
 
 from outpace.comm import clock
-from outpace.comm.spec import UserError
+from outpace.comm.errors import UserError
 
 T = TypeVar("T")
 

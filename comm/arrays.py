@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from outpace.comm.spec import UserError
+from outpace.comm.errors import UserError
 
 LOCAL_RANK_VARIABLES = ("SLURM_LOCALID", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK")
 
@@ -136,3 +136,23 @@ def synchronise(x: Any) -> None:
 def to_host(x: Any) -> np.ndarray:
     """`x` as a NumPy array, without a copy where it is one."""
     return x if isinstance(x, np.ndarray) else x.get()
+
+
+class Wired:
+    """An array of zeros where the kernels work, and what MPI sees of it."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, xp: ModuleType, comm: MPI.Intracomm) -> None:
+        self.array = xp.zeros(shape, dtype=dtype)
+        self.wire = twin(self.array, comm)
+        self.nbytes = int(self.array.nbytes)
+
+    def to_wire(self, row: int | None = None) -> Any:
+        """The buffer, with the array's content or with that of one row."""
+        rows = slice(None) if row is None else slice(row, row + 1)
+        copy(self.array[rows], self.wire[rows])
+        return self.wire
+
+    def from_wire(self) -> Any:
+        """The array, with what was received."""
+        copy(self.wire, self.array)
+        return self.array

@@ -18,7 +18,7 @@ import numpy as np
 from mpi4py import MPI
 
 from outpace.comm import clock, state, threads
-from outpace.comm.server import Layout
+from outpace.comm.layout import Layout
 
 ASK, TICKET = 1, 2  # message tags
 NONE_LEFT: Final = -1

@@ -14,7 +14,8 @@ import numpy as np
 from mpi4py import MPI
 
 from outpace.comm import sign
-from outpace.comm.vote import EXCHANGES, Coins, Wired
+from outpace.comm.arrays import Wired
+from outpace.comm.vote import EXCHANGES, Coins
 
 
 class Vote:

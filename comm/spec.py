@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from outpace.comm.errors import UserError
+
 T = TypeVar("T")
-
-
-class UserError(ValueError):
-    """Something the user can put right. Its text is the one line that is printed; the exit code is 2."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 from mpi4py import MPI
 
 from outpace.comm.arrays import current_device
-from outpace.comm.spec import UserError
+from outpace.comm.errors import UserError
 
 # An error of MPI is mostly the echo of another rank's death, and the launcher, which knows more, may end the job first.
 ECHO_S: Final = 1.0

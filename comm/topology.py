@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from outpace.comm import spec
-from outpace.comm.spec import PositiveInt, Probability, Range, Seed, Switch, UserError
+from outpace.comm.errors import UserError
+from outpace.comm.spec import PositiveInt, Probability, Range, Seed, Switch
 from outpace.comm.streams import GRAPH
 
 Matrix = NDArray[np.float64]

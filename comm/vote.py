@@ -14,40 +14,18 @@ Where the sum is wanted instead of its sign, it comes down as one int8 per coord
 4 w p (n-1), or 32 W in place of 4 W p. The bits that fill up the last words are sent, and never applied.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 from mpi4py import MPI
 
-from outpace.comm import sign, spec
-from outpace.comm.arrays import copy, twin
-from outpace.comm.spec import NonNegativeInt, UserError
+from outpace.comm import sign
+from outpace.comm.arrays import Wired
+from outpace.comm.errors import UserError
 
 ALL: Final = 0xFFFFFFFF
 MOST_INT8: Final = 127  # voters whose sum fits a byte
-
-
-class Wired:
-    """An array of zeros where the kernels work, and what MPI sees of it."""
-
-    def __init__(self, shape: tuple[int, ...], dtype: Any, xp: ModuleType, comm: MPI.Intracomm) -> None:
-        self.array = xp.zeros(shape, dtype=dtype)
-        self.wire = twin(self.array, comm)
-        self.nbytes = int(self.array.nbytes)
-
-    def to_wire(self, row: int | None = None) -> Any:
-        """The buffer, with the array's content or with that of one row."""
-        rows = slice(None) if row is None else slice(row, row + 1)
-        copy(self.array[rows], self.wire[rows])
-        return self.wire
-
-    def from_wire(self) -> Any:
-        """The array, with what was received."""
-        copy(self.wire, self.array)
-        return self.array
 
 
 class Counted:
@@ -203,46 +181,3 @@ class Coins:
             keys = self._keys.integers(ALL, endpoint=True, size=1 + self._pairs)
             self._toss(int(keys[0]), self.ties)
             self._toss(int(keys[1 + self._pair]), self.zeros)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Honest:
-    """Every worker says what it has computed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flip:
-    """These ranks negate their signs."""
-
-    rank: tuple[NonNegativeInt, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Random:
-    """These ranks say plus or minus at random."""
-
-    rank: tuple[NonNegativeInt, ...]
-
-
-ADVERSARY: Final[dict[str, type[Any]]] = {"none": Honest, "flip": Flip, "random": Random}
-
-
-def adversaries(text: str, n: int) -> Honest | Flip | Random:
-    """What a SPEC such as `flip:rank=0+1` says of n workers. Raises UserError."""
-    parsed: Honest | Flip | Random = spec.parse(text, ADVERSARY, "--adversaries")
-    ranks = getattr(parsed, "rank", ())
-    if any(rank >= n for rank in ranks):
-        raise UserError(f"--adversaries {text}: rank is {max(ranks)}; there are ranks 0 to {n - 1}")
-    return parsed
-
-
-def adversary(
-    liars: Honest | Flip | Random, keys: np.random.Generator, rank: int, xp: ModuleType
-) -> Callable[[Any], None]:
-    """What this rank does to the words of its ballot; `keys` make up random signs."""
-    if rank not in getattr(liars, "rank", ()):
-        return lambda words: None
-    if isinstance(liars, Flip):
-        return lambda words: xp.invert(words, out=words)
-    toss = sign.kernels(xp).toss
-    return lambda words: toss(int(keys.integers(ALL, endpoint=True)), words)

@@ -15,8 +15,9 @@ from typing import Final
 
 from jobs import LIMIT_S
 
-from outpace.benchmarks.points import standing
-from outpace.benchmarks.sweep import Sweep, load
+from outpace.benchmarks.sweeps.description import load
+from outpace.benchmarks.sweeps.manifest import Sweep
+from outpace.benchmarks.sweeps.point import standing
 
 OUTPACE: Final = Path(sys.executable).parent / "outpace"
 

@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from outpace.benchmarks import problems, traces
-from outpace.benchmarks.pace import PacedProblem
+from outpace.benchmarks import problems
 from outpace.benchmarks.problems import Setting, Unshared
-from outpace.benchmarks.stragglers import Delays, parse
-from outpace.benchmarks.traces import Snapshots, Trace
+from outpace.benchmarks.running.pace import PacedProblem
+from outpace.benchmarks.running.stragglers import Delays, parse
+from outpace.benchmarks.trace import parts
+from outpace.benchmarks.trace.recorder import Trace
+from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import clock
 from outpace.comm.arrays import to_host
 from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
+from outpace.comm.layout import Layout
 from outpace.comm.meter import MeteredComm
-from outpace.comm.server import Layout
 
 backend: Any = np  # the array module of `share`; tests set it
 
@@ -36,7 +38,7 @@ class CheckedComm(MeteredComm):
 
 @dataclass
 class Outcome:
-    """This rank's result of one run, on the host; `steps`, `events` and `applied` are records of `traces`' tables."""
+    """This rank's result of one run, on the host; `steps`, `events` and `applied` are records of a part's tables."""
 
     x: Any
     mean: np.ndarray  # the mean of the local models, or the servers' model
@@ -178,7 +180,7 @@ def execute(
         mean[part] = x
     comm.Allreduce(MPI.IN_PLACE, mean)
     mean /= layout.models
-    rows = {name: np.frombuffer(data, dtype=traces.TABLES[name]) for name, data in trace.drain().items()}
+    rows = {name: np.frombuffer(data, dtype=parts.TABLES[name]) for name, data in trace.drain().items()}
     return Outcome(
         x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s, pauses, getattr(trace, "peak", 0)
     )

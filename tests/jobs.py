@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from outpace.benchmarks.traces import leftovers, read_part
+from outpace.benchmarks.trace.parts import leftovers, read_part
 
 LIMIT_S = 120  # for what takes seconds on an idle machine
 

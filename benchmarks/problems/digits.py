@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from outpace.benchmarks import splits
+from outpace.benchmarks.problems import splits
 from outpace.benchmarks.problems.layers import kernels
 from outpace.benchmarks.problems.problem import Setting
 from outpace.comm import agreement

@@ -8,7 +8,7 @@ import numpy as np
 from outpace.benchmarks.problems.logistic import Logistic, Penalised, prepared
 from outpace.benchmarks.problems.problem import Setting
 from outpace.benchmarks.problems.rows import Data, read_libsvm, scaled, share_out
-from outpace.comm.spec import UserError
+from outpace.comm.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,8 @@ import numpy as np
 from outpace.benchmarks.problems.digits import WHITE
 from outpace.benchmarks.problems.problem import Setting
 from outpace.benchmarks.problems.rows import Data, Rows, Share, read_libsvm, scaled, share_out, unit
-from outpace.comm.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Switch, UserError
+from outpace.comm.errors import UserError
+from outpace.comm.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Switch
 from outpace.comm.streams import MADE_DATA
 
 MADE: Final = "made"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from outpace.benchmarks import splits
+from outpace.benchmarks.problems import splits
 from outpace.benchmarks.problems.problem import Setting
 from outpace.comm import agreement
 from outpace.comm.arrays import to_host

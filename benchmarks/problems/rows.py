@@ -13,10 +13,10 @@ from typing import Any, Final
 import numpy as np
 from mpi4py import MPI
 
-from outpace.benchmarks import splits
+from outpace.benchmarks.problems import splits
 from outpace.benchmarks.problems.problem import Setting
 from outpace.comm import agreement
-from outpace.comm.spec import UserError
+from outpace.comm.errors import UserError
 
 ROWS: Final = 7  # message tag
 

@@ -16,7 +16,8 @@ from mpi4py import MPI
 from outpace.benchmarks.problems.pca import Source, load
 from outpace.benchmarks.problems.problem import Setting
 from outpace.benchmarks.problems.rows import Data, Rows, Share, share_out
-from outpace.comm.spec import PositiveFloat, PositiveInt, UserError
+from outpace.comm.errors import UserError
+from outpace.comm.spec import PositiveFloat, PositiveInt
 from outpace.comm.streams import INIT
 
 

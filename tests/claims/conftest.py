@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from outpace.benchmarks import launcher
-from outpace.benchmarks.reading import Run
+from outpace.benchmarks.machine import launcher
+from outpace.benchmarks.trace.run import Run
 
 
 @pytest.fixture(scope="session")

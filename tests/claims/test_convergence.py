@@ -9,7 +9,7 @@ from harness import shares
 from reference import Batches, start
 
 from outpace.algorithms import d_psgd
-from outpace.benchmarks.reading import Run
+from outpace.benchmarks.trace.run import Run
 
 pytestmark = pytest.mark.claim
 FLAGS = ("--problem", "digits", "--step-size", 0.2, "--epochs", 40, "--compute-time", 0.003)

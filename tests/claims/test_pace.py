@@ -9,8 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from outpace.benchmarks.reading import Run
-from outpace.benchmarks.schema import KIND
+from outpace.benchmarks.trace.run import Run
+from outpace.benchmarks.trace.schema import KIND
 
 pytestmark = pytest.mark.claim
 N, COMPUTE_S = 8, 0.01

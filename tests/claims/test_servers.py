@@ -4,17 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from outpace.benchmarks import studies
+from outpace.benchmarks.studies.busiest_rank import DIMS, busiest_rank
+from outpace.benchmarks.studies.slow_worker import slow_worker
 
 pytestmark = pytest.mark.claim
 
 
-@pytest.mark.parametrize("size", studies.DIMS)
+@pytest.mark.parametrize("size", DIMS)
 def test_the_servers_traffic_grows_with_n_and_gossips_does_not(tmp_path: Path, size: str) -> None:
     """In models through the busiest rank while every worker computes one gradient: n into the server of A-PSGD, 1 in
     AD-PSGD (an active worker has one exchange per gradient, a passive one on average), 2 on the ring of D-PSGD and D^2
     with 4 workers and more, 2(n-1)/n in the ring's lower bound of an Allreduce."""
-    models = studies.busiest_rank(tmp_path, sizes=[size])
+    models = busiest_rank(tmp_path, sizes=[size])
     for n in (2, 4, 8):
         assert models[size, "a_psgd", n] == pytest.approx(n, rel=0.05)
         assert models[size, "eamsgd", n] == pytest.approx(n, rel=0.05)
@@ -26,7 +27,7 @@ def test_the_servers_traffic_grows_with_n_and_gossips_does_not(tmp_path: Path, s
 
 def test_the_others_keep_their_pace_beside_a_slow_worker(tmp_path: Path) -> None:
     """A-PSGD, 8 workers, one of them slowed 10x: within 5 % of the rate without, worker by worker."""
-    ratios = studies.slow_worker(tmp_path)
+    ratios = slow_worker(tmp_path)
     assert ratios.pop(0) == pytest.approx(0.1, rel=0.1)
     for worker, ratio in ratios.items():
         assert ratio == pytest.approx(1, abs=0.05), f"worker {worker}"

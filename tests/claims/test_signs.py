@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from outpace.benchmarks import studies
+from outpace.benchmarks.studies.flippers import flippers
+from outpace.benchmarks.studies.signum import signum
 
 pytestmark = pytest.mark.claim
 PUBLISHED = {0: 0.75, 4: 1.1, 8: 1.9, 10: 3.7, 12: 25.0, 13: 142.0, 14: 3500.0}  # of 27 workers
@@ -13,11 +14,11 @@ PUBLISHED = {0: 0.75, 4: 1.1, 8: 1.9, 10: 3.7, 12: 25.0, 13: 142.0, 14: 3500.0} 
 
 def test_signum_is_as_good_as_adam(tmp_path: Path) -> None:
     """Digits, perceptron: the median over 5 seeds of final losses paired by seed, both tuned with another seed."""
-    assert statistics.median(studies.signum(tmp_path)["Signum"]) <= 1.2
+    assert statistics.median(signum(tmp_path)["Signum"]) <= 1.2
 
 
 def test_the_majority_outvotes_liars(tmp_path: Path) -> None:
     """27 ranks: the final loss against the number of sign-flippers. To 15 %: the published ones are from a start of 500
     in the mean, whose standard deviation is 22, and this one is at 446."""
-    for liars, loss in studies.flippers(tmp_path).items():
+    for liars, loss in flippers(tmp_path).items():
         assert loss == pytest.approx(PUBLISHED[liars], rel=0.15)

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from outpace.benchmarks import studies
+from outpace.benchmarks.studies.unequal_data import EXCLUSIVE, HIDDEN, unequal_data
 
 pytestmark = pytest.mark.claim
 
 
-@pytest.mark.parametrize("model", studies.HIDDEN)
+@pytest.mark.parametrize("model", HIDDEN)
 def test_d2_is_insensitive_to_the_split_and_d_psgd_is_not(tmp_path: Path, model: str) -> None:
-    ratios = studies.unequal_data(tmp_path, models=[model])
-    for n, exclusive in studies.EXCLUSIVE.items():
+    ratios = unequal_data(tmp_path, models=[model])
+    for n, exclusive in EXCLUSIVE.items():
         for program in ("d2", "d_psgd"):
             assert ratios[model, n, "iid", program] == pytest.approx(1, abs=0.05)
         assert ratios[model, n, exclusive, "d2"] == pytest.approx(1, abs=0.02)

@@ -10,8 +10,8 @@ import pytest
 from harness import shares
 from mpi4py import MPI
 
-from outpace.benchmarks import variance_reduction
-from outpace.benchmarks.reading import Run
+from outpace.benchmarks.studies import variance_reduction
+from outpace.benchmarks.trace.run import Run
 
 pytestmark = pytest.mark.claim
 

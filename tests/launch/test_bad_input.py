@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from jobs import LIMIT_S
 
-from outpace.benchmarks.launcher import command, environment
+from outpace.benchmarks.machine.launcher import command, environment
 
 QUADRATIC = ["--problem", "quadratic:dim=4"]
 CASES = [

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from jobs import LIMIT_S, Job, die
 
-from outpace.benchmarks import checkpoint, launcher
-from outpace.benchmarks.archive import recover
-from outpace.benchmarks.inspection import validate
-from outpace.benchmarks.reading import Run
-from outpace.benchmarks.schema import KIND
-from outpace.benchmarks.traces import leftovers
+from outpace.benchmarks.machine import launcher
+from outpace.benchmarks.running.recovery import recover
+from outpace.benchmarks.trace import checkpoint
+from outpace.benchmarks.trace.inspection import validate
+from outpace.benchmarks.trace.parts import leftovers
+from outpace.benchmarks.trace.run import Run
+from outpace.benchmarks.trace.schema import KIND
 
 FLAGS = ("--problem", "digits:hidden=8", "--epochs", "3", "--compute-time", "0.01", "--evaluations", "6")
 SYNCHRONOUS = {

@@ -13,11 +13,12 @@ import pytest
 import xarray
 from jobs import LIMIT_S
 
-from outpace.benchmarks import launcher, schema
-from outpace.benchmarks.inspection import validate
-from outpace.benchmarks.reading import Run
-from outpace.benchmarks.stragglers import Delays, parse
-from outpace.comm.spec import UserError
+from outpace.benchmarks.machine import launcher
+from outpace.benchmarks.running.stragglers import Delays, parse
+from outpace.benchmarks.trace import schema
+from outpace.benchmarks.trace.inspection import validate
+from outpace.benchmarks.trace.run import Run
+from outpace.comm.errors import UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trace-v1.h5"
 FLAGS = ["--problem", "quadratic:dim=3,zeta=1", "--epochs", "0.25", "--evaluations", "2", "--compute-time", "0.002"]

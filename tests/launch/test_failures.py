@@ -18,12 +18,12 @@ import h5py
 import pytest
 from jobs import LIMIT_S, Job, die
 
-from outpace.benchmarks import checkpoint
-from outpace.benchmarks.archive import recover
-from outpace.benchmarks.inspection import validate
-from outpace.benchmarks.launcher import command, environment
-from outpace.benchmarks.reading import Run
-from outpace.benchmarks.traces import leftovers
+from outpace.benchmarks.machine.launcher import command, environment
+from outpace.benchmarks.running.recovery import recover
+from outpace.benchmarks.trace import checkpoint
+from outpace.benchmarks.trace.inspection import validate
+from outpace.benchmarks.trace.parts import leftovers
+from outpace.benchmarks.trace.run import Run
 
 LONG = ("--problem", "quadratic:dim=100,sigma=0.3", "--time-budget", "50", "--compute-time", "0.01")
 PROGRAMS = ("allreduce_sgd", "d_psgd", "ad_psgd", "d2", "a_psgd", "eamsgd")

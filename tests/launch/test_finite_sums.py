@@ -10,8 +10,8 @@ from jobs import Job
 from reference.svrg import work
 
 from outpace.algorithms import svrg
-from outpace.benchmarks import inspection
-from outpace.benchmarks.reading import Run
+from outpace.benchmarks.trace import inspection
+from outpace.benchmarks.trace.run import Run
 
 Start = Callable[..., Job]
 

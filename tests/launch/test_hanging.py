@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from jobs import LIMIT_S
 
-from outpace.benchmarks import launcher
+from outpace.benchmarks.machine import launcher
 
 TESTS = Path(__file__).parents[1]
 FAILS = """

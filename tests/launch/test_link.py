@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from jobs import LIMIT_S, alive, die
 
-from outpace.benchmarks import launcher, link
-from outpace.comm.spec import UserError
+from outpace.benchmarks.machine import launcher, link
+from outpace.comm.errors import UserError
 
 OUTPACE = str(Path(sys.executable).parent / "outpace")
 # Between all pairs of ranks in turn: 500 kB each way at the same time; rank 0 prints the seconds.

@@ -12,10 +12,10 @@ import pytest
 from harness import shares
 from jobs import LIMIT_S, die
 
-from outpace.benchmarks.archive import recover
-from outpace.benchmarks.inspection import validate
-from outpace.benchmarks.launcher import command, environment
-from outpace.benchmarks.reading import Run
+from outpace.benchmarks.machine.launcher import command, environment
+from outpace.benchmarks.running.recovery import recover
+from outpace.benchmarks.trace.inspection import validate
+from outpace.benchmarks.trace.run import Run
 
 PROGRAMS = ("a_psgd", "eamsgd")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from jobs import LIMIT_S, die
 
-from outpace.benchmarks.launcher import environment
-from outpace.benchmarks.points import standing
-from outpace.benchmarks.reading import Run
-from outpace.benchmarks.sweep import load
-from outpace.benchmarks.traces import leftovers, read_part
+from outpace.benchmarks.machine.launcher import environment
+from outpace.benchmarks.sweeps.description import load
+from outpace.benchmarks.sweeps.point import standing
+from outpace.benchmarks.trace.parts import leftovers, read_part
+from outpace.benchmarks.trace.run import Run
 
 OUTPACE = str(Path(sys.executable).parent / "outpace")
 QUICK = """

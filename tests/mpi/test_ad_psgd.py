@@ -10,8 +10,9 @@ from mpi4py import MPI
 from reference import allreduce_sgd as sgd_form
 
 from outpace.algorithms import ad_psgd, allreduce_sgd
-from outpace.benchmarks.schema import KIND
-from outpace.benchmarks.traces import EVENTS, Snapshots, Trace
+from outpace.benchmarks.trace.recorder import EVENTS, Trace
+from outpace.benchmarks.trace.schema import KIND
+from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import gossip, topology
 
 SOAK = int(os.environ.get("OUTPACE_SOAK", "20"))  # repetitions of the short run

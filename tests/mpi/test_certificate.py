@@ -5,7 +5,7 @@ import time
 import pytest
 from harness import CheckedComm
 
-from outpace.benchmarks import certificate
+from outpace.benchmarks.machine import async_progress
 
 
 @pytest.mark.ranks(2, 3)
@@ -16,9 +16,9 @@ def test_certificate_tells_a_sleeping_rank_from_one_that_keeps_the_lock(comm: Ch
     while min(_seconds(numbers) for _ in range(5)) < 0.04:  # a single one may have been interrupted
         numbers *= 2
     loads = [lambda: time.sleep(0.04), lambda: sum(range(numbers))]
-    sleeping, holding = certificate.waits(comm, loads, target=comm.size - 1, prober=0)
-    assert certificate.verdict(sleeping) == "wait-free"
-    assert certificate.verdict(holding) == "progress-limited"
+    sleeping, holding = async_progress.waits(comm, loads, target=comm.size - 1, prober=0)
+    assert async_progress.verdict(sleeping) == "wait-free"
+    assert async_progress.verdict(holding) == "progress-limited"
     assert holding > 0.02
     assert comm.allgather((sleeping, holding)) == [(sleeping, holding)] * comm.size  # one truth for all ranks
 
@@ -28,7 +28,7 @@ def test_a_server_has_no_load(comm: CheckedComm) -> None:
     """The last rank serves and asks; the others compute."""
     server = comm.size - 1
     load = None if comm.rank == server else lambda: time.sleep(0.01)
-    (wait_s,) = certificate.waits(comm, [load], target=server - 1, prober=server)
+    (wait_s,) = async_progress.waits(comm, [load], target=server - 1, prober=server)
     assert 0 < wait_s < 0.01
 
 

@@ -11,11 +11,12 @@ import pytest
 from harness import CheckedComm
 from mpi4py import MPI
 
-from outpace.benchmarks.traces import Snapshots, Trace
+from outpace.benchmarks.trace.recorder import Trace
+from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import agreement, clock, threads
 from outpace.comm import budget as budgets
 from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
-from outpace.comm.spec import UserError
+from outpace.comm.errors import UserError
 
 
 def begin(comm: CheckedComm) -> float:

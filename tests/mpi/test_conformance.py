@@ -38,7 +38,7 @@ from outpace.algorithms import (
 )
 from outpace.comm import arrays, sign, topology
 from outpace.comm.agreement import on_root
-from outpace.comm.spec import UserError
+from outpace.comm.errors import UserError
 
 GRAPHS = (
     "ring",

@@ -7,7 +7,7 @@ import pytest
 from harness import CheckedComm, execute, share, shares
 
 from outpace.algorithms import allreduce_sgd, d2, d_psgd
-from outpace.comm.spec import UserError
+from outpace.comm.errors import UserError
 
 
 class Recorded:

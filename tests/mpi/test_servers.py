@@ -11,7 +11,7 @@ from reference import allreduce_sgd as sgd_form
 from reference import eamsgd as eamsgd_form
 
 from outpace.algorithms import a_psgd, allreduce_sgd, eamsgd
-from outpace.benchmarks.schema import KIND
+from outpace.benchmarks.trace.schema import KIND
 from outpace.comm.clock import wait
 from outpace.comm.server import ANSWER, MESSAGE, exchanges, leave
 

@@ -10,9 +10,11 @@ from mpi4py import MPI
 from reference import sign_sgd as sign_sgd_form
 
 from outpace.algorithms import sign_sgd
-from outpace.benchmarks.traces import Snapshots, Trace
+from outpace.benchmarks.trace.recorder import Trace
+from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import sign
-from outpace.comm.vote import EXCHANGES, Wired
+from outpace.comm.arrays import Wired
+from outpace.comm.vote import EXCHANGES
 
 DIMS = (1, 67, 193, 1009)  # none a multiple of 8, of 32 or of a number of workers above 1
 

@@ -4,8 +4,8 @@ import numpy as np
 
 from outpace.algorithms.sign_sgd import warm_up_steps
 from outpace.comm import sign, spec
+from outpace.comm.adversaries import ADVERSARY
 from outpace.comm.streams import ADVERSARIES, TIES
-from outpace.comm.vote import ADVERSARY
 from reference import Batches, start
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cluster import OUTPACE, SlurmSweep
 
-from outpace.benchmarks.reading import Run
+from outpace.benchmarks.trace.run import Run
 
 pytestmark = pytest.mark.slurm
 SCRIPTS = Path(__file__).parents[2] / "jobscripts"

@@ -9,7 +9,7 @@ from reference import d2 as d2_form
 from reference import d_psgd as d_psgd_form
 
 from outpace.algorithms import d2, d_psgd
-from outpace.comm.spec import UserError
+from outpace.comm.errors import UserError
 
 
 class Parabola:

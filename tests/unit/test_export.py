@@ -10,9 +10,9 @@ import pandas
 import pyarrow.parquet
 import pytest
 
-from outpace.benchmarks.export import write_csv, write_parquet
-from outpace.benchmarks.reading import Run
-from outpace.comm.spec import UserError
+from outpace.benchmarks.trace.export import write_csv, write_parquet
+from outpace.benchmarks.trace.run import Run
+from outpace.comm.errors import UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trace-v1.h5"
 

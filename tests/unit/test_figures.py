@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from outpace.benchmarks import drawing, figures, reading, schema
-from outpace.benchmarks.figures import FIGURES, compose, draw
-from outpace.benchmarks.reading import Run
-from outpace.comm.spec import UserError
+from outpace.benchmarks import figures
+from outpace.benchmarks.figures import FIGURES, compose, draw, drawing
+from outpace.benchmarks.figures.steps import BARS
+from outpace.benchmarks.trace import run, schema
+from outpace.benchmarks.trace.run import Run
+from outpace.comm.errors import UserError
 
 RESULTS = Path(__file__).parents[2] / "results"
 SLOW = "fixed:rank=1,factor=10"
@@ -435,7 +437,7 @@ def test_equal_compute_time_per_sample_is_one_world(tmp_path):
 
 
 def test_programs_and_stragglers_can_be_told_apart_everywhere(tmp_path, traces):
-    assert drawing.PROGRAMS.keys() == reading.NAMES.keys()
+    assert drawing.PROGRAMS.keys() == run.NAMES.keys()
     everything = *drawing.PROGRAMS.values(), *drawing.VARIANTS.values()
     for looks in zip(*everything, strict=True):
         assert len(set(looks)) == len(everything)  # each colour once, each marker once
@@ -714,7 +716,7 @@ def test_every_staleness_falls_into_a_bar_when_bars_are_wide(tmp_path):
 
 
 def test_a_timeline_knows_every_kind_of_event():
-    shown = [kind for _, kinds, _, _ in figures.BARS for kind in kinds]
+    shown = [kind for _, kinds, _, _ in BARS for kind in kinds]
     assert sorted(shown) == sorted(schema.KINDS)
 
 

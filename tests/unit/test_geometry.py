@@ -5,8 +5,8 @@ import pytest
 from harness import shares
 from mpi4py import MPI
 
-from outpace.benchmarks import geometry
-from outpace.comm.spec import UserError
+from outpace.benchmarks.running import geometry
+from outpace.comm.errors import UserError
 
 
 def test_quadratic() -> None:

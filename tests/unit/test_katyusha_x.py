@@ -16,10 +16,11 @@ from sklearn.datasets import dump_svmlight_file, load_digits
 
 from outpace.algorithms import katyusha_x, svrg
 from outpace.benchmarks.problems.logistic import newton
-from outpace.benchmarks.schema import KIND
-from outpace.benchmarks.traces import Snapshots, Trace
+from outpace.benchmarks.trace.recorder import Trace
+from outpace.benchmarks.trace.schema import KIND
+from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import prox
-from outpace.comm.spec import UserError
+from outpace.comm.errors import UserError
 
 REFERENCE = "pca:samples=200,dim=8,gap=0.005"
 

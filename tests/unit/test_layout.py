@@ -5,57 +5,61 @@ import configparser
 from pathlib import Path
 
 import pytest
+import rooms
 
 from outpace.comm.meter import MeteredComm, MeteredGraph
 
-ROOT = Path(__file__).parents[2]
-FOLDERS = ("algorithms", "benchmarks", "comm", "jobscripts")
-SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
-PROGRAMS = sorted(path for path in (ROOT / "algorithms").glob("*.py") if path.name != "__init__.py")
-FLOOR = {"jobscripts": 0, "comm": 0, "benchmarks": 1, "algorithms": 2}
+SOURCES = rooms.sources()
+PROGRAMS = [path for name, path in SOURCES.items() if name.startswith("outpace.algorithms.")]
+FLOORS = (
+    ("comm", "jobscripts"),
+    ("config", "trace", "machine", "problems"),
+    ("running", "figures"),
+    ("program",),
+    ("algorithms",),
+    ("sweeps", "studies", "micro"),
+    ("command",),
+)
+FLOOR = {room: floor for floor, of_floor in enumerate(FLOORS) for room in of_floor}
+APART = {"config", "trace", "machine", "problems"}  # rooms of one floor that know nothing of one another
 BETWEEN_PROGRAMS = {("katyusha_x", "svrg")}  # the one import between programs
 
 
-def imports(path: Path) -> set[str]:
-    """Dotted names of all modules that the file imports, wherever in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
-    return found
+def test_every_room_has_a_floor() -> None:
+    assert {rooms.room(name) for name, path in SOURCES.items() if path.read_text().count("\n") > 1} <= FLOOR.keys()
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_import_runs_upward(path: Path) -> None:
-    floor = FLOOR[path.relative_to(ROOT).parts[0]]
-    for name in imports(path):
-        parts = name.split(".")
-        if parts[0] == "outpace" and len(parts) > 2:
-            if FLOOR[parts[1]] == 2:
-                assert (path.stem, parts[2]) in BETWEEN_PROGRAMS, f"imports the program {name}"
-            assert FLOOR[parts[1]] <= floor, f"imports {name} from a floor above"
+def test_no_import_runs_upward() -> None:
+    """Names taken from a package included: `from outpace import algorithms`."""
+    for here, there in sorted(rooms.arrows()):
+        assert FLOOR[there] <= FLOOR[here], f"{here} imports {there}, from a floor above"
+        assert not {here, there} <= APART, f"{here} imports {there}"
 
 
 def test_no_import_runs_in_a_circle() -> None:
-    modules = {".".join(("outpace", *path.relative_to(ROOT).with_suffix("").parts)): path for path in SOURCES}
-    modules = {name.removesuffix(".__init__"): path for name, path in modules.items()}
-    edges = {name: {other for other in imports(path) if other in modules} - {name} for name, path in modules.items()}
-    done: set[str] = set()
-    while ready := {name for name, needs in edges.items() if name not in done and needs <= done}:
-        done |= ready
-    # a package and its modules may name each other: `from package import module`
-    left = {name for name in edges if name not in done and modules[name].name != "__init__.py"}
-    assert not {name for name in left if edges[name] & left}
+    for needs in (rooms.imports(), _of_rooms(rooms.arrows())):
+        done: set[str] = set()
+        while ready := {name for name, others in needs.items() if name not in done and others <= done}:
+            done |= ready
+        assert done == needs.keys()
+
+
+def _of_rooms(arrows: set[tuple[str, str]]) -> dict[str, set[str]]:
+    return {room: {there for here, there in arrows if here == room} for room in FLOOR}
+
+
+def test_programs_do_not_import_each_other() -> None:
+    for name, others in rooms.imports().items():
+        for other in others:
+            if name.startswith("outpace.algorithms.") and other.startswith("outpace.algorithms."):
+                assert (name.rpartition(".")[2], other.rpartition(".")[2]) in BETWEEN_PROGRAMS
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
 def test_a_program_touches_only_its_communicator(path: Path) -> None:
     """No COMM_WORLD, argv, files, clocks, threads or windows; every MPI method it calls is one that is metered."""
     tree = ast.parse(path.read_text())
-    assert not imports(path) & {"time", "threading", "sys", "os", "queue", "multiprocessing"}
+    assert not {name for name, _ in rooms.named(path)} & {"time", "threading", "sys", "os", "queue", "multiprocessing"}
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute):
             assert node.attr not in ("COMM_WORLD", "COMM_SELF", "Request", "Win", "argv", "Barrier"), node.attr
@@ -81,11 +85,11 @@ def test_a_program_reads_like_one(path: Path) -> None:
 
 def test_every_folder_with_code_is_packaged() -> None:
     config = configparser.ConfigParser()
-    config.read(ROOT / "setup.cfg")
+    config.read(rooms.ROOT / "setup.cfg")
     packages = set(config["options"]["packages"].split())
-    folders = {".".join(("outpace", *path.parent.relative_to(ROOT).parts)) for path in SOURCES}
+    folders = {".".join(("outpace", *path.parent.relative_to(rooms.ROOT).parts)) for path in SOURCES.values()}
     assert packages == folders
     for folder in folders:
-        here = ROOT.joinpath(*folder.split(".")[1:])
+        here = rooms.ROOT.joinpath(*folder.split(".")[1:])
         assert (here / "__init__.py").exists()
         assert (here / "py.typed").exists()

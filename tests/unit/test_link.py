@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from outpace.benchmarks import link
-from outpace.comm.spec import UserError
+from outpace.benchmarks.machine import link
+from outpace.comm.errors import UserError
 
 
 @pytest.mark.parametrize("rate", ["1", "fast", "1gb", "-1gbit", "0mbit", "7kbit", "1 gbit", "1e3mbit", "gbit"])

@@ -7,9 +7,9 @@ from mpi4py import MPI
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from outpace.benchmarks.evaluate import evaluate
-from outpace.comm.server import Layout
-from outpace.comm.spec import UserError
+from outpace.benchmarks.running.evaluate import evaluate
+from outpace.comm.errors import UserError
+from outpace.comm.layout import Layout
 
 TEXTS = (
     "quadratic:dim=7,zeta=1,sigma=0.5",

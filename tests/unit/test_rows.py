@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
 from outpace.benchmarks.problems.rows import read_libsvm
-from outpace.comm.spec import UserError
+from outpace.comm.errors import UserError
 
 TEXTS = (
     "logistic:samples=60,dim=5,weight=0.3",

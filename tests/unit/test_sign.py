@@ -16,8 +16,9 @@ from mpi4py import MPI
 
 from outpace.benchmarks import micro
 from outpace.comm import arrays, cuda, sign, sign_gpu
+from outpace.comm.arrays import Wired
 from outpace.comm.meter import MeteredComm
-from outpace.comm.vote import EXCHANGES, Wired
+from outpace.comm.vote import EXCHANGES
 
 KERNELS = [name for name, kernel in inspect.getmembers(sign_gpu, inspect.isfunction) if name in vars(sign)]
 DIMS = (1, 7, 31, 32, 33, 64, 100, 1023, 1024, 1025, 2500)

@@ -14,22 +14,23 @@ from reference import sign_sgd as sign_sgd_form
 from scipy import stats
 
 from outpace.algorithms import allreduce_sgd, sign_sgd
-from outpace.benchmarks import studies
-from outpace.benchmarks.traces import Snapshots, Trace
+from outpace.benchmarks.studies.vote_errors import NOISES, SNR, VOTERS, vote_error, vote_errors
+from outpace.benchmarks.trace.recorder import Trace
+from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import sign
-from outpace.comm.spec import UserError
+from outpace.comm.errors import UserError
 from outpace.comm.vote import EXCHANGES, Coins
 
 COORDINATES = 64_000
 
 # The chance that a gradient in noise has the wrong sign, and the published errors of the vote.
 WRONG: dict[str, tuple[float, tuple[float, ...]]] = {
-    "Gaussian": (stats.norm.cdf(-studies.SNR), (0.382, 0.326, 0.256, 0.173, 0.105, 0.043)),
+    "Gaussian": (stats.norm.cdf(-SNR), (0.382, 0.326, 0.256, 0.173, 0.105, 0.043)),
     "Laplace": (
-        stats.laplace.cdf(-studies.SNR, scale=np.sqrt(0.5)),
+        stats.laplace.cdf(-SNR, scale=np.sqrt(0.5)),
         (0.327, 0.251, 0.164, 0.080, 0.031, 0.005),
     ),
-    "uniform": (0.5 - studies.SNR / np.sqrt(12), (0.413, 0.371, 0.316, 0.246, 0.180, 0.105)),
+    "uniform": (0.5 - SNR / np.sqrt(12), (0.413, 0.371, 0.316, 0.246, 0.180, 0.105)),
     "skewed": (0.9, (0.900, 0.972, 0.997, 1.000, 1.000, 1.000)),
 }
 
@@ -43,33 +44,33 @@ def alone() -> Any:
 
 @pytest.fixture(scope="module")
 def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], float]:
-    return studies.vote_errors(tmp_path_factory.mktemp("votes"), COORDINATES)
+    return vote_errors(tmp_path_factory.mktemp("votes"), COORDINATES)
 
 
-@pytest.mark.parametrize("n", studies.VOTERS)
+@pytest.mark.parametrize("n", VOTERS)
 @pytest.mark.parametrize("noise", WRONG)
 def test_vote_error(errors: dict[tuple[str, int], float], noise: str, n: int) -> None:
     """Against the exact binomial sum and the published digits, to five standard deviations."""
     wrong, published = WRONG[noise]
     exact = stats.binom.sf(n // 2, n, wrong)
-    assert published[studies.VOTERS.index(n)] == pytest.approx(exact, abs=6e-4)
+    assert published[VOTERS.index(n)] == pytest.approx(exact, abs=6e-4)
     assert errors[noise, n] == pytest.approx(exact, abs=5 * np.sqrt(exact * (1 - exact) / COORDINATES) + 1e-4)
 
 
 def test_a_vote_on_skewed_noise_gets_worse_with_the_workers(errors: dict[tuple[str, int], float]) -> None:
     """Where the sign of the mean gets better, and averages of 30 samples put the vote right."""
-    skewed = [errors["skewed", n] for n in studies.VOTERS]
+    skewed = [errors["skewed", n] for n in VOTERS]
     assert skewed == sorted(skewed)
-    draw, shape = studies.NOISES["skewed"], (51, COORDINATES)
+    draw, shape = NOISES["skewed"], (51, COORDINATES)
     assert (draw(np.random.default_rng(18), shape).mean(axis=0) < 0).mean() < 0.01
     batch = draw(np.random.default_rng(19), (30, COORDINATES)).mean(axis=0, keepdims=True)
-    assert studies.vote_error(batch) == pytest.approx(0.042, abs=0.005)
+    assert vote_error(batch) == pytest.approx(0.042, abs=0.005)
 
 
 def test_even_electorates_gain_nothing() -> None:
     """n = 4 errs as n = 3 does, ties tossed."""
     rng = np.random.default_rng(20)
-    gradients = studies.SNR + rng.standard_normal((4, 500_000))
+    gradients = SNR + rng.standard_normal((4, 500_000))
     coins = rng.integers(0, 2**32, sign.words(500_000), dtype=np.uint32)
     words = np.zeros((4, coins.size), np.uint32)
     for row, ballot in zip(gradients, words, strict=True):

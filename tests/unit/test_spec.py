@@ -7,17 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outpace.comm.spec import (
-    Factor,
-    NonNegativeInt,
-    PositiveInt,
-    Range,
-    Seed,
-    UserError,
-    check,
-    parse,
-    render,
-)
+from outpace.comm.errors import UserError
+from outpace.comm.spec import Factor, NonNegativeInt, PositiveInt, Range, Seed, check, parse, render
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outpace.benchmarks.splits import canonical, deal, label_table
-from outpace.comm.spec import UserError
+from outpace.benchmarks.problems.splits import canonical, deal, label_table
+from outpace.comm.errors import UserError
 
 SEEDS = st.integers(0, 2**32 - 1)
 LABELS = np.repeat(np.arange(10), 60)  # ten labels, 60 samples each

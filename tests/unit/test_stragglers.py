@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from outpace.benchmarks import schema
-from outpace.benchmarks.stragglers import Delays, canonical, check_ranks, parse
+from outpace.benchmarks.running.stragglers import Delays, canonical, check_ranks, parse
+from outpace.benchmarks.trace import schema
 from outpace.comm import streams
-from outpace.comm.spec import UserError
+from outpace.comm.errors import UserError
 
 DRAWN = ["random:p=0.3,factor=4", "exponential:scale=2", "lognormal:sigma=0.5", "pareto:alpha=2.5"]
 

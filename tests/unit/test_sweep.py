@@ -18,11 +18,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from outpace.benchmarks import campaign, checkpoint, command, jobscripts, points, slurm
-from outpace.benchmarks.points import Busy, Standing, claim, standing
-from outpace.benchmarks.program import make_plan, parse_flags
-from outpace.benchmarks.sweep import Point, Sweep, load, manifest, presets, programs
-from outpace.comm.spec import UserError
+from outpace.benchmarks import command
+from outpace.benchmarks.running.plan import make_plan, parse_flags
+from outpace.benchmarks.sweeps import point as points
+from outpace.benchmarks.sweeps import runner, scripts, slurm
+from outpace.benchmarks.sweeps.description import load, presets, programs
+from outpace.benchmarks.sweeps.manifest import Sweep, manifest
+from outpace.benchmarks.sweeps.point import Busy, Point, Standing, claim, standing
+from outpace.benchmarks.trace import checkpoint
+from outpace.comm.errors import UserError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trace-v1.h5"
 SMALL = """
@@ -229,7 +233,7 @@ def test_folders_that_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match="is not a folder"):
         load(described(tmp_path, BASE), tmp_path / "file")
     with pytest.raises(UserError, match=r"below cannot be written: Not a directory"):
-        campaign.prepare(load(described(tmp_path, BASE), tmp_path / "file" / "below"))
+        runner.prepare(load(described(tmp_path, BASE), tmp_path / "file" / "below"))
 
 
 @pytest.mark.parametrize("closed", ["above", "above/runs"])
@@ -260,23 +264,23 @@ def test_two_nodes_see_at_once_whether_they_can_write(tmp_path, monkeypatch):
     def other_node_meanwhile(*args):
         descriptor = opens(*args)
         monkeypatch.setattr(os, "open", opens)
-        campaign.prepare(sweep)
+        runner.prepare(sweep)
         seen.extend(os.listdir(sweep.folder))
         return descriptor
 
     monkeypatch.setattr(os, "open", other_node_meanwhile)
-    campaign.prepare(sweep)
+    runner.prepare(sweep)
     assert len(seen) == 1  # that of the first, which the second left alone
     assert os.listdir(sweep.folder) == []
 
 
 def test_status_prints_what_looks_like_markup_as_it_is(tmp_path, capsys):
     sweep = load(described(tmp_path, BASE), tmp_path / "a[b] [/b] :x:")
-    campaign.prepare(sweep)
+    runner.prepare(sweep)
     (point,) = sweep.points
     labelled = dataclasses.replace(point, flags=("--problem", "libsvm:path=/data[/b]"))
     labelled.beside(".failed").write_text("[/b] is missing")
-    assert campaign.status(dataclasses.replace(sweep, points=[labelled])) == 0
+    assert runner.status(dataclasses.replace(sweep, points=[labelled])) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"{sweep.folder}: 1 failed"
     assert "libsvm:path=/data[/b]" in said[1]
@@ -339,7 +343,7 @@ def sbatch(tmp_path, monkeypatch):
 
     def submit(text: str, retry_failed: bool = False) -> list[str]:
         (tmp_path / "asked").write_text("")
-        campaign.submit(load(described(tmp_path, text), tmp_path / "runs"), retry_failed)
+        runner.submit(load(described(tmp_path, text), tmp_path / "runs"), retry_failed)
         return (tmp_path / "asked").read_text().splitlines()
 
     return submit
@@ -365,8 +369,8 @@ def test_what_failed_is_submitted_on_request(sbatch, tmp_path):
 def test_jobscripts_are_found_and_copied(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OUTPACE_JOBSCRIPTS", raising=False)
-    assert jobscripts.jobscripts() == jobscripts.installed()
-    jobscripts.copy(tmp_path / "mine")
+    assert scripts.jobscripts() == scripts.installed()
+    scripts.copy(tmp_path / "mine")
     names = {path.name for path in (tmp_path / "mine").iterdir()}
     assert names == {
         "README.md",
@@ -378,12 +382,12 @@ def test_jobscripts_are_found_and_copied(tmp_path, monkeypatch):
         "sweeps",
     }
     monkeypatch.setenv("OUTPACE_JOBSCRIPTS", str(tmp_path / "mine"))
-    assert jobscripts.jobscripts() == tmp_path / "mine"
+    assert scripts.jobscripts() == tmp_path / "mine"
     monkeypatch.setenv("OUTPACE_JOBSCRIPTS", str(tmp_path))
     with pytest.raises(UserError, match="holds no"):
-        jobscripts.jobscripts()
+        scripts.jobscripts()
     with pytest.raises(UserError, match="exists"):
-        jobscripts.copy(tmp_path / "mine")
+        scripts.copy(tmp_path / "mine")
 
 
 @pytest.mark.parametrize("script", ["point", "steps"])
@@ -399,7 +403,7 @@ def test_jobscripts_know_the_number_of_tasks_or_say_that_they_do_not(tmp_path, s
     shown = tmp_path / "outpace"
     shown.write_text('#!/bin/sh\necho "$SLURM_NTASKS: $*"\n')
     shown.chmod(0o755)
-    folder = jobscripts.installed()
+    folder = scripts.installed()
     env = {"PATH": os.environ["PATH"], "OUTPACE": str(shown), "OUTPACE_JOBSCRIPTS": str(folder)} | given
     done = subprocess.run(["bash", folder / f"{script}.sbatch", "x"], env=env, capture_output=True, text=True)
     said = {"point": f"{tasks}: run x -n {tasks} --requeue\n", "steps": f"{tasks}: sweep x --requeue\n"}[script]
@@ -458,8 +462,7 @@ def test_what_has_become_of_a_point(point):
 HOLD = """
 import os, subprocess, sys, time
 from pathlib import Path
-from outpace.benchmarks.points import claim
-from outpace.benchmarks.sweep import Point
+from outpace.benchmarks.sweeps.point import Point, claim
 with claim(Point("x", "d_psgd", 2, (), Path(sys.argv[1]))) as held:
     child = subprocess.Popen(["sleep", sys.argv[2]], pass_fds=[held])
     print(child.pid, flush=True)
@@ -581,19 +584,19 @@ def test_a_turn_that_leads_nowhere_is_the_last(point, launcher, requeued, capsys
     ]
     for script, code, state in turns:
         launcher(meets("USR1", script))
-        assert campaign.run_one(sweep, 1, retry_failed=False, requeue=True) == code
+        assert runner.run_one(sweep, 1, retry_failed=False, requeue=True) == code
         assert standing(point).state == state
         assert requeued() == 1
     said = capsys.readouterr().out
     assert "failed: no checkpoint was written in this turn, so the job is not requeued; give it a longer time" in said
     assert "--retry-failed goes on from its checkpoint" in said
-    assert campaign.wanted(campaign.survey(sweep), retry_failed=False) == []
+    assert runner.wanted(runner.survey(sweep), retry_failed=False) == []
 
 
 def test_a_sweep_in_one_job_has_another_turn_where_this_one_finished_a_point(point, launcher, requeued, capfd):
     sweep = Sweep("two", point.target.parent, [point, dataclasses.replace(point, target=point.target.with_stem("b"))])
     launcher(meets("USR1", "exit 75"))
-    assert campaign.run_here(sweep, retry_failed=False, requeue=True) == 1
+    assert runner.run_here(sweep, retry_failed=False, requeue=True) == 1
     assert requeued() == 0
     assert [standing(each).state for each in sweep.points] == ["failed", "missing"]
     said = capfd.readouterr().err
@@ -602,7 +605,7 @@ def test_a_sweep_in_one_job_has_another_turn_where_this_one_finished_a_point(poi
 
     again = f"[ -e $1 ] || exec cp {GOLDEN} $1\n" + meets("USR1", "exit 75")
     launcher(again)
-    assert campaign.run_here(sweep, retry_failed=True, requeue=True) == 75
+    assert runner.run_here(sweep, retry_failed=True, requeue=True) == 75
     assert requeued() == 1
     assert [standing(each).state for each in sweep.points] == ["done", "missing"]
 
@@ -611,15 +614,15 @@ def test_a_point_that_failed_meanwhile_is_not_run(point, launcher, monkeypatch):
     """By another runner, or by the same array submitted twice; a requeued job does not mind its own earlier life."""
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
     sweep = Sweep("one", point.target.parent, [point])
-    found = campaign.survey(sweep)
+    found = runner.survey(sweep)
     launcher("exit 3")
-    assert campaign.run_one(sweep, 1, retry_failed=False, requeue=True) == 1
-    monkeypatch.setattr(campaign, "survey", lambda _: dict(found))  # of before that
-    assert campaign.run_here(sweep, retry_failed=False, requeue=False) == 1
-    assert campaign.run_one(sweep, 1, retry_failed=False, requeue=True) == 1
+    assert runner.run_one(sweep, 1, retry_failed=False, requeue=True) == 1
+    monkeypatch.setattr(runner, "survey", lambda _: dict(found))  # of before that
+    assert runner.run_here(sweep, retry_failed=False, requeue=False) == 1
+    assert runner.run_one(sweep, 1, retry_failed=False, requeue=True) == 1
     assert point.beside(".log").read_text().count(" UTC, ") == 1
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    assert campaign.run_one(sweep, 1, retry_failed=False, requeue=True) == 1
+    assert runner.run_one(sweep, 1, retry_failed=False, requeue=True) == 1
     assert point.beside(".log").read_text().count(" UTC, ") == 2
 
 
@@ -643,11 +646,11 @@ def test_the_time_left_is_that_of_the_points_to_come(tmp_path, monkeypatch, caps
     """Known from repetitions where there are any, else from the mean."""
     text = 'programs = ["d_psgd", "allreduce_sgd"]\nworkers = 2\nrepetitions = 2\n'
     todo = load(described(tmp_path, text)).points
-    report = campaign.Report(4, 0, todo)
+    report = runner.Report(4, 0, todo)
     now = 0.0
     left = []
     for point, took in zip(todo, (10.0, 2.0, 12.0, 2.0), strict=True):
-        monkeypatch.setattr(campaign.time, "monotonic", lambda: now)  # noqa: B023
+        monkeypatch.setattr(runner.time, "monotonic", lambda: now)  # noqa: B023
         report.starts(point)
         now += took
         report.ended(point, Standing("done"))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csgraph
 
 from outpace.comm import topology
-from outpace.comm.spec import UserError
+from outpace.comm.errors import UserError
 from outpace.comm.topology import (
     TOPOLOGIES,
     bipartite,

@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from outpace.benchmarks import archive, traces
-from outpace.benchmarks.archive import Parts, evaluation_times
-from outpace.benchmarks.inspection import summary, validate
-from outpace.benchmarks.reading import Run
-from outpace.benchmarks.schema import KIND
-from outpace.benchmarks.traces import Part, Snapshots, Trace, read_part
+from outpace.benchmarks.running.recovery import recover
+from outpace.benchmarks.trace import archive, parts
+from outpace.benchmarks.trace.archive import Parts, evaluation_times
+from outpace.benchmarks.trace.inspection import summary, validate
+from outpace.benchmarks.trace.parts import Part, read_part
+from outpace.benchmarks.trace.recorder import STEPS, Trace
+from outpace.benchmarks.trace.run import Run
+from outpace.benchmarks.trace.schema import KIND
+from outpace.benchmarks.trace.snapshots import SLOT_S, Snapshots, capacity
 from outpace.comm.clock import Offset
-from outpace.comm.spec import UserError
+from outpace.comm.errors import UserError
 
 COMM = MPI.COMM_SELF
 GOLDEN = Path(__file__).parents[1] / "golden" / "trace-v1.h5"
@@ -34,7 +37,7 @@ def recorder() -> Trace:
 def written(path: Path, rank: int, steps: list[tuple[float, float]], **header: Any) -> None:
     """A part whose steps are (read_s, t_s)."""
     part = Part(path, rank, {"rank": rank, **header})
-    rows = np.zeros(len(steps), dtype=traces.STEPS)
+    rows = np.zeros(len(steps), dtype=STEPS)
     for k, (read_s, t_s) in enumerate(steps):
         rows[k] = (k, t_s, read_s, 0.1, 0.0, 0.0, 0, 4)
     part.append("steps", rows.tobytes())
@@ -51,7 +54,7 @@ def test_phases_and_rows() -> None:
     trace.record()
     trace.computed(2.0, 2.5, 2.5, 16)
     trace.record(read_s=1.9, local_writes=2)
-    drained = {table: np.frombuffer(data, traces.TABLES[table]) for table, data in trace.drain().items()}
+    drained = {table: np.frombuffer(data, parts.TABLES[table]) for table, data in trace.drain().items()}
     rows, events = drained["steps"], drained["events"]
     assert rows["step"].tolist() == [0, 1]
     assert rows["compute_s"].tolist() == [0.5, 0.5]
@@ -84,7 +87,7 @@ def test_torn_part_keeps_whole_records(tmp_path: Path, cut: int) -> None:
     """A part cut anywhere in its last blocks reads as its whole records; nothing before them is lost."""
     target = tmp_path / "run.h5"
     part = Part(target, 0, {"rank": 0, "pid": 7})
-    rows = np.zeros(3, dtype=traces.STEPS)
+    rows = np.zeros(3, dtype=STEPS)
     rows["step"] = [0, 1, 2]
     part.append("steps", rows[:1].tobytes())
     whole = part.path.stat().st_size
@@ -93,7 +96,7 @@ def test_torn_part_keeps_whole_records(tmp_path: Path, cut: int) -> None:
     os.truncate(part.path, whole + cut)
     (segment,) = read_part(part.path)
     assert segment.header == {"rank": 0, "pid": 7}
-    after_header = max(0, cut - traces._BLOCK.size)
+    after_header = max(0, cut - parts._BLOCK.size)
     assert segment.table("steps")["step"].tolist() == list(range(1 + after_header // 64))
 
 
@@ -124,7 +127,7 @@ def test_snapshots_in_time_are_the_model_at_that_moment() -> None:
     for i, seconds in enumerate([*writes[1:], 0.0351]):
         store.offer(np.array([float(i)]), 0, seconds)
     for tag in store.tags():
-        assert store[tag][0] == np.searchsorted(writes, tag * traces.SLOT_S, "right") - 1
+        assert store[tag][0] == np.searchsorted(writes, tag * SLOT_S, "right") - 1
     assert store.tags().tolist() == list(range(1, 36))
 
 
@@ -140,9 +143,9 @@ def test_snapshot_store_outlives_the_process(tmp_path: Path) -> None:
 
 
 def test_capacity_shrinks_with_the_model() -> None:
-    assert traces.capacity(20, 1000, np.dtype("f4")) == 40
-    assert traces.capacity(20, 10**7, np.dtype("f4")) == 12  # 40 MB each, 512 MB in all
-    assert traces.capacity(20, 10**8, np.dtype("f4")) == 0
+    assert capacity(20, 1000, np.dtype("f4")) == 40
+    assert capacity(20, 10**7, np.dtype("f4")) == 12  # 40 MB each, 512 MB in all
+    assert capacity(20, 10**8, np.dtype("f4")) == 0
 
 
 def test_staleness_counts_gradients_applied_between(tmp_path: Path) -> None:
@@ -162,7 +165,7 @@ def test_times_are_on_the_clock_of_rank_0(tmp_path: Path) -> None:
     written(target, 0, [(np.nan, 11.0)], ranks=2, started_s=10.0)
     part = Part(target, 1, {"rank": 1})
     part.append_offset(Offset(110.0, -100.0, 1e-5))
-    row = np.zeros(1, dtype=traces.STEPS)
+    row = np.zeros(1, dtype=STEPS)
     row[0] = (0, 610.0, np.nan, 0, 0, 0, 0, 1)
     part.append("steps", row.tobytes())
     part.append_offset(Offset(1110.0, -101.0, 3e-5))
@@ -198,30 +201,30 @@ def test_missing_part_is_named(tmp_path: Path) -> None:
 
 def test_nothing_to_recover(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no parts of a killed run"):
-        list(archive.recover(tmp_path))
+        list(recover(tmp_path))
 
 
 def test_runs_that_go_on_are_not_recovered(tmp_path: Path) -> None:
     """An open part is another process's: of a run that lives. Its files stay as they are, and so does its name."""
     target = tmp_path / "run.h5"
     part = Part(target, 0, {"rank": 0, "ranks": 1})
-    assert traces.running(target)
+    assert parts.running(target)
     with pytest.raises(UserError, match="no parts of a killed run here; 1 run"):
-        list(archive.recover(tmp_path))
+        list(recover(tmp_path))
     with pytest.raises(FileExistsError):
         Part(target, 0, {"rank": 0, "ranks": 1})
     with pytest.raises(BlockingIOError, match="another run writes its parts"):
         Part(target, 0, {"rank": 0, "ranks": 1}, after=part.nbytes)
     assert read_part(part.path)[0].header == {"rank": 0, "ranks": 1}
     part.close()
-    assert not traces.running(target)
+    assert not parts.running(target)
 
 
 def test_one_damaged_run_does_not_keep_the_others_from_recovery(tmp_path: Path) -> None:
     for name in ("a", "c"):
         (tmp_path / f"{name}.h5.part-0").write_bytes(b"not a part")
     written(tmp_path / "b.h5", 0, [], ranks=2)
-    found = archive.recover(tmp_path)
+    found = recover(tmp_path)
     with pytest.raises(UserError, match=r"a\.h5\.part-0: not a part.*b\.h5\.part-1: No such file.*c\.h5\.part-0"):
         next(found)
 

@@ -1,0 +1,135 @@
+"""The figures over traces, behind `outpace plot`: one function each, all in the table FIGURES.
+
+A figure function gets the runs and an empty matplotlib figure of one column's width, fills it and returns
+what its readers must know of how repetitions are drawn. `compose` adds what every figure states (problem,
+split, workers, claim class) and the legend outside of the data. A new figure is one function and one row of
+FIGURES; the first line of its docstring is what `outpace plot` lists.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from outpace.benchmarks.figures.curves import (
+    consensus,
+    geometry,
+    loss_epochs,
+    loss_time,
+    suboptimality_gradients,
+    suboptimality_rounds,
+)
+from outpace.benchmarks.figures.drawing import (
+    HEIGHT,
+    WIDTH,
+    add_legend,
+    facts_of,
+    house_style,
+)
+from outpace.benchmarks.figures.facets import heterogeneity, loss_facets, splits
+from outpace.benchmarks.figures.grouping import (
+    compute_per_sample,
+    difference,
+)
+from outpace.benchmarks.figures.rates import batches, epoch_time, speed_up, steps_rate
+from outpace.benchmarks.figures.steps import shares, staleness, timeline
+from outpace.benchmarks.trace.run import Run
+from outpace.comm.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUFFIXES: Final = (".pdf", ".png", ".svg")
+
+
+# What all runs of a figure share, but for what the figure is about.
+SHARED: Final = ("claim_class", "problem", "split", "n_workers")
+ABOUT: Final = {
+    "speed-up": ("n_workers",),
+    "steps-rate": ("n_workers",),
+    "splits": ("split", "n_workers"),
+    "heterogeneity": ("split", "n_workers"),
+    "loss-facets": ("split", "n_workers"),
+}
+
+
+def describe() -> list[str]:
+    """One line for each figure: its name and what it shows."""
+    width = max(map(len, FIGURES))
+    return [f"{name:{width}}  {(figure.__doc__ or '').splitlines()[0]}" for name, figure in FIGURES.items()]
+
+
+def draw(name: str, paths: Iterable[str | Path], out: str | Path) -> None:
+    """Draw the figure `name` over the traces at `paths` into the file `out`, whose suffix gives the format.
+
+    An existing `out` is replaced at the end, in one step. Raises UserError: unknown figure or suffix, no
+    folder for `out`, a trace that cannot be read, traces that do not belong in one figure.
+    """
+    out = Path(out)
+    if name not in FIGURES:
+        raise UserError(f"unknown figure '{name}'; allowed: {', '.join(FIGURES)}")
+    if out.suffix not in SUFFIXES:
+        raise UserError(f"{out}: unknown format '{out.suffix}'; allowed: {', '.join(SUFFIXES)}")
+    if not out.parent.is_dir():
+        raise UserError(f"{out}: no folder {out.parent}")
+    figure = compose(name, [Run(path) for path in dict.fromkeys(map(Path, paths))])
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        with house_style():
+            figure.savefig(unfinished, format=out.suffix[1:])
+        unfinished.replace(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def compose(name: str, runs: Sequence[Run]) -> "Figure":
+    """The figure `name` over the runs, as a matplotlib figure.
+
+    Raises UserError: no runs, runs that do not belong in one figure, a column the figure needs is missing.
+    """
+    from matplotlib.figure import Figure
+
+    if not runs:
+        raise UserError(f"{name}: no trace given")
+    _check_shared(name, runs)
+    with house_style():
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        note = FIGURES[name](runs, figure)
+        facts = figure.suptitle(facts_of(runs, note, figure.get_figwidth()), x=0.01, ha="left", color="0.3")
+        figure.set_figheight(figure.get_figheight() + facts.get_window_extent().height / figure.dpi)
+        add_legend(figure)
+    return figure
+
+
+FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
+    "loss-time": loss_time,
+    "loss-epochs": loss_epochs,
+    "epoch-time": epoch_time,
+    "speed-up": speed_up,
+    "steps-rate": steps_rate,
+    "splits": splits,
+    "shares": shares,
+    "timeline": timeline,
+    "staleness": staleness,
+    "consensus": consensus,
+    "suboptimality-gradients": suboptimality_gradients,
+    "suboptimality-rounds": suboptimality_rounds,
+    "batches": batches,
+    "geometry": geometry,
+    "heterogeneity": heterogeneity,
+    "loss-facets": loss_facets,
+}
+
+
+def _check_shared(name: str, runs: Sequence[Run]) -> None:
+    for run in runs[1:]:
+        for attribute in SHARED:
+            values = runs[0].attrs[attribute], run.attrs[attribute]
+            if attribute not in ABOUT.get(name, ()) and values[0] != values[1]:
+                raise difference(runs[0], run, attribute, *values, "one figure holds one")
+        compute = compute_per_sample(runs[0]), compute_per_sample(run)
+        if not math.isclose(*compute, rel_tol=1e-6):
+            raise difference(runs[0], run, "compute time per sample", *compute, "one figure holds one")

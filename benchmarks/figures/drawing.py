@@ -1,0 +1,307 @@
+"""How traces are drawn, whatever the figure: which runs belong together, their looks, medians and intervals, the style.
+
+In every figure a program has one colour and one marker, and a straggler setting one dash pattern, so that a
+print in grey can be read. Runs that differ in nothing but seed and length are repetitions of one another:
+fewer than ten are drawn thin with their median thick, ten or more as their median with its 95 % interval.
+"""
+
+import math
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.benchmarks.figures.grouping import compute_per_sample, repetitions, slowness
+from outpace.benchmarks.trace.run import Run
+from outpace.comm.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH: Final = 3.5  # inches: one column of a two-column page
+HEIGHT: Final = 1.95  # inches: one panel with its labels, without the facts above and the legend below
+LINE: Final = 55  # characters of 8 pt in WIDTH
+ENTRY: Final = 42  # the same beside a handle of the legend or above a panel
+LINE_HEIGHT: Final = 0.14  # inches of a line of text
+NO_BREAK: Final = "\u00a0"  # a space at which no line ends
+INTERVAL_FROM: Final = 10  # repetitions from which an interval replaces the single runs
+BOOTSTRAP: Final = 71  # purpose of the random numbers behind the intervals of ratios
+
+STYLE: Final = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "figure.titlesize": 8,
+    "figure.labelsize": 8,
+    "axes.titlelocation": "left",
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.handlelength": 3.2,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+    "hatch.linewidth": 0.6,
+    "pdf.fonttype": 42,  # journals refuse Type 3 fonts
+    "savefig.dpi": 300,
+}
+
+# Colour and marker of a program, everywhere. The colours are Okabe and Ito's, without the yellow that is lost
+# on paper; grey and the last two (Tol's muted scheme) differ from the others in lightness.
+PROGRAMS: Final = {
+    "allreduce_sgd": ("#000000", "s"),
+    "a_psgd": ("#E69F00", "^"),
+    "d_psgd": ("#0072B2", "D"),
+    "ad_psgd": ("#D55E00", "o"),
+    "d2": ("#009E73", "v"),
+    "eamsgd": ("#56B4E9", "p"),
+    "sign_sgd": ("#CC79A7", "X"),
+    "svrg": ("#777777", "<"),
+    "quantized_sgd": ("#999933", "P"),
+    "katyusha_x": ("#882255", ">"),
+}
+VARIANTS: Final = {"Katyusha Xʷ": ("#AA4499", "h"), "Katyusha Xˢ, stratified": ("#117733", "8")}  # by name of the run
+OTHERS: Final = (("#555555", "*"), ("#AAAAAA", "h"), ("#333333", "d"))  # programs that are not in the table
+DASHES: Final = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (10, 3)), (0, (3, 4)))
+LAW: Final[dict[str, Any]] = {"color": "0.25", "linewidth": 0.9, "zorder": 4}  # a law or a reference, always dashed
+
+
+# Which runs belong together.
+
+
+# How they are drawn.
+
+
+def draw_curves(
+    runs: Sequence[Run], axes: "Axes", x: tuple[str, str], y: tuple[str, str], log: bool = False, facet: bool = False
+) -> str:
+    """Draw a column of /evaluations against another, each given with its axis label; return the note.
+
+    In a facet all runs have the same stragglers, which its title names and curves need not tell.
+    """
+    groups = repetitions(runs)
+    drawn = []
+    for group in groups:
+        look = look_of(group[0], runs) | ({"linestyle": DASHES[0]} if facet else {})
+        curves = [_curve(run, x[0], y[0]) for run in group]
+        drawn += curves
+        label = (group[0].name if facet else group[0].label) + how_ended(group)
+        if log and not any(values.any() for _, values in curves):
+            label += f", exactly{NO_BREAK}0"
+        if len(group) > 1:
+            grid, table = _on_one_grid(group, curves)
+            if len(group) < INTERVAL_FROM:
+                for curve in curves:
+                    axes.plot(*curve, color=look["color"], linestyle=look["linestyle"], linewidth=0.5, alpha=0.6)
+            else:
+                axes.fill_between(grid, *interval_of_median(table), color=look["color"], alpha=0.2, linewidth=0)
+            curves = [(grid, np.median(table, axis=0))]
+        xs, ys = curves[0]
+        shown = np.isfinite(ys) & (ys > 0 if log else True)  # matplotlib cannot space markers along nothing
+        axes.plot(xs[shown], ys[shown], label=label, markevery=0.15 if shown.any() else None, **look)
+    values = np.concatenate([values for _, values in drawn])
+    values = values[np.isfinite(values)]
+    positive = values[values > 0]
+    if log or (len(positive) == len(values) and positive.max() >= 10 * positive.min()):
+        log_axis(axes)
+    # A run that explodes must not flatten the others.
+    start = max(values[0] for _, values in drawn)
+    if 0 < 10 * start < values.max():
+        axes.set_ylim(0.7 * positive.min() if axes.get_yscale() == "log" else None, 10 * start)
+    ends = [xs[-1] for xs, _ in drawn]
+    if max(ends) >= 5 * min(ends) > 0:  # else the fast runs would stand in a corner
+        first = min(xs[xs > 0][0] for xs, _ in drawn)
+        axes.set_xscale("symlog", linthresh=first, linscale=0.3)
+        decades = 10.0 ** np.arange(math.floor(math.log10(first)), math.log10(max(ends)))
+        steps = (1, 2, 5) if max(ends) < 30 * first else (1,)
+        ticks = [0.0, *(step * decade for decade in decades for step in steps if step * decade >= first)]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel(f"{x[1]}, logarithmic from {first:.1g} on")
+    else:
+        axes.set_xlabel(x[1])
+    axes.set_xlim(left=0)
+    axes.set_ylabel(y[1])
+    return how_repeated(groups)
+
+
+def _curve(run: Run, x: str, y: str) -> tuple[NDArray[Any], NDArray[Any]]:
+    xs, ys = run.column("evaluations", x), run.column("evaluations", y)
+    if not len(xs):
+        raise UserError(f"{run.path}: no evaluation in /evaluations")
+    return xs, np.where(np.isfinite(ys), ys, math.inf)
+
+
+def _on_one_grid(
+    group: list[Run], curves: list[tuple[NDArray[Any], NDArray[Any]]]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Repetitions at all points x that every run reached, shapes (points,) and (runs, points).
+
+    A run that diverged counts as infinite from its end on: it would be worse than the median, not absent.
+    """
+    diverged = [run.attrs["status"] == "diverged" for run in group]
+    start = max(xs[0] for xs, _ in curves)
+    end = min(xs[-1] for (xs, _), gone in zip(curves, diverged, strict=True) if not gone or all(diverged))
+    grid = np.unique(np.concatenate([xs for xs, _ in curves]))
+    grid = grid[(grid >= start) & (grid <= end)]
+    table = [
+        np.interp(grid, xs, ys, right=math.inf if gone else None)
+        for (xs, ys), gone in zip(curves, diverged, strict=True)
+    ]
+    return grid, np.nan_to_num(table, nan=math.inf, posinf=math.inf)
+
+
+def draw_points(
+    axes: "Axes",
+    values: dict[float, list[float]],
+    base: list[float] | None,
+    label: str = "",
+    middle: Callable[[list[float]], Any] = np.median,
+    **look: Any,
+) -> None:
+    """Draw the medians of `values` against their keys, in units of the median of `base` where given."""
+    unit = np.median(base) if base else 1.0
+    xs = sorted(values)
+    axes.plot(xs, [middle(values[x]) / unit for x in xs], label=label, **look)
+    for x in xs:
+        each = np.array(values[x]) / unit
+        if len(each) < INTERVAL_FROM or (base and len(base) < INTERVAL_FROM):
+            if len(each) > 1:
+                small = {"linestyle": "", "markersize": 3, "markerfacecolor": "none", "markeredgewidth": 0.5}
+                axes.plot([x] * len(each), each, zorder=1.5, **{**look, **small})
+        elif values[x] is not base:
+            low, high = _ratio_interval(values[x], base) if base else interval_of_median(np.array(values[x]))
+            axes.vlines(x, low, high, color=look["color"], linewidth=0.9)
+            axes.plot([x, x], [low, high], linestyle="", marker="_", markersize=5, color=look["color"])
+
+
+def interval_of_median(values: NDArray[Any]) -> tuple[Any, Any]:
+    """The 95 % interval of the median along axis 0, by order statistics; 6 values or more.
+
+    Of 10 values the 2nd and the 9th, which cover 97.9 %.
+    """
+    n = len(values)
+    below = np.cumsum([math.comb(n, k) / 2**n for k in range(n)])  # P(at most k values are below the median)
+    k = int(np.searchsorted(below, 0.025, side="right")) - 1
+    ordered = np.sort(values, axis=0)
+    return ordered[k], ordered[n - 1 - k]
+
+
+def _ratio_interval(values: list[float], base: list[float]) -> tuple[float, float]:
+    """The 95 % interval of median(values) / median(base), by bootstrap over launches."""
+    rng = np.random.default_rng([BOOTSTRAP])
+    above = np.median(rng.choice(values, (10_000, len(values))), axis=1)
+    low, high = np.quantile(above / np.median(rng.choice(base, (10_000, len(base))), axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def look_of(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
+    """Colour and marker of the run's program, dashes of its stragglers among those of the figure."""
+    algorithm, stragglers = run.attrs["algorithm"], run.attrs["stragglers"]
+    others = sorted({other.attrs["algorithm"] for other in runs} - PROGRAMS.keys())
+    colour, marker = VARIANTS.get(run.name) or PROGRAMS.get(algorithm) or OTHERS[others.index(algorithm) % len(OTHERS)]
+    levels = sorted({(slowness(other), other.attrs["stragglers"]) for other in runs})
+    texts = ["none", *(text for _, text in levels if text != "none")]
+    if len(texts) > len(DASHES):
+        raise UserError(f"{len(texts) - 1} straggler settings in one figure; allowed: {len(DASHES) - 1} besides none")
+    return {"color": colour, "marker": marker, "linestyle": DASHES[texts.index(stragglers)]}
+
+
+def how_repeated(groups: Sequence[Sequence[Any]]) -> str:
+    """What a figure says of its repetitions; nothing where there are none."""
+    counts = sorted({len(group) for group in groups})
+    if counts == [1]:
+        return ""
+    number = f"{counts[0]} runs" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} runs"
+    thin = ", thin: each run" if counts[0] < INTERVAL_FROM else ""
+    interval = ", with 95 % intervals" if counts[-1] >= INTERVAL_FROM else ""
+    return f"medians of {number}{thin}{interval}"
+
+
+def how_ended(group: Sequence[Run]) -> str:
+    """What a label says of runs that did not come to their end."""
+    statuses = [run.attrs["status"] for run in group]
+    of = f"of {len(group)} " if len(group) > 1 else ""
+    counts = {status: statuses.count(status) for status in ("partial", "diverged") if status in statuses}
+    return "".join(f", {f'{count} {of}' if of else ''}{status}" for status, count in counts.items())
+
+
+def facts_of(runs: Sequence[Run], note: str, width: float) -> str:
+    """What every figure states: problem, split, workers, claim class, emulated compute time; for so many inches."""
+    attrs, config = runs[0].attrs, runs[0].config
+    counts = sorted({run.attrs["n_workers"] for run in runs})
+    numbers = f" {'to' if len(counts) > 2 else 'and'} ".join(map(str, sorted({counts[0], counts[-1]})))
+    workers = f"{numbers} worker{'s' * (counts[-1] > 1)}"
+    claim = attrs["claim_class"]
+    if compute_per_sample(runs[0]):
+        claim += f": compute slept to {1e3 * config['compute_time']:g} ms per {config['batch_size']} samples"
+    kinds = " and ".join(dict.fromkeys(run.attrs["split"] for run in runs))
+    facts = [attrs["problem"], f"split {kinds}", workers, note, claim]
+    line = int(LINE * width / WIDTH)
+    whole = [fact.replace(" ", NO_BREAK) if len(fact) < line else fact for fact in facts if fact]
+    return wrapped("; ".join(whole), line)
+
+
+def wrapped(text: str, width: int = LINE) -> str:
+    """The text in lines that fit; the commas of a SPEC become places to break."""
+    return textwrap.fill(re.sub(r",(?=\S)", ", ", text), width)
+
+
+def line_count(texts: list[str]) -> int:
+    return sum(text.count("\n") + 1 for text in texts)
+
+
+def log_axis(axes: "Axes") -> None:
+    """Make the y axis logarithmic, with more ticks the fewer decades it has; zeros are not drawn."""
+    import matplotlib.ticker
+
+    axes.set_yscale("log", nonpositive="mask")
+    low, high = axes.get_ylim()
+    subs = (1, 1.5, 2, 3, 4, 5, 6, 8) if high < 5 * low else (1, 2, 5) if high < 300 * low else (1,)
+    axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=subs))
+    axes.yaxis.set_major_formatter(_plain)
+    axes.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
+
+
+def _plain(value: float, _: float) -> str:
+    """A tick label without an exponent above the line, which would be smaller than 8 pt."""
+    return f"{value:g}".replace("e-0", "e-").replace("e+0", "e")
+
+
+def log_ticks(axes: "Axes", ticks: Sequence[float]) -> None:
+    """A logarithmic x axis with a tick at each of these values."""
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
+
+
+def add_legend(figure: "Figure") -> None:
+    """One legend below all panels, in as many columns as fit; the figure grows by its height."""
+    entries: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    if not entries:
+        return
+    labels = [wrapped(label, ENTRY) for label in entries]
+    for columns in range(8, 0, -1):
+        legend = figure.legend(entries.values(), labels, loc="outside lower center", ncols=columns)
+        box = legend.get_window_extent()
+        if box.width <= figure.bbox.width or columns == 1:
+            break
+        legend.remove()
+    figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)
+
+
+def house_style() -> Any:
+    """The style of all figures, whatever the user's matplotlibrc says."""
+    import matplotlib.style
+
+    return matplotlib.style.context(["default", STYLE])

@@ -1,0 +1,135 @@
+"""Ranks behind slow links: each in a network namespace of its own, joined to the others by a switch of the kernel's.
+
+`outpace micro NAME --link RATE` puts the line of `inside` before the launcher's. What that starts lives in a process
+and a mount namespace as well: all of it is killed with the first process in there, which is killed with its parent, and
+the kernel takes the links away with the last one. So there is nothing to clean up, however a job ends. Each rank's link
+carries RATE each way at the same time, by token buckets at both of its ends; the switch has no limit of its own.
+
+Needs root, the commands unshare and setpriv (util-linux), ip and tc (iproute2), a kernel with veth, bridge and tbf, and
+Hydra, which is MPICH's mpiexec: it lets us say how a rank is reached.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+from outpace.comm.errors import UserError
+
+UNITS: Final = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}  # bits per second, as tc writes them
+BURST_S: Final = 1e-3  # of the rate: what an idle link lets through at once; with half of it, TCP did not fill one
+LEAST_BURST: Final = 16_000  # bytes; a bucket must hold a packet with all headers
+QUEUE_S: Final = 0.1  # of the rate: what waits at a link before packets are dropped
+COMMANDS: Final = {"setpriv": "util-linux", "unshare": "util-linux", "ip": "iproute2", "tc": "iproute2"}
+NAMESPACES: Final = (
+    *("setpriv", "--pdeathsig", "KILL"),
+    *("unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"),
+)
+VARIABLE: Final = "OUTPACE_LINK"  # tells the ranks their rate
+# libfabric's TCP. UCX sees that all ranks are on one machine; told to use TCP, it hung between namespaces.
+NETWORK: Final = {"MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp"}
+SWITCH: Final = "10.0.0.254"  # nothing leaves the namespaces, so any addresses will do
+MOST_RANKS: Final = 253
+# Every rank is a host of its own to Hydra, which reaches it by this in place of ssh: options, host, command.
+REACH: Final = """#!/bin/sh
+while [ "${1#-}" != "$1" ]; do shift; done
+rank=rank${1##*.}
+shift
+exec ip netns exec "$rank" sh -c "$*"
+"""
+
+
+def inside(rate: str, ranks: int) -> list[str]:
+    """The command line that runs the launcher's line after it on `ranks` ranks behind links of `rate`.
+
+    Raises UserError where that cannot be: a rate such as 100mbit is needed, and what the module says.
+    """
+    bits_per_s(rate)
+    if ranks > MOST_RANKS:
+        raise UserError(f"--link: {ranks} ranks; at most {MOST_RANKS} have an address")
+    if os.geteuid():
+        raise UserError("--link needs root, which may make network namespaces")
+    for command, package in COMMANDS.items():
+        if not shutil.which(command):
+            raise UserError(f"--link needs the command {command}, of {package}")
+    _do(" ".join((*NAMESPACES, "true")))  # which a container may forbid
+    return [*NAMESPACES, sys.executable, "-m", __name__, rate, str(ranks)]
+
+
+def bits_per_s(rate: str) -> float:
+    """The rate in numbers, from 8 kbit up.
+
+    >>> bits_per_s("1.5gbit")
+    1500000000.0
+    """
+    parts = re.fullmatch(r"(\d+(?:\.\d+)?)(kbit|mbit|gbit)", rate)
+    if not parts or float(parts[1]) * UNITS[parts[2]] < 8e3:
+        raise UserError(f"--link is {rate}; it is a rate from 8kbit up, such as 100mbit; units: {', '.join(UNITS)}")
+    return float(parts[1]) * UNITS[parts[2]]
+
+
+def set_up(rate: str, ranks: int) -> list[str]:
+    """Make switch and links in the namespaces of this process; the ranks' addresses. Raises UserError."""
+    bytes_per_s = bits_per_s(rate) / 8
+    burst, queue = max(LEAST_BURST, BURST_S * bytes_per_s), QUEUE_S * bytes_per_s
+    shape = f"root tbf rate {rate} burst {burst:.0f} limit {burst + queue:.0f}"
+    # `ip netns` keeps names as mounts in this folder: a new one, which nobody outside sees.
+    _do("mkdir -p /run/netns")
+    _do("mount -t tmpfs outpace /run/netns")
+    _do("ip link set lo up")
+    _do("ip link add switch type bridge")
+    _do(f"ip address add {SWITCH}/24 dev switch")
+    _do("ip link set switch up")
+    addresses = [f"10.0.0.{rank + 1}" for rank in range(ranks)]
+    for rank, address in enumerate(addresses, 1):
+        _do(f"ip netns add rank{rank}")
+        _do(f"ip link add port{rank} type veth peer name eth0 netns rank{rank}")
+        _do(f"ip link set port{rank} master switch up")
+        _do(f"ip -n rank{rank} link set lo up")
+        _do(f"ip -n rank{rank} address add {address}/24 dev eth0")
+        _do(f"ip -n rank{rank} link set eth0 up")
+        _do(f"tc qdisc add dev port{rank} {shape}")
+        _do(f"tc -n rank{rank} qdisc add dev eth0 {shape}")
+    return addresses
+
+
+def _do(line: str) -> None:
+    code, out, err = _run(line)
+    if code:
+        raise UserError(f"--link: `{line}`: {' '.join((err or out).split())}")
+
+
+def _run(line: str) -> tuple[int, str, str]:
+    done = subprocess.run(line.split(), capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def reach_by(launcher: list[str], addresses: list[str]) -> list[str]:
+    """Hydra's line with the ranks on these hosts; every host is reached by the script REACH."""
+    version = subprocess.run([launcher[0], "--version"], capture_output=True, text=True).stdout
+    if "HYDRA" not in version:
+        raise UserError(f"--link needs Hydra, the mpiexec of MPICH, to start ranks; {launcher[0]} is another launcher")
+    script = Path("/run/netns/reach")  # in our own file system, which goes with us
+    script.write_text(REACH)
+    script.chmod(0o755)
+    hosts = ["-launcher", "ssh", "-launcher-exec", str(script), "-iface", "switch", "-hosts", ",".join(addresses)]
+    return [launcher[0], *hosts, "-ppn", "1", *launcher[1:]]
+
+
+def main() -> None:
+    """The first process in the namespaces: RATE RANKS and the launcher's line, which it becomes."""
+    rate, ranks, *line = sys.argv[1:]
+    try:
+        line = reach_by(line, set_up(rate, int(ranks)))
+    except UserError as error:
+        print(f"outpace: {error}", file=sys.stderr)
+        sys.exit(2)
+    os.environ |= {VARIABLE: rate, **NETWORK}
+    os.execvp(line[0], line)
+
+
+if __name__ == "__main__":
+    main()

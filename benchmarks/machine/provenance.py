@@ -1,0 +1,142 @@
+"""Where a run took place: launch checks, versions, hardware, and what its timings may be called."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import mpi4py
+import numpy as np
+from mpi4py import MPI
+
+from outpace.comm.errors import UserError
+
+THREAD_LEVELS: Final = {
+    MPI.THREAD_SINGLE: "single",
+    MPI.THREAD_FUNNELED: "funneled",
+    MPI.THREAD_SERIALIZED: "serialized",
+    MPI.THREAD_MULTIPLE: "multiple",
+}
+# How many processes the launcher says it started, the most specific first: a point may be smaller than its step.
+TASK_COUNTS: Final = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+
+
+def check_launch(size: int, ranks: int | None) -> None:
+    """Refuse a broken launch, in which every process believes to be alone or their number is not the one asked for."""
+    expected = ranks if ranks is not None else _number(os.environ.get("OUTPACE_RANKS"))
+    if expected is not None and expected != size:
+        raise UserError(f"this launch has {size} rank(s), but --ranks or OUTPACE_RANKS asks for {expected}")
+    counts = [(name, _number(os.environ.get(name))) for name in TASK_COUNTS]
+    name, tasks = next(((name, tasks) for name, tasks in counts if tasks is not None), ("", None))
+    if size == 1 and tasks is not None and tasks > 1:
+        raise UserError(
+            f"every process is alone (comm.size 1) while {name} says {tasks}: launcher and MPI do not match; "
+            "use this MPI's own mpiexec, or srun with the matching --mpi"
+        )
+
+
+def claim_class(comm: MPI.Intracomm, emulated: bool) -> str:
+    """`emulated` where compute time is slept or ranks share cores on some node, else `measured`; collective."""
+    seats = comm.allgather((platform.node(), frozenset(os.sched_getaffinity(0)), _quota_cores()))
+    return "emulated" if emulated or ranks_share_cores(seats) else "measured"
+
+
+def ranks_share_cores(seats: list[tuple[str, frozenset[int], float]]) -> bool:
+    """Whether some node has fewer cores than ranks, by each rank's (node, affinity mask, CPU quota in cores).
+
+    >>> ranks_share_cores([("a", frozenset({0, 1}), 2.0), ("a", frozenset({0, 1}), 2.0)])
+    False
+    >>> ranks_share_cores([("a", frozenset({0, 1}), 1.0), ("a", frozenset({0, 1}), 1.0)])
+    True
+    """
+    nodes = defaultdict(list)
+    for node, mask, quota in seats:
+        nodes[node].append((mask, quota))
+    for ranks in nodes.values():
+        masks = {mask for mask, _ in ranks}
+        groups = [*masks, frozenset().union(*masks)]
+        if any(sum(mask <= cores for mask, _ in ranks) > len(cores) for cores in groups):
+            return True
+        if len(ranks) > min(quota for _, quota in ranks):
+            return True
+    return False
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity mask, cut by the CPU quota of its control group."""
+    return max(1, int(min(len(os.sched_getaffinity(0)), _quota_cores())))
+
+
+def describe(comm: MPI.Intracomm, gpu: bool) -> dict[str, Any]:
+    """The root attributes that tell where the run took place; collective."""
+    hosts = comm.allgather(platform.node())
+    cores = dict(zip(hosts, comm.allgather(usable_cores()), strict=True))
+    return {
+        "outpace_version": importlib.metadata.version("outpace"),
+        "git_commit": _git_commit(),
+        "mpi_library": MPI.Get_library_version().strip("\0 \n").splitlines()[0],
+        "thread_level": THREAD_LEVELS[MPI.Query_thread()],
+        "hostnames": hosts,
+        "cpu_model": _cpu_model(),
+        "cores": sum(cores.values()),
+        "gpu": _gpu_name() if gpu else "none",
+        "python_version": platform.python_version(),
+        "numpy_version": np.__version__,
+        "mpi4py_version": mpi4py.__version__,
+        "h5py_version": h5py.__version__,
+        "cupy_version": _version("cupy") if gpu else "none",
+    }
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isdigit() else None
+
+
+def _quota_cores() -> float:
+    """The CPU quota of this process's control group in cores, infinite where there is none."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return float("inf") if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        pass
+    try:
+        v1 = Path("/sys/fs/cgroup/cpu")
+        quota_us = int((v1 / "cpu.cfs_quota_us").read_text())
+        return quota_us / int((v1 / "cpu.cfs_period_us").read_text()) if quota_us > 0 else float("inf")
+    except (OSError, ValueError):
+        return float("inf")
+
+
+def _git_commit() -> str:
+    """The commit of the repository that tracks this very file, if there is one."""
+    here = Path(__file__).resolve()
+    try:
+        for command in (["ls-files", "--error-unmatch", here.name], ["rev-parse", "HEAD"]):
+            done = subprocess.run(
+                ["git", *command], cwd=here.parent, capture_output=True, text=True, timeout=10, check=True
+            )
+        return done.stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _cpu_model() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _gpu_name() -> str:
+    import cupy
+
+    name = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"]
+    return str(name.decode())
+
+
+def _version(module: str) -> str:
+    return str(__import__(module).__version__)

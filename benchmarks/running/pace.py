@@ -1,0 +1,109 @@
+"""The straggler dial: the problem as a program sees it, its gradients timed, stretched and delayed."""
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from outpace.benchmarks.problems import Problem
+from outpace.benchmarks.running.stragglers import Delays
+from outpace.benchmarks.trace.recorder import Trace
+from outpace.comm import clock
+from outpace.comm.arrays import synchronise
+
+CALIBRATION_CALLS = 7
+
+
+class PacedProblem:
+    """Forwards to `problem`; its gradients, and its products where it has them, take at least `compute_time` seconds
+    per `batch_size` samples, by sleeping, and then the straggler's delay, so no program injects anything itself.
+
+    `base_s` is the compute time of one batch that the straggler factors multiply. `calls` counts the gradients, by
+    whose numbers the delays are drawn. `diverged` is called once, with the worker's own step, for the first gradient
+    that is not finite.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        comm: MPI.Intracomm,
+        trace: Trace,
+        delays: Delays,
+        compute_time: float,
+        batch_size: int,
+        diverged: Callable[[int], None],
+    ) -> None:
+        self.problem = problem
+        self.base_s = compute_time or median_gradient_s(problem, batch_size, comm)
+        self._comm, self._trace, self._delays = comm, trace, delays
+        self._compute_time, self._batch_size, self._diverged = compute_time, batch_size, diverged
+        self.calls = 0
+        self._finite = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.problem, name)
+
+    def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
+        start = clock.now(self._comm)
+        self.problem.gradient(x, batch, out)
+        self._computed(start, batch, out)
+
+    def product(self, c: Any, v: Any, batch: np.ndarray | None, out: Any) -> None:
+        start = clock.now(self._comm)
+        self.problem.product(c, v, batch, out)  # type: ignore[attr-defined]
+        self._computed(start, batch, out)
+
+    def _computed(self, start: float, batch: np.ndarray | None, out: Any) -> None:
+        """Stretch and record a result `out` over the batch that was begun at `start`."""
+        synchronise(out)
+        self._check(out)
+        samples = self.problem.n_samples if batch is None else len(batch)
+        share = samples / self._batch_size
+        computed = self._sleep_until(start + self._compute_time * share)
+        delay = self._delays.seconds(self.calls, self.base_s, share)
+        end = self._sleep_until(computed + delay) if delay else computed
+        self._trace.computed(start, computed, end, samples)
+        self.calls += 1
+
+    def _sleep_until(self, then: float) -> float:
+        """The time now, which is `then` or later."""
+        rest = then - clock.now(self._comm)
+        if rest > 0:
+            clock.sleep(self._comm, rest)
+        return clock.now(self._comm)
+
+    def _check(self, g: Any) -> None:
+        # The sum is one pass without a temporary; only a suspicious one is looked at closely, since finite
+        # entries may have a sum that overflows.
+        if self._finite and not np.isfinite(float(g.sum())) and not bool(self.problem.xp.isfinite(g).all()):
+            self._finite = False
+            self._diverged(self.calls)
+
+
+def rehearsal(problem: Problem, batch_size: int, comm: MPI.Intracomm, compute_time: float = 0.0) -> Callable[[], None]:
+    """A gradient over one batch at the start, as long as in the run but not recorded."""
+    x = problem.x0()
+    g = problem.xp.empty_like(x)
+    batch = np.arange(batch_size) % problem.n_samples
+
+    def gradient() -> None:
+        start = clock.now(comm)
+        problem.gradient(x, batch, g)
+        synchronise(g)
+        rest = start + compute_time - clock.now(comm)
+        if rest > 0:
+            clock.sleep(comm, rest)
+
+    return gradient
+
+
+def median_gradient_s(problem: Problem, batch_size: int, comm: MPI.Intracomm) -> float:
+    """Median time of a gradient over one batch, after a warm-up call."""
+    gradient, times = rehearsal(problem, batch_size, comm), []
+    for _ in range(CALIBRATION_CALLS):
+        start = clock.now(comm)
+        gradient()
+        times.append(clock.now(comm) - start)
+    return statistics.median(times[1:])

@@ -1,0 +1,127 @@
+"""What a run is to be: its flags, checked, and everything that follows from them without a file or a message."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import tyro
+
+from outpace.benchmarks import problems
+from outpace.benchmarks.config import ProgramConfig
+from outpace.benchmarks.problems import PROBLEMS, splits
+from outpace.benchmarks.problems.splits import SPLITS
+from outpace.benchmarks.running import stragglers
+from outpace.benchmarks.running.stragglers import STRAGGLERS
+from outpace.comm import spec, topology
+from outpace.comm.errors import UserError
+from outpace.comm.layout import Layout
+from outpace.comm.spec import NonNegativeFloat, PositiveFloat, PositiveInt
+
+DEFAULT_EPOCHS: Final = 10.0
+
+
+def names(purpose: str, catalogue: Mapping[str, Any]) -> Any:
+    """The help of a flag that takes a SPEC: its purpose and the names allowed."""
+    return tyro.conf.arg(help=f"SPEC of {purpose}: {', '.join(catalogue)}")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What is common to all programs."""
+
+    problem: Annotated[str, names("the objective", PROBLEMS)] = "digits"
+    split: Annotated[str, names("how samples are dealt to workers", SPLITS)] = "iid"
+    stragglers: Annotated[str, names("delays of gradients, equal for all programs", STRAGGLERS)] = "none"
+    backend: Literal["auto", "numpy", "cupy"] = "auto"  # auto is cupy where every rank has a GPU
+    epochs: PositiveFloat | None = None  # passes over the data by all workers; 10 without a time budget
+    time_budget: PositiveFloat | None = None  # seconds; whichever of the two ends first
+    compute_time: NonNegativeFloat = 0.0  # seconds a batch takes at least, by sleeping
+    evaluations: PositiveInt = 20  # at least, start and end not counted, once the run has had as many steps
+    checkpoint_every: PositiveFloat | None = None  # seconds between checkpoints; one is written on SIGTERM and SIGUSR1
+    geometry: bool = False  # at the evaluations: densities of gradient, noise and curvature, signal to noise
+    ranks: PositiveInt | None = None  # refuse to run unless the communicator has this size
+    out: Path | None = None  # trace file; default <program>-<config id>.h5
+    overwrite: bool = False  # replace an existing trace, or the parts that a killed run left
+
+
+def parse_flags(
+    name: str, Config: type[ProgramConfig], arguments: Sequence[str], quiet: bool = False
+) -> tuple[Any, Launch]:
+    """The program's Config and the Launch that the flags mean, ranges checked. SystemExit as by argparse."""
+    Flags: Any = dataclasses.make_dataclass("Flags", [("program", Config), ("launch", Launch)])
+    module = sys.modules[Config.__module__]
+    with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
+        if quiet:
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        flags = tyro.cli(
+            tyro.conf.OmitArgPrefixes[Flags],  # type: ignore[misc]
+            prog=f"outpace run {name} -n RANKS",
+            description=module.__doc__,
+            args=list(arguments),
+        )
+    spec.check(flags.program)
+    spec.check(flags.launch)
+    return flags.program, flags.launch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a run that follows from its flags, the same on every rank."""
+
+    name: str
+    config: Any  # a ProgramConfig, and a dataclass
+    launch: Launch
+    layout: Layout  # which ranks compute and which serve
+    texts: dict[str, str]  # the SPECs with defaults written out
+    period: int  # steps from one agreement of a synchronous program on its end to the next
+    hops: int  # the graph's diameter
+    shared: bool  # asynchronous: the workers share the budget
+    config_id: str
+    target: Path
+
+    @property
+    def n(self) -> int:
+        """Workers."""
+        return self.layout.workers
+
+
+def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:
+    """Check what can be checked without a file or a message. Raises UserError."""
+    layout = Layout(ranks - config.servers, config.servers)
+    if layout.workers < 1:
+        raise UserError(
+            f"--servers is {config.servers}; with {ranks} rank(s) it must be less than {ranks}: the others work"
+        )
+    texts = {
+        "problem": problems.canonical(launch.problem),
+        "split": splits.canonical(launch.split),
+        "stragglers": stragglers.canonical(launch.stragglers),
+        "topology": "none",
+    }
+    stragglers.check_ranks(stragglers.parse(launch.stragglers), layout.workers)
+    hops = 1
+    if config.topology is not None:
+        texts["topology"] = topology.canonical(config.topology)
+        hops = max(1, _diameter(config.topology, ranks))
+    period = max(config.agreement_period, hops)
+    config.check(layout.workers)
+    asked = dataclasses.asdict(config) | dataclasses.asdict(launch) | texts | {"program": name, "n": ranks}
+    for output in ("ranks", "out", "overwrite", "checkpoint_every"):
+        del asked[output]
+    config_id = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    target = launch.out or Path(f"{name}-{config_id}.h5")
+    return Plan(name, config, launch, layout, texts, period, hops, config.asynchronous, config_id, target)
+
+
+@functools.cache  # a sweep asks for each of its thousands of points
+def _diameter(graph: str, ranks: int) -> int:
+    return topology.diameter(topology.mixing_matrix(graph, ranks))

@@ -1,0 +1,61 @@
+"""Studies: the launches, the table and the figures behind a claim about several programs, by one command each.
+
+    python -m outpace.benchmarks.studies unequal-data    D^2 and D-PSGD where workers hold different labels
+    python -m outpace.benchmarks.studies busiest-rank    rates and traffic against the number of workers
+    python -m outpace.benchmarks.studies slow-worker     the pace of the others beside a slow worker
+    python -m outpace.benchmarks.studies signum          Signum beside Adam, both tuned over a grid
+    python -m outpace.benchmarks.studies vote-errors     how often a majority is wrong, against workers and noise
+    python -m outpace.benchmarks.studies flippers        majority vote against workers that negate their signs
+    python -m outpace.benchmarks.studies batch-sizes     SVRG and Katyusha X: passes and rounds against the batch size
+    python -m outpace.benchmarks.studies condition       the same two against the condition number
+    python -m outpace.benchmarks.studies workers         Katyusha X: time per pass against the number of workers
+
+A trace that is there already is not made again, so a study that was cut short goes on.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from outpace.benchmarks.studies import variance_reduction
+from outpace.benchmarks.studies.busiest_rank import busiest_rank
+from outpace.benchmarks.studies.flippers import flippers
+from outpace.benchmarks.studies.launches import RUNS
+from outpace.benchmarks.studies.signum import signum
+from outpace.benchmarks.studies.slow_worker import slow_worker
+from outpace.benchmarks.studies.unequal_data import unequal_data
+from outpace.benchmarks.studies.vote_errors import vote_errors
+from outpace.comm.errors import UserError
+
+STUDIES: Final[dict[str, Callable[[Path], object]]] = {
+    "unequal-data": unequal_data,
+    "busiest-rank": busiest_rank,
+    "slow-worker": slow_worker,
+    "signum": signum,
+    "vote-errors": vote_errors,
+    "flippers": flippers,
+    "batch-sizes": variance_reduction.batch_sizes,
+    "condition": variance_reduction.condition,
+    "workers": variance_reduction.workers,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="outpace.benchmarks.studies"
+    )
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("-o", "--out", type=Path, help=f"folder for traces and figures; default {RUNS}/STUDY")
+    options = parser.parse_args()
+    try:
+        STUDIES[options.study](options.out or RUNS / options.study)
+    except UserError as error:
+        print(f"{options.study}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""Launches whose traces are kept: a study that was cut short goes on where it was."""
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from outpace.benchmarks import figures
+from outpace.benchmarks.machine import launcher
+from outpace.benchmarks.trace import checkpoint
+from outpace.benchmarks.trace.run import Run
+from outpace.comm.errors import UserError
+
+RUNS: Final = Path("results/runs")
+
+
+def trace(out: Path, program: str, workers: int, *flags: str) -> Run:
+    """The run that leaves `out`, on as many ranks as its workers and servers need: made now, or from its checkpoint on,
+    unless it is there.
+
+    Raises UserError where it fails.
+    """
+    if not out.exists() or Run(out).attrs["status"] == "partial":
+        out.parent.mkdir(parents=True, exist_ok=True)
+        module = f"outpace.algorithms.{program}"
+        ranks = workers + importlib.import_module(module).Config.servers
+        anew = [] if checkpoint.common(out, ranks) else ["--overwrite"]
+        ended = launcher.launch(module, ranks, [*flags, "--out", str(out), *anew])
+        if ended.code:
+            raise UserError(launcher.explain(ended, out.parent) or f"{program} ended with exit code {ended.code}")
+    return Run(out)
+
+
+def draw(name: str, runs: Sequence[Run], out: Path) -> None:
+    figures.draw(name, [run.path for run in runs], out)
+    print(f"wrote {out}")

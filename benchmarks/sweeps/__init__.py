@@ -1,0 +1,1 @@
+"""Many runs: their description, their points on disk, running them here or under Slurm."""

@@ -1,0 +1,112 @@
+"""One table of many runs, one row each: for pandas, R and spreadsheets.
+
+Columns are the trace's attributes under their own names, `file`, the measures below, and every flag with its resolved
+value as `flag_<name>`. A run without a value has an empty cell, null in Parquet.
+"""
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from outpace.benchmarks.trace.run import Run
+from outpace.comm.errors import UserError
+
+# Attributes that say nothing of one run, or are lists.
+LEFT_OUT: Final = ("schema", "schema_version", "config", "n_samples", "hostnames", "progress_wait_s")
+
+Row = dict[str, str | int | float | bool | None]
+
+
+def write_csv(paths: Iterable[Path], out: Path) -> int:
+    """Write the table as CSV with one line of column names; its number of rows."""
+    rows = table(paths)
+
+    def write(unfinished: Path) -> None:
+        with open(unfinished, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    _replace(out, write)
+    return len(rows)
+
+
+def write_parquet(paths: Iterable[Path], out: Path) -> int:
+    """Write the table as Parquet; its number of rows. Raises UserError where pyarrow is missing."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise UserError("--parquet needs pyarrow: pip install outpace[parquet]") from None
+    rows = table(paths)
+    columns = {name: _of_one_type([row[name] for row in rows]) for name in rows[0]}
+    _replace(out, lambda unfinished: pyarrow.parquet.write_table(pyarrow.table(columns), unfinished))
+    return len(rows)
+
+
+def table(paths: Iterable[Path]) -> list[Row]:
+    """One row per trace, all with the same keys in the same order. Raises UserError for one that cannot be read."""
+    rows = [row(Run(path)) for path in dict.fromkeys(paths)]
+    names = dict.fromkeys(name for each in rows for name in each)
+    flags = [name for name in names if name.startswith("flag_")]
+    order = [*(name for name in names if not name.startswith("flag_")), *sorted(flags)]
+    return [{name: each.get(name) for name in order} for each in rows]
+
+
+def row(run: Run) -> Row:
+    """What one run was and what it reached."""
+    steps = len(run.column("steps", "t_s"))
+    slowed = run.slowed()
+    values: Row = {"file": str(run.path)}
+    values |= {name: value for name, value in run.attrs.items() if name not in LEFT_OUT}
+    values |= {
+        "n_ranks": len(run.attrs["hostnames"]),
+        "n_nodes": len(set(run.attrs["hostnames"])),
+        "slow_ranks": len(slowed[0]) if slowed else None,
+        "slow_factor": slowed[1] if slowed else None,
+        "gradients": steps,
+        "samples": int(run.column("steps", "samples").sum()),
+        "samples_per_s": run.samples_per_s() if steps else None,
+        "epoch_s": run.epoch_time() if steps else None,
+    }
+    for name in ("compute_s", "injected_s", "wait_s"):
+        values[f"{name[:-2]}_mean_s"] = float(run.column("steps", name).mean()) if steps else None
+    values["staleness_mean"] = float(run.column("steps", "staleness").mean()) if steps else None
+    values["staleness_max"] = int(run.column("steps", "staleness").max()) if steps else None
+    values["busiest_nbytes_per_gradient"] = run.busiest_nbytes() if steps else None
+    for name in ("loss", "gradient_norm", "consensus", "accuracy", "suboptimality"):
+        column = run.column("evaluations", name) if run.has("evaluations", name) else np.empty(0)
+        values[f"{name}_final"] = float(column[-1]) if len(column) else None
+    loss = run.column("evaluations", "loss")
+    values["loss_start"] = float(loss[0]) if len(loss) else None
+    values["loss_lowest"] = float(np.nanmin(loss)) if len(loss) else None
+    return values | {f"flag_{name}": _plain(value) for name, value in run.config.items()}
+
+
+def _plain(value: Any) -> str | int | float | bool | None:
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _of_one_type(values: Sequence[Any]) -> list[Any]:
+    """Numbers stay numbers; values of different kinds, as one flag may have in two programs, become text."""
+    kinds = {type(value) for value in values} - {type(None)}
+    if len(kinds) <= 1:
+        return list(values)
+    to = float if kinds == {int, float} else str
+    return [None if value is None else to(value) for value in values]
+
+
+def _replace(out: Path, write: Callable[[Path], object]) -> None:
+    """Write the file in one step, or leave what is there."""
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        write(unfinished)
+        unfinished.replace(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)

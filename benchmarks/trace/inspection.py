@@ -1,0 +1,156 @@
+"""`outpace show`: what a trace holds, after a check against the schema."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from outpace.benchmarks.trace import schema
+from outpace.benchmarks.trace.run import Run
+from outpace.comm.errors import UserError
+
+
+def validate(path: Path) -> None:
+    """Raise UserError with the first way in which the file departs from the schema."""
+    with Run(path).open() as file:
+        for name, kind in (schema.ATTRIBUTES | schema.OPTIONAL_ATTRIBUTES).items():
+            if name not in file.attrs:
+                if name in schema.OPTIONAL_ATTRIBUTES:
+                    continue
+                raise UserError(f"{path}: attribute {name} is missing")
+            value = file.attrs[name]
+            plain = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+            if not isinstance(plain, kind):
+                raise UserError(f"{path}: attribute {name} is {plain!r}, not a {kind.__name__}")
+        choices = {
+            "status": schema.STATUSES,
+            "claim_class": schema.CLAIM_CLASSES,
+            "progress": schema.PROGRESS,
+        }
+        for name, allowed in choices.items():
+            if file.attrs[name] not in allowed:
+                raise UserError(f"{path}: {name} is '{file.attrs[name]}'; allowed: {', '.join(allowed)}")
+        for group, columns in schema.GROUPS.items():
+            if group in schema.OPTIONAL and group not in file:
+                continue
+            lengths = {_check_column(file, f"{group}/{name}", column, 1) for name, column in columns.items()} - {None}
+            if len(lengths) > 1:
+                raise UserError(f"{path}: the columns of /{group} have different lengths: {sorted(map(str, lengths))}")
+        for group, table in schema.TABLES.items():
+            if group in file or not table.optional:
+                for name, column in table.columns.items():
+                    _check_column(file, f"{group}/{name}", column, 2)
+
+
+def _check_column(file: h5py.File, name: str, column: schema.Column, dimensions: int) -> tuple[int, ...] | None:
+    """The column's shape; None where an optional one is absent."""
+    if name not in file:
+        if column.optional:
+            return None
+        raise UserError(f"{file.filename}: column /{name} is missing")
+    dataset = file[name]
+    if dataset.dtype != np.dtype(column.dtype) or dataset.ndim != dimensions:
+        raise UserError(
+            f"{file.filename}: /{name} is {dataset.ndim}-D {dataset.dtype}, not {dimensions}-D {np.dtype(column.dtype)}"
+        )
+    if dataset.attrs.get("units") != column.units:
+        raise UserError(f"{file.filename}: /{name} has units {dataset.attrs.get('units')!r}, not {column.units!r}")
+    if any(len(dimension) == 0 for dimension in dataset.dims):
+        raise UserError(f"{file.filename}: /{name} has an axis without a dimension scale")
+    return tuple(dataset.shape)
+
+
+def show(paths: Sequence[Path]) -> int:
+    """Print one summary per trace; 1 if some file is broken, after the others were shown."""
+    console, errors, code = Console(), Console(stderr=True), 0
+    for path in paths:
+        try:
+            validate(path)
+            console.print(summary(Run(path)))
+        except UserError as error:
+            errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
+            code = 1
+    return code
+
+
+def summary(run: Run) -> Table:
+    """What a person wants to know first about one run."""
+    a = run.attrs
+    table = Table(title=str(run.path), title_justify="left", show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    steps = {name: run.column("steps", name) for name in ("rank", "compute_s", "injected_s", "wait_s", "staleness")}
+    rows: dict[str, Any] = {
+        "program": f"{run.name} ({a['algorithm']}), {a['status']}, {a['claim_class']}",
+        "workers": f"{a['n_workers']}, {len(set(a['hostnames']))} node(s), {a['cores']} core(s)",
+        "arrays": f"{a['backend']} {a['dtype']}",
+        "problem": f"{a['problem']}, dim {a['dim']}",
+        "data": f"{a['n_total']} samples, {_span(a['n_samples'])} a worker, split {a['split']}",
+        "topology": a["topology"],
+        "stragglers": a["stragglers"],
+        "run": f"{len(steps['rank'])} steps in {a['wall_s']:.3f} s, started {a['started_utc']}, seed {a['seed']}",
+        "loss": _course(run, "loss"),
+        "gradient norm": _course(run, "gradient_norm"),
+        "consensus": _course(run, "consensus"),
+    }
+    for name in ("constants", "answer"):
+        if name in a:
+            rows[name] = ", ".join(f"{key} {_short(value)}" for key, value in json.loads(a[name]).items())
+    for name in ("accuracy", "suboptimality", "prox_residual"):
+        if run.has("evaluations", name):
+            rows[name] = _course(run, name)
+    if run.has("evaluations", "rounds"):
+        gradients, rounds = (run.column("evaluations", name)[-1] for name in ("gradients", "rounds"))
+        rows["effort"] = f"{gradients:.5g} passes of gradients, {rounds} rounds of communication"
+    if len(steps["rank"]):
+        if run.improved():
+            rows["samples/s"] = f"{run.samples_per_s():.1f}"
+            rows["epoch"] = f"{run.epoch_time():.3f} s"
+        else:
+            rows["samples/s"] = "not given: the loss did not fall"
+        for name in ("compute_s", "injected_s", "wait_s"):
+            rows[f"{name[:-2]}, s"] = _quantiles(steps[name])
+        rows["staleness"] = f"mean {steps['staleness'].mean():.2f}, largest {steps['staleness'].max()}"
+        rows["steps by rank"] = " ".join(map(str, np.bincount(steps["rank"], minlength=a["n_workers"])))
+        for name in ("update_share", "data_share"):
+            rows[f"{name.replace('_', ' ')}, %"] = " ".join(f"{100 * s:.1f}" for s in run.column("workers", name))
+    if run.has("labels", "samples"):
+        table_of_labels = run.column("labels", "samples")
+        rows["labels by rank"] = "\n".join(" ".join(f"{count:4}" for count in counts) for counts in table_of_labels)
+    sent = run.column("traffic", "nbytes").sum(axis=1)
+    messages = run.column("traffic", "messages").sum(axis=1)
+    rows["sent"] = (
+        f"{sent.sum() / 1e6:.3f} MB in {messages.sum()} messages; busiest rank {sent.max(initial=0) / 1e6:.3f} MB"
+    )
+    if a["progress"] != "none":
+        answered = zip(schema.PROGRESS_LOADS, a["progress_wait_s"], strict=True)
+        rows["progress"] = f"{a['progress']}; answer, ms: " + ", ".join(f"{load} {1e3 * s:.2g}" for load, s in answered)
+    rows["versions"] = (
+        f"outpace {a['outpace_version']} ({a['git_commit'][:12]}), {a['mpi_library']}, numpy {a['numpy_version']}"
+    )
+    rows["command"] = a["command"]
+    for name, text in rows.items():
+        table.add_row(name, str(text))
+    return table
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _course(run: Run, name: str) -> str:
+    values = run.column("evaluations", name)
+    return f"{values[0]:.5g} -> {values[-1]:.5g} ({len(values)} evaluations)" if len(values) else "not evaluated"
+
+
+def _quantiles(values: np.ndarray) -> str:
+    return "median {:.4g}, p5 {:.4g}, p95 {:.4g}".format(*np.quantile(values, [0.5, 0.05, 0.95]))
+
+
+def _span(values: Sequence[int]) -> str:
+    return f"{min(values)}" if min(values) == max(values) else f"{min(values)} to {max(values)}"

@@ -1,0 +1,152 @@
+"""Recording a run: what a step of a rank costs and does, as fixed records in memory."""
+
+import struct
+from collections import deque
+from types import TracebackType
+from typing import Any, Final
+
+import numpy as np
+from mpi4py import MPI
+
+from outpace.benchmarks.trace.schema import KIND
+from outpace.benchmarks.trace.snapshots import Snapshots
+from outpace.comm import clock
+
+# Times in parts are seconds on the rank's own clock. `read_s` is when the gradient's model was read (NaN where the
+# program is synchronous); the merge turns it into staleness once all clocks are known.
+STEPS: Final = np.dtype(
+    [
+        ("step", "<i8"),
+        ("t_s", "<f8"),
+        ("read_s", "<f8"),
+        ("compute_s", "<f8"),
+        ("injected_s", "<f8"),
+        ("wait_s", "<f8"),
+        ("local_writes", "<i8"),
+        ("samples", "<i8"),
+    ]
+)
+
+
+EVENTS: Final = np.dtype(
+    [
+        ("kind", "<i8"),
+        ("t_start_s", "<f8"),
+        ("t_end_s", "<f8"),
+        ("step", "<i8"),
+        ("peer", "<i8"),
+        ("nbytes", "<i8"),
+    ]
+)
+
+
+# A server's log of the gradients it applied, in that order; those of one worker come in the order of its steps.
+APPLIED: Final = np.dtype([("worker", "<i8"), ("t_s", "<f8"), ("staleness", "<i8")])
+
+
+_STEP: Final = struct.Struct("<qdddddqq")
+
+
+_EVENT: Final = struct.Struct("<qddqqq")
+
+
+_APPLIED: Final = struct.Struct("<qdq")
+
+
+class Phase:
+    """Times a stretch of the calling thread and records it as one event; made by `Trace.phase`."""
+
+    __slots__ = ("_background", "_kind", "_nbytes", "_peer", "_start", "_trace")
+
+    def __init__(self, trace: "Trace", kind: int, peer: int, nbytes: int, background: bool) -> None:
+        self._trace, self._kind, self._peer, self._nbytes, self._background = (
+            trace,
+            kind,
+            peer,
+            nbytes,
+            background,
+        )
+
+    def __enter__(self) -> None:
+        self._start = clock.now(self._trace.comm)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        trace = self._trace
+        end = clock.now(trace.comm)
+        trace._events.append(_EVENT.pack(self._kind, self._start, end, trace.steps, self._peer, self._nbytes))
+        if not self._background:
+            trace._wait_s += end - self._start
+
+
+class Trace:
+    """What one rank records while it runs. No MPI inside; a call costs a few microseconds.
+
+    `snapshot(x)` is called before each write to the model, by whichever thread writes, under the lock that guards
+    the model. The model as it stood at every due moment is then known exactly, however late the next write comes.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, snapshots: "Snapshots") -> None:
+        self.comm = comm
+        self.steps = 0  # gradients computed here, or applied here by a server
+        self.started_s = self.last_s = np.nan  # start of the timed part and end of the last step, on this rank's clock
+        self._snapshots = snapshots
+        # Deques: appending and popping are atomic, so threads record and the watcher drains without a lock.
+        self._rows: deque[bytes] = deque()
+        self._events: deque[bytes] = deque()
+        self._applied: deque[bytes] = deque()
+        self._wait_s = self._compute_s = self._injected_s = 0.0
+        self._samples = 0
+
+    def start(self, now: float, elapsed: float = 0.0) -> None:
+        """The timed part began at `now` on this rank's clock; of it, so many seconds lie before a checkpoint."""
+        self.started_s, self.last_s = now, now + elapsed
+
+    def now(self) -> float:
+        return clock.now(self.comm)
+
+    def phase(self, kind: str, peer: int = -1, nbytes: int = 0, background: bool = False) -> Phase:
+        """Context manager: an event of `kind` (schema.KINDS). The gradient loop's phases add up to its `wait_s`;
+        those of the communication thread are `background`. `nbytes` is what this rank sends meanwhile."""
+        return Phase(self, KIND[kind], peer, nbytes, background)
+
+    def computed(self, start: float, computed: float, end: float, samples: int) -> None:
+        """A gradient was computed from `start` to `computed` and then held back until `end`."""
+        self._events.append(_EVENT.pack(KIND["compute"], start, computed, self.steps, -1, 0))
+        if end > computed:
+            self._events.append(_EVENT.pack(KIND["inject"], computed, end, self.steps, -1, 0))
+            self._injected_s += end - computed
+        self._compute_s += computed - start
+        self._samples += samples
+
+    def record(self, read_s: float = np.nan, local_writes: int = 0) -> None:
+        """A gradient has been applied: close the row of this step.
+
+        Asynchronous programs say when the model was read, and how many other writes it has seen since.
+        """
+        self.last_s = clock.now(self.comm)
+        times = self.last_s, read_s, self._compute_s, self._injected_s, self._wait_s
+        self._rows.append(_STEP.pack(self.steps, *times, local_writes, self._samples))
+        self.steps += 1
+        self._wait_s = self._compute_s = self._injected_s = 0.0
+        self._samples = 0
+
+    def applied(self, worker: int, staleness: int) -> None:
+        """A server has applied a gradient of `worker`, and `staleness` others since that worker pulled its model."""
+        self.last_s = clock.now(self.comm)
+        self._applied.append(_APPLIED.pack(worker, self.last_s, staleness))
+        self.steps += 1
+
+    def snapshot(self, x: Any) -> None:
+        """Keep the model if one is due; see the class for when to call it."""
+        self._snapshots.offer(x, self.steps, clock.now(self.comm) - self.started_s)
+
+    def drain(self) -> dict[str, bytes]:
+        """The records since the last call, by table."""
+        queues = {"steps": self._rows, "events": self._events, "applied": self._applied}
+        return {table: _drain(queue) for table, queue in queues.items()}
+
+
+def _drain(queue: deque[bytes]) -> bytes:
+    return b"".join(queue.popleft() for _ in range(len(queue)))

@@ -1,0 +1,231 @@
+"""Reading a trace: attributes, columns and the measures that tables and figures share.
+
+run = Run("run.h5")
+run.attrs["n_workers"], run.column("steps", "staleness").mean(), run.time_to_loss(0.2)
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.benchmarks.trace import schema
+from outpace.comm.errors import UserError
+
+# The names that people know the programs by, in the order in which figures and tables list them.
+NAMES: Final = {
+    "allreduce_sgd": "AllReduce-SGD",
+    "a_psgd": "A-PSGD",
+    "d_psgd": "D-PSGD",
+    "ad_psgd": "AD-PSGD",
+    "d2": "D²",
+    "eamsgd": "EAMSGD",
+    "sign_sgd": "signSGD",
+    "quantized_sgd": "Quantized SGD",
+    "svrg": "SVRG",
+    "katyusha_x": "Katyusha X",
+}
+
+# What a flag of a program makes of its name, where people know that by a name of its own; {} is the name so far.
+VARIANTS: Final = {
+    ("allreduce_sgd", "rule", "momentum"): "Momentum SGD",
+    ("allreduce_sgd", "rule", "adam"): "Adam",
+    ("sign_sgd", "variant", "signum"): "Signum",
+    ("sign_sgd", "variant", "ef-signsgd"): "EF-signSGD",
+    ("sign_sgd", "vote", "none"): "{} without a vote",
+    ("katyusha_x", "variant", "s"): "{}ˢ",
+    ("katyusha_x", "variant", "w"): "{}ʷ",
+    ("katyusha_x", "sampling", "stratified"): "{}, stratified",
+    ("svrg", "sampling", "stratified"): "{}, stratified",
+}
+
+# Without these attributes a run can neither be labelled nor be compared with another one.
+NEEDED: Final = (
+    "status",
+    "algorithm",
+    "config",
+    "problem",
+    "split",
+    "stragglers",
+    "n_workers",
+    "n_total",
+    "seed",
+    "claim_class",
+)
+
+
+class Run:
+    """One trace. The attributes are read at once, each column when it is first asked for; no file stays open.
+
+    `attrs` holds plain Python values, `config` the resolved flags. Every method raises UserError, with the
+    file's name and the reason, for a file that is missing, damaged or no trace of this schema version.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with self.open() as file:
+            self.attrs: dict[str, Any] = {name: _plain(value) for name, value in file.attrs.items()}
+            self._columns = {name: set(group) for name, group in file.items() if isinstance(group, h5py.Group)}
+        if self.attrs.get("schema") != schema.SCHEMA:
+            raise UserError(f"{self.path}: not a trace: its attribute schema is not '{schema.SCHEMA}'")
+        if self.attrs.get("schema_version") != schema.VERSION:
+            version = self.attrs.get("schema_version")
+            raise UserError(f"{self.path}: schema version {version}; this release reads {schema.VERSION}")
+        for name in NEEDED:
+            if not isinstance(self.attrs.get(name), schema.ATTRIBUTES[name]):
+                raise UserError(f"{self.path}: attribute {name} is missing or of the wrong type")
+        try:
+            self.config: dict[str, Any] = json.loads(self.attrs["config"])
+        except ValueError:
+            raise UserError(f"{self.path}: attribute config is not JSON") from None
+        self._read: dict[tuple[str, str], NDArray[Any]] = {}
+
+    def has(self, group: str, name: str) -> bool:
+        return name in self._columns.get(group, ())
+
+    def column(self, group: str, name: str) -> NDArray[Any]:
+        """The column's values, shape (rows,); (n, n) in /traffic. Raises UserError where there is none."""
+        if not self.has(group, name):
+            raise UserError(f"{self.path}: no column {name} in /{group}")
+        if (group, name) not in self._read:
+            with self.open() as file:
+                self._read[group, name] = file[group][name][()]
+        return self._read[group, name]
+
+    @property
+    def name(self) -> str:
+        """The program, or the variant of it that ran, by its human name."""
+        algorithm = str(self.attrs["algorithm"])
+        name = NAMES.get(algorithm, algorithm)
+        for (program, flag, value), text in VARIANTS.items():
+            if program == algorithm and self.config.get(flag) == value:
+                name = text.format(name)
+        return name
+
+    @property
+    def label(self) -> str:
+        """The program and the injected delays, for instance "AD-PSGD, rank 3 slowed 10×"."""
+        return f"{self.name}, {self.level}"
+
+    @property
+    def level(self) -> str:
+        """The injected delays in words; stragglers other than `fixed` stand as their SPEC."""
+        slowed = self.slowed()
+        if slowed is None:
+            return str(self.attrs["stragglers"])
+        ranks, factor = slowed
+        if not ranks:
+            return "no stragglers"
+        return f"rank{'s' * (len(ranks) > 1)} {', '.join(map(str, ranks))} slowed {factor:g}×"
+
+    def slowed(self) -> tuple[tuple[int, ...], float] | None:
+        """The slowed ranks and their factor, `((), 1.0)` for `none`; None where no one factor says it."""
+        name, _, pairs = self.attrs["stragglers"].partition(":")
+        if name == "none":
+            return (), 1.0
+        if name != "fixed":
+            return None
+        try:
+            values = dict(pair.split("=", 1) for pair in pairs.split(","))
+            return tuple(int(rank) for rank in values["rank"].split("+")), float(values["factor"])
+        except (KeyError, ValueError):
+            return None
+
+    def samples_per_s(self) -> float:
+        """Samples used by all workers together per second of the timed part, up to the last gradient."""
+        samples, t_s = self.column("steps", "samples"), self.column("steps", "t_s")
+        if not len(t_s) or not t_s.max() > 0:
+            raise UserError(f"{self.path}: no step in /steps, so no rate")
+        return float(samples.sum() / t_s.max())
+
+    def steps_per_s(self) -> float:
+        """Gradients of all workers together per second of the timed part, up to the last one."""
+        samples = self.column("steps", "samples")
+        return self.samples_per_s() * len(samples) / float(samples.sum())
+
+    def busiest_nbytes(self) -> float:
+        """Bytes that the busiest rank sends, or receives if that is more, while every worker computes one gradient."""
+        nbytes, gradients = self.column("traffic", "nbytes"), len(self.column("steps", "step"))
+        if not gradients:
+            raise UserError(f"{self.path}: no step in /steps, so no traffic per step")
+        busiest = max(nbytes.sum(axis=0).max(), nbytes.sum(axis=1).max())
+        return float(busiest * self.attrs["n_workers"] / gradients)
+
+    def epoch_time(self) -> float:
+        """Seconds in which all workers together use n_total samples, at the run's mean rate."""
+        return float(self.attrs["n_total"] / self.samples_per_s())
+
+    def time_to_loss(self, target: float) -> float | None:
+        """Seconds until the loss first was at or below `target`; None where it never was (a censored run).
+
+        Between the evaluations before and after, the loss is taken as linear in time; after a loss that is
+        not finite, the evaluation that met the target counts.
+        """
+        t_s, loss = self.column("evaluations", "t_s"), self.column("evaluations", "loss")
+        met = np.flatnonzero(loss <= target)
+        if not len(met):
+            return None
+        k = int(met[0])
+        if k == 0 or not math.isfinite(loss[k - 1]):
+            return float(t_s[k])
+        share = (loss[k - 1] - target) / (loss[k - 1] - loss[k])
+        return float(t_s[k - 1] + share * (t_s[k] - t_s[k - 1]))
+
+    def effort_to(self, ratio: float, column: str = "gradients") -> float:
+        """What `column` of /evaluations was when suboptimality was first at most `ratio` of that at the start;
+        infinite where it never was."""
+        suboptimality = self.column("evaluations", "suboptimality")
+        if not len(suboptimality):
+            raise UserError(f"{self.path}: no evaluation in /evaluations")
+        met = np.flatnonzero(suboptimality <= ratio * suboptimality[0])
+        return float(self.column("evaluations", column)[met[0]]) if len(met) else math.inf
+
+    def rounds_per_step(self) -> float:
+        """Rounds of communication of a synchronous program, over the steps of a worker."""
+        rounds, steps = self.column("evaluations", "rounds"), len(self.column("steps", "step"))
+        if not steps or not len(rounds):
+            raise UserError(f"{self.path}: no step in /steps, so no rounds per step")
+        return float(rounds[-1] * self.attrs["n_workers"] / steps)
+
+    def improved(self) -> bool:
+        """Whether the loss stayed finite and fell. Without that no rate of the run is worth telling."""
+        loss = self.column("evaluations", "loss")
+        return bool(len(loss) and np.isfinite(loss).all() and loss[-1] < loss[0])
+
+    def final_loss(self) -> float:
+        return self._last("loss")
+
+    def final_accuracy(self) -> float | None:
+        """The share of held-out samples classified correctly at the end; None where the problem has none."""
+        return self._last("accuracy") if self.has("evaluations", "accuracy") else None
+
+    def _last(self, name: str) -> float:
+        values = self.column("evaluations", name)
+        if not len(values):
+            raise UserError(f"{self.path}: no evaluation in /evaluations")
+        return float(values[-1])
+
+    @contextmanager
+    def open(self) -> Iterator[Any]:
+        """The file, to read more of it than the other methods do."""
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: no such file")
+        try:
+            # Some parallel file systems have no locks; a finished trace is never written again.
+            with h5py.File(self.path, "r", locking="best-effort") as file:
+                yield file
+        except UserError:
+            raise
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # what h5py raises for damaged files
+            raise UserError(f"{self.path}: cannot be read as HDF5: {error}") from None
+
+
+def _plain(value: Any) -> Any:
+    """An attribute as Python's own str, int, float or list."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
