@@ -23,6 +23,7 @@ help:  ## these lines
 
 run: $(VENV)/installed  ## the main job: three programs on real images, without and with a slow worker
 	$(BIN)/outpace race
+	@printf '\nThe command is %s; `. $(BIN)/activate` puts it on the PATH.\n' $(BIN)/outpace
 
 test: unit mpi launch  ## all tests, with the MPICH wheel
 

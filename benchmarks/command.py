@@ -5,18 +5,37 @@ import mpi4py
 mpi4py.rc.initialize = False  # this process launches MPI jobs and is none itself
 
 import argparse
+import importlib
 import itertools
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from outpace.benchmarks.sweeps.description import programs
 from outpace.comm.errors import UserError
 
+FIRST: Final = """\
+Two programs on four workers, the last of them ten times slower, and what became of it:
+
+    outpace run ad_psgd -n 4 --compute-time 0.005 --stragglers fixed:rank=3,factor=10 --out gossip.h5
+    outpace run allreduce_sgd -n 4 --compute-time 0.005 --stragglers fixed:rank=3,factor=10 --out allreduce.h5
+    outpace show gossip.h5
+    outpace plot loss-time gossip.h5 allreduce.h5 -o loss.png
+
+`outpace --help` lists the commands, `outpace run PROGRAM --help` the flags of a program."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: that of the job for `run` and `micro`; 1 for a broken trace; 2 for something to put right."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        print(FIRST)
+        return 0
+    if arguments[0] == "run" and arguments[1:2] and arguments[1] in programs() and {"-h", "--help"} & {*arguments[2:]}:
+        return help_of(arguments[1])
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if options.command is run:
@@ -45,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         help="run one program under MPI",
         description="Find the launcher, print the command line, run it. Further flags are the program's own; "
-        "`python -m outpace.algorithms.PROGRAM --help` lists them.",
+        "`outpace run PROGRAM --help` lists them.",
         usage="outpace run PROGRAM -n RANKS [FLAGS OF THE PROGRAM]",
         allow_abbrev=False,
     )
@@ -154,6 +173,15 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not a positive number")
     return number
+
+
+def help_of(program: str) -> int:
+    """Print the flags of a program."""
+    from outpace.benchmarks.running.plan import parse_flags
+
+    with suppress(SystemExit):
+        parse_flags(program, importlib.import_module(f"outpace.algorithms.{program}").Config, ["--help"])
+    return 0
 
 
 def run(options: argparse.Namespace) -> int:

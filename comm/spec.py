@@ -88,6 +88,25 @@ def parse(text: str, catalogue: Mapping[str, type[T]], what: str) -> T:
     return spec
 
 
+def forms(catalogue: Mapping[str, type[Any]]) -> list[str]:
+    """The SPECs of a catalogue as a person would write them, for help texts: every name with its keys, and the values
+    that keys without a default of None have by themselves.
+
+    >>> @dataclass(frozen=True)
+    ... class Random:
+    ...     p: Probability
+    ...     factor: Factor = 2.0
+    >>> forms({"random": Random})
+    ['random:p=,factor=2']
+    """
+    return [name + ":"[: len(fields(kind))] + ",".join(map(_form, fields(kind))) for name, kind in catalogue.items()]
+
+
+def _form(key: Any) -> str:
+    empty = key.default is MISSING or key.default is None
+    return f"{key.name}={'' if empty else _text(key.default)}"
+
+
 def render(spec: Any, catalogue: Mapping[str, type[Any]]) -> str:
     """The SPEC text of a parsed SPEC with every default written out, so that equal SPECs are equal text."""
     name = next(name for name, kind in catalogue.items() if type(spec) is kind)

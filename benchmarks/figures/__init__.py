@@ -7,7 +7,6 @@ FIGURES; the first line of its docstring is what `outpace plot` lists.
 """
 
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -34,6 +33,7 @@ from outpace.benchmarks.figures.grouping import (
 )
 from outpace.benchmarks.figures.rates import batches, epoch_time, speed_up, steps_rate
 from outpace.benchmarks.figures.steps import shares, staleness, timeline
+from outpace.benchmarks.trace.files import output
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
@@ -74,15 +74,8 @@ def draw(name: str, paths: Iterable[str | Path], out: str | Path) -> None:
     if not out.parent.is_dir():
         raise UserError(f"{out}: no folder {out.parent}")
     figure = compose(name, [Run(path) for path in dict.fromkeys(map(Path, paths))])
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with house_style():
-            figure.savefig(unfinished, format=out.suffix[1:])
-        unfinished.replace(out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with house_style(), output(out) as file:
+        figure.savefig(file, format=out.suffix[1:])
 
 
 def compose(name: str, runs: Sequence[Run]) -> "Figure":

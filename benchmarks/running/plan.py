@@ -29,8 +29,8 @@ DEFAULT_EPOCHS: Final = 10.0
 
 
 def names(purpose: str, catalogue: Mapping[str, Any]) -> Any:
-    """The help of a flag that takes a SPEC: its purpose and the names allowed."""
-    return tyro.conf.arg(help=f"SPEC of {purpose}: {', '.join(catalogue)}")
+    """The help of a flag that takes a SPEC: its purpose, and the names allowed with their keys."""
+    return tyro.conf.arg(help=f"SPEC of {purpose}: {'; '.join(spec.forms(catalogue))}")
 
 
 @dataclass(frozen=True)
