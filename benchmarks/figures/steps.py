@@ -31,7 +31,7 @@ SAMPLES: Final[dict[str, Any]] = {"facecolor": "0.85", "hatch": "////", "edgecol
 
 
 # How a timeline shows the kinds of events: legend text, kinds, colour, hatch.
-COMMUNICATION: Final = ("exchange", "allreduce", "vote", "pull", "push")
+COMMUNICATION: Final = ("exchange", "allreduce", "vote", "push")
 
 
 BARS: Final = (

@@ -186,8 +186,8 @@ def write(
         for name, arrays in tables.items():
             _write_table(file.create_group(name), schema.TABLES[name], arrays)
         kind = file["events/kind"]
-        kind.attrs["flag_values"] = np.arange(len(schema.KINDS), dtype=np.int8)
-        kind.attrs["flag_meanings"] = " ".join(schema.KINDS)
+        kind.attrs["flag_values"] = np.array(list(schema.KIND.values()), dtype=np.int8)
+        kind.attrs["flag_meanings"] = " ".join(schema.KIND)
     with whole(target, target.with_name(f"{target.name}.part-merged")) as merged:
         merged.write(image.getbuffer())
 

@@ -717,7 +717,7 @@ def test_every_staleness_falls_into_a_bar_when_bars_are_wide(tmp_path):
 
 def test_a_timeline_knows_every_kind_of_event():
     shown = [kind for _, kinds, _, _ in BARS for kind in kinds]
-    assert sorted(shown) == sorted(schema.KINDS)
+    assert sorted(shown) == sorted(schema.KIND)
 
 
 def bars(axes):
