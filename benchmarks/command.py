@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from outpace.benchmarks.sweeps.description import programs
+from outpace.benchmarks.sweeps.programs import module_of, programs
 from outpace.comm.errors import UserError
 
 
@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         usage="outpace run PROGRAM -n RANKS [FLAGS OF THE PROGRAM]",
         allow_abbrev=False,
     )
-    one.add_argument("program", metavar="PROGRAM", help="one of: " + ", ".join(programs()))
+    one.add_argument("program", metavar="PROGRAM", help=f"one of: {', '.join(programs())}; or the .py file of your own")
     one.add_argument("-n", dest="workers", type=_positive, required=True, metavar="RANKS", help="number of ranks")
     _add_requeue(one)
     one.set_defaults(command=run)
@@ -161,9 +161,7 @@ def run(options: argparse.Namespace) -> int:
     from outpace.benchmarks.sweeps import slurm
     from outpace.benchmarks.trace.checkpoint import GOES_ON
 
-    if options.program not in programs():
-        raise UserError(f"unknown program '{options.program}'; allowed: {', '.join(programs())}")
-    ended = launcher.launch(f"outpace.algorithms.{options.program}", options.workers, options.flags)
+    ended = launcher.launch(module_of(options.program), options.workers, options.flags)
     if explained := launcher.explain(ended, _folder(options.flags)):
         print(explained, file=sys.stderr)
     if options.requeue and ended.code == GOES_ON:

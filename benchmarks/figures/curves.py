@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from outpace.benchmarks.figures.drawing import DASHES, HEIGHT, LAW, draw_curves, log_axis, look_of
+from outpace.benchmarks.figures.drawing import HEIGHT, draw_curves, log_axis
 from outpace.benchmarks.figures.grouping import repetitions
+from outpace.benchmarks.figures.looks import DASHES, LAW, look_of
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.benchmarks.figures.grouping import compute_per_sample, repetitions, slowness
+from outpace.benchmarks.figures.grouping import compute_per_sample, repetitions
+from outpace.benchmarks.figures.looks import DASHES, look_of
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
@@ -52,31 +53,6 @@ STYLE: Final = {
     "pdf.fonttype": 42,  # journals refuse Type 3 fonts
     "savefig.dpi": 300,
 }
-
-# Colour and marker of a program, everywhere. The colours are Okabe and Ito's, without the yellow that is lost
-# on paper; grey and the last two (Tol's muted scheme) differ from the others in lightness.
-PROGRAMS: Final = {
-    "allreduce_sgd": ("#000000", "s"),
-    "a_psgd": ("#E69F00", "^"),
-    "d_psgd": ("#0072B2", "D"),
-    "ad_psgd": ("#D55E00", "o"),
-    "d2": ("#009E73", "v"),
-    "eamsgd": ("#56B4E9", "p"),
-    "sign_sgd": ("#CC79A7", "X"),
-    "svrg": ("#777777", "<"),
-    "quantized_sgd": ("#999933", "P"),
-    "katyusha_x": ("#882255", ">"),
-}
-VARIANTS: Final = {"Katyusha Xʷ": ("#AA4499", "h"), "Katyusha Xˢ, stratified": ("#117733", "8")}  # by name of the run
-OTHERS: Final = (("#555555", "*"), ("#AAAAAA", "h"), ("#333333", "d"))  # programs that are not in the table
-DASHES: Final = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (10, 3)), (0, (3, 4)))
-LAW: Final[dict[str, Any]] = {"color": "0.25", "linewidth": 0.9, "zorder": 4}  # a law or a reference, always dashed
-
-
-# Which runs belong together.
-
-
-# How they are drawn.
 
 
 def draw_curves(
@@ -200,18 +176,6 @@ def _ratio_interval(values: list[float], base: list[float]) -> tuple[float, floa
     above = np.median(rng.choice(values, (10_000, len(values))), axis=1)
     low, high = np.quantile(above / np.median(rng.choice(base, (10_000, len(base))), axis=1), [0.025, 0.975])
     return float(low), float(high)
-
-
-def look_of(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
-    """Colour and marker of the run's program, dashes of its stragglers among those of the figure."""
-    algorithm, stragglers = run.attrs["algorithm"], run.attrs["stragglers"]
-    others = sorted({other.attrs["algorithm"] for other in runs} - PROGRAMS.keys())
-    colour, marker = VARIANTS.get(run.name) or PROGRAMS.get(algorithm) or OTHERS[others.index(algorithm) % len(OTHERS)]
-    levels = sorted({(slowness(other), other.attrs["stragglers"]) for other in runs})
-    texts = ["none", *(text for _, text in levels if text != "none")]
-    if len(texts) > len(DASHES):
-        raise UserError(f"{len(texts) - 1} straggler settings in one figure; allowed: {len(DASHES) - 1} besides none")
-    return {"color": colour, "marker": marker, "linestyle": DASHES[texts.index(stragglers)]}
 
 
 def how_repeated(groups: Sequence[Sequence[Any]]) -> str:

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from outpace.benchmarks.figures.drawing import (
-    DASHES,
     HEIGHT,
-    LAW,
     LINE_HEIGHT,
     WIDTH,
     draw_curves,
@@ -19,10 +17,10 @@ from outpace.benchmarks.figures.drawing import (
     line_count,
     log_axis,
     log_ticks,
-    look_of,
     wrapped,
 )
-from outpace.benchmarks.figures.grouping import grouped, repetitions, slowness
+from outpace.benchmarks.figures.grouping import grouped, repetitions
+from outpace.benchmarks.figures.looks import DASHES, LAW, look_of, slowness
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
@@ -39,7 +37,7 @@ def heterogeneity(runs: Sequence[Run], figure: "Figure") -> str:
     levels = _levels(runs)
     target = _common_loss(runs)
     counts = sorted({run.attrs["n_workers"] for run in runs})
-    labels = {of[0].attrs["algorithm"]: of[0].name + how_ended(of) for of in grouped(runs, "algorithm")}
+    labels = {of[0].attrs["algorithm"]: of[0].name + how_ended(of) for of in grouped(runs)}
     figure.set_size_inches(2 * WIDTH, 0.35 + len(levels) * 0.6 * HEIGHT + LINE_HEIGHT * len(levels))
     panels = figure.subplots(len(levels), 2, sharex=True, sharey="col", squeeze=False)
     groups = []
@@ -50,7 +48,7 @@ def heterogeneity(runs: Sequence[Run], figure: "Figure") -> str:
         groups += repetitions(of_level)
         if censored != measures[1]:
             row[1].axhline(2 * slowest, label="not reached", dashes=(1.5, 1.5), **LAW)
-        for members in grouped(of_level, "algorithm"):
+        for members in grouped(of_level):
             algorithm = members[0].attrs["algorithm"]
             place = APART ** (list(labels).index(algorithm) - (len(labels) - 1) / 2)
             look = look_of(members[0], runs) | {"linestyle": DASHES[0]}
@@ -142,7 +140,7 @@ def splits(runs: Sequence[Run], figure: "Figure") -> str:
     base = {(world(run), run.attrs["seed"]): run for run in runs if run.attrs["algorithm"] == "allreduce_sgd"}
     worlds = sorted({world(run) for run in runs})
     groups = [group for place in worlds for group in repetitions([run for run in runs if world(run) == place])]
-    others = [members for members in grouped(runs, "algorithm") if members[0].attrs["algorithm"] != "allreduce_sgd"]
+    others = [members for members in grouped(runs) if members[0].attrs["algorithm"] != "allreduce_sgd"]
     if not others:
         raise UserError(f"splits: {runs[0].path}: needs runs of a program beside AllReduce-SGD")
     axes, largest = figure.add_subplot(), 1.0

@@ -7,16 +7,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from outpace.benchmarks.figures.drawing import (
-    DASHES,
     HEIGHT,
-    LAW,
     NO_BREAK,
     draw_points,
     how_ended,
     how_repeated,
     log_axis,
     log_ticks,
-    look_of,
 )
 from outpace.benchmarks.figures.grouping import (
     check_same_settings,
@@ -25,6 +22,7 @@ from outpace.benchmarks.figures.grouping import (
     grouped,
     repetitions,
 )
+from outpace.benchmarks.figures.looks import DASHES, LAW, look_of
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
@@ -34,7 +32,7 @@ def batches(runs: Sequence[Run], figure: "Figure") -> str:
     rounds, passes = figure.subplots(2, 1, sharex=True)
     figure.set_figheight(2 * HEIGHT)
     groups = []
-    for members in grouped(runs, "algorithm"):
+    for members in grouped(runs):
         look = {**look_of(members[0], runs), "linestyle": DASHES[0]}
         per_epoch: dict[float, list[float]] = {}
         to_target: dict[float, list[float]] = {}
@@ -67,7 +65,7 @@ def epoch_time(runs: Sequence[Run], figure: "Figure") -> str:
     n = runs[0].attrs["n_workers"]
     absolute, relative = figure.subplots(2, 1, sharex=True)
     figure.set_figheight(2 * HEIGHT)
-    for members in grouped(runs, "algorithm"):
+    for members in grouped(runs):
         times: dict[float, list[float]] = {}
         for run in members:
             check_same_settings(members[0], run, besides=("stragglers",))
@@ -96,7 +94,7 @@ def speed_up(runs: Sequence[Run], figure: "Figure") -> str:
     groups = _scaling("speed-up", runs)
     axes = figure.add_subplot()
     smallest = set()
-    for members in grouped(runs, "algorithm", "stragglers"):
+    for members in grouped(runs, "stragglers"):
         rates = _by_workers(members, Run.samples_per_s)
         least = min(rates)
         smallest.add(least)
@@ -119,7 +117,7 @@ def steps_rate(runs: Sequence[Run], figure: "Figure") -> str:
     groups = _scaling("steps-rate", runs)
     rate, traffic = figure.subplots(2, 1, sharex=True)
     figure.set_figheight(2 * HEIGHT)
-    for members in grouped(runs, "algorithm", "stragglers"):
+    for members in grouped(runs, "stragglers"):
         look = look_of(members[0], runs)
         label = members[0].label + how_ended(members)
         draw_points(rate, _by_workers(members, Run.steps_per_s), None, label=label, **look)
@@ -143,7 +141,7 @@ def _scaling(name: str, runs: Sequence[Run]) -> list[list[Run]]:
                 "allowed: runs with --compute-time, or with a core for each rank"
             )
     groups = repetitions(runs)
-    for members in grouped(runs, "algorithm", "stragglers"):
+    for members in grouped(runs, "stragglers"):
         if len({run.attrs["n_workers"] for run in members}) == 1:
             raise UserError(f"{name}: {members[0].label}: needs runs with two or more numbers of workers")
     return groups

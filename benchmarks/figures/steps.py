@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from outpace.benchmarks.figures.drawing import (
     ENTRY,
     INTERVAL_FROM,
-    LAW,
     LINE,
     LINE_HEIGHT,
     NO_BREAK,
@@ -19,10 +18,10 @@ from outpace.benchmarks.figures.drawing import (
     how_repeated,
     interval_of_median,
     line_count,
-    look_of,
     wrapped,
 )
 from outpace.benchmarks.figures.grouping import repetitions
+from outpace.benchmarks.figures.looks import LAW, look_of
 from outpace.benchmarks.trace.run import Run
 from outpace.benchmarks.trace.schema import KIND
 from outpace.comm.errors import UserError

@@ -5,7 +5,6 @@ import datetime
 import json
 import os
 import platform
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -317,11 +316,11 @@ class _Execution:
         plan, launch, comm = self.plan, self.plan.launch, self.comm
         resolved = dataclasses.asdict(plan.config) | dataclasses.asdict(launch) | plan.texts
         resolved |= {"backend": setting.xp.__name__, "ranks": comm.size, "out": str(plan.target)}
-        arguments = shlex.join(sys.argv[1:])
         return {
             "status": "partial",
             "algorithm": plan.name,
-            "command": f"mpiexec -n {comm.size} python -m mpi4py -m outpace.algorithms.{plan.name} {arguments}".strip(),
+            "title": plan.config.title or plan.name,
+            "command": provenance.command(comm.size),
             "config": json.dumps(resolved),
             "config_id": plan.config_id,
             **plan.texts,

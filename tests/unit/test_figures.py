@@ -15,9 +15,9 @@ import pytest
 from matplotlib.text import Text
 
 from outpace.benchmarks import figures
-from outpace.benchmarks.figures import FIGURES, compose, draw, drawing
+from outpace.benchmarks.figures import FIGURES, compose, draw, drawing, looks
 from outpace.benchmarks.figures.steps import BARS
-from outpace.benchmarks.trace import run, schema
+from outpace.benchmarks.trace import schema, titles_before
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
@@ -437,10 +437,10 @@ def test_equal_compute_time_per_sample_is_one_world(tmp_path):
 
 
 def test_programs_and_stragglers_can_be_told_apart_everywhere(tmp_path, traces):
-    assert drawing.PROGRAMS.keys() == run.NAMES.keys()
-    everything = *drawing.PROGRAMS.values(), *drawing.VARIANTS.values()
-    for looks in zip(*everything, strict=True):
-        assert len(set(looks)) == len(everything)  # each colour once, each marker once
+    assert looks.PALETTE.keys() >= titles_before.TITLES.keys()
+    everything = *looks.PALETTE.values(), *looks.VARIANTS.values()
+    for each in zip(*everything, strict=True):
+        assert len(set(each)) == len(everything)  # each colour once, each marker once
     both = lines(compose("loss-time", [Run(path) for path in traces if "-4-" in path.name]).axes[0])
     alone = lines(compose("loss-time", [Run(traces[-2])]).axes[0])["AD-PSGD, rank 1 slowed 10×"]
     together, equal = both["AD-PSGD, rank 1 slowed 10×"], both["AD-PSGD, no stragglers"]
