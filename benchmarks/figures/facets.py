@@ -1,4 +1,4 @@
-"""The figures over a whole sweep: a panel for each heterogeneity level, of the workers' pace or of their data."""
+"""Figures over a whole sweep: by heterogeneity level, of the workers' pace or of their data."""
 
 import math
 from collections.abc import Sequence
@@ -6,29 +6,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from outpace.benchmarks.figures.drawing import (
-    HEIGHT,
-    LINE_HEIGHT,
-    WIDTH,
-    draw_curves,
-    draw_points,
-    how_ended,
-    how_repeated,
-    line_count,
-    log_axis,
-    log_ticks,
-    wrapped,
-)
+from outpace.benchmarks.figures.drawing import draw_curves, draw_points, how_ended, how_repeated, log_axis, log_ticks
 from outpace.benchmarks.figures.grouping import grouped, repetitions
 from outpace.benchmarks.figures.looks import DASHES, LAW, look_of, slowness
+from outpace.benchmarks.figures.page import HEIGHT, LINE_HEIGHT, WIDTH, line_count, wrapped
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ROOM: Final = 0.05  # of the logarithm of what lies between that loss and the start
 REACHED: Final = 0.9  # share of the runs that reach the loss to which times are compared
+ROOM: Final = 0.05  # of the logarithm of what lies between that loss and the start
 APART: Final = 1.025  # factor between the places of two programs at one number of workers, so that neither hides
 
 
@@ -90,47 +79,6 @@ def loss_facets(runs: Sequence[Run], figure: "Figure") -> str:
     return how_repeated(groups)
 
 
-def _levels(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
-    """The runs by stragglers and split, the mildest first, each with its title."""
-    splits = {run.attrs["split"] for run in runs}
-    levels: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        split = run.attrs["split"]
-        levels.setdefault((slowness(run), run.attrs["stragglers"], split != "iid", split), []).append(run)
-    ordered = [levels[key] for key in sorted(levels)]
-    return [(f"{of[0].level}, {of[0].attrs['split']}" if len(splits) > 1 else of[0].level, of) for of in ordered]
-
-
-def _common_loss(runs: Sequence[Run]) -> float:
-    """The lowest loss that nine of ten runs reach, less a twentieth of the way there on a logarithmic axis, to two
-    digits: without that room it would be chance whether the next run reaches it."""
-    lowest, starts = [], []
-    for run in runs:
-        loss = run.column("evaluations", "loss")
-        finite = loss[np.isfinite(loss)]
-        if not len(finite):
-            raise UserError(f"{run.path}: no finite loss in /evaluations")
-        lowest.append(float(finite.min()))
-        starts.append(float(finite[0]))
-    target = float(np.quantile(lowest, REACHED, method="inverted_cdf"))
-    if target <= 0:
-        return target
-    target *= (float(np.median(starts)) / target) ** ROOM
-    unit = 10.0 ** (math.floor(math.log10(target)) - 1)
-    return float(f"{math.ceil(target / unit - 1e-9) * unit:.2g}")
-
-
-def _upper_median(values: list[float]) -> float:
-    """Of an even number the larger of the two in the middle: between a time and none there is no mean."""
-    return sorted(values)[len(values) // 2]
-
-
-def _time_to(run: Run, target: float) -> float:
-    """Seconds to the target, infinite in a run that does not reach it."""
-    seconds = run.time_to_loss(target)
-    return math.inf if seconds is None else seconds
-
-
 def splits(runs: Sequence[Run], figure: "Figure") -> str:
     """Final loss over that of AllReduce-SGD with the same seed, by split and number of workers."""
 
@@ -165,3 +113,44 @@ def splits(runs: Sequence[Run], figure: "Figure") -> str:
     axes.set_xlabel("workers n and split of the samples")
     axes.set_ylabel("final loss over\nthat of AllReduce-SGD")
     return how_repeated(groups)
+
+
+def _levels(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
+    """The runs by stragglers and split, the mildest first, each with its title."""
+    splits = {run.attrs["split"] for run in runs}
+    levels: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        split = run.attrs["split"]
+        levels.setdefault((slowness(run), run.attrs["stragglers"], split != "iid", split), []).append(run)
+    ordered = [levels[key] for key in sorted(levels)]
+    return [(f"{of[0].level}, {of[0].attrs['split']}" if len(splits) > 1 else of[0].level, of) for of in ordered]
+
+
+def _common_loss(runs: Sequence[Run]) -> float:
+    """The lowest loss that nine of ten runs reach, less a twentieth of the way there on a logarithmic axis, to two
+    digits: without that room it would be chance whether the next run reaches it."""
+    lowest, starts = [], []
+    for run in runs:
+        loss = run.column("evaluations", "loss")
+        finite = loss[np.isfinite(loss)]
+        if not len(finite):
+            raise UserError(f"{run.path}: no finite loss in /evaluations")
+        lowest.append(float(finite.min()))
+        starts.append(float(finite[0]))
+    target = float(np.quantile(lowest, REACHED, method="inverted_cdf"))
+    if target <= 0:
+        return target
+    target *= (float(np.median(starts)) / target) ** ROOM
+    unit = 10.0 ** (math.floor(math.log10(target)) - 1)
+    return float(f"{math.ceil(target / unit - 1e-9) * unit:.2g}")
+
+
+def _time_to(run: Run, target: float) -> float:
+    """Seconds to the target, infinite in a run that does not reach it."""
+    seconds = run.time_to_loss(target)
+    return math.inf if seconds is None else seconds
+
+
+def _upper_median(values: list[float]) -> float:
+    """Of an even number the larger of the two in the middle: between a time and none there is no mean."""
+    return sorted(values)[len(values) // 2]

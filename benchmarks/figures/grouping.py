@@ -11,17 +11,6 @@ from outpace.comm.errors import UserError
 NOT_SETTINGS: Final = frozenset({"seed", "epochs", "time_budget", "evaluations", "out", "overwrite"})
 
 
-def check_same_settings(first: Run, run: Run, besides: Collection[str] = ()) -> None:
-    for key in sorted((first.config.keys() | run.config.keys()) - NOT_SETTINGS - set(besides)):
-        values = first.config.get(key), run.config.get(key)
-        if values[0] != values[1]:
-            raise difference(first, run, key, *values, "so they cannot stand for the same program")
-
-
-def difference(first: Run, second: Run, what: str, one: Any, other: Any, so: str) -> UserError:
-    return UserError(f"{first.path} and {second.path} differ in {what} ({one}, {other}): {so}")
-
-
 def grouped(runs: Sequence[Run], *attributes: str) -> list[list[Run]]:
     """The runs by program, or its variant, and these attributes, in the order of all figures."""
     groups: dict[tuple[Any, ...], list[Run]] = {}
@@ -38,6 +27,17 @@ def repetitions(runs: Sequence[Run]) -> list[list[Run]]:
         for run in group[1:]:
             check_same_settings(group[0], run)
     return groups
+
+
+def check_same_settings(first: Run, run: Run, besides: Collection[str] = ()) -> None:
+    for key in sorted((first.config.keys() | run.config.keys()) - NOT_SETTINGS - set(besides)):
+        values = first.config.get(key), run.config.get(key)
+        if values[0] != values[1]:
+            raise difference(first, run, key, *values, "so they cannot stand for the same program")
+
+
+def difference(first: Run, second: Run, what: str, one: Any, other: Any, so: str) -> UserError:
+    return UserError(f"{first.path} and {second.path} differ in {what} ({one}, {other}): {so}")
 
 
 def compute_per_sample(run: Run) -> float:

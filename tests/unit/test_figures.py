@@ -15,7 +15,7 @@ import pytest
 from matplotlib.text import Text
 
 from outpace.benchmarks import figures
-from outpace.benchmarks.figures import FIGURES, compose, draw, drawing, looks
+from outpace.benchmarks.figures import FIGURES, compose, draw, looks, page
 from outpace.benchmarks.figures.steps import BARS
 from outpace.benchmarks.trace import schema, titles_before
 from outpace.benchmarks.trace.run import Run
@@ -187,9 +187,9 @@ def test_no_word_of_a_caption_is_broken(tmp_path: Path) -> None:
     """A fact is kept on one line where it fits one, else broken between its words."""
     runs = [Run(simulate(tmp_path / "run.h5"))]
     note = "medians over the coordinates, bands of 50 and 90 % of them"
-    lines = drawing.facts_of(runs, note, drawing.WIDTH).replace(drawing.NO_BREAK, " ").splitlines()
+    lines = page.facts_of(runs, note, page.WIDTH).replace(page.NO_BREAK, " ").splitlines()
     assert note in " ".join(lines)
-    assert max(map(len, lines)) <= drawing.LINE
+    assert max(map(len, lines)) <= page.LINE
     assert any("emulated: compute slept to 10 ms per 32 samples" in line for line in lines)
 
 
