@@ -26,7 +26,7 @@ def heterogeneity(runs: Sequence[Run], figure: "Figure") -> str:
     levels = _levels(runs)
     target = _common_loss(runs)
     counts = sorted({run.attrs["n_workers"] for run in runs})
-    labels = {of[0].attrs["algorithm"]: of[0].name + how_ended(of) for of in grouped(runs)}
+    labels = {of[0].name: of[0].name + how_ended(of) for of in grouped(runs)}
     figure.set_size_inches(2 * WIDTH, 0.35 + len(levels) * 0.6 * HEIGHT + LINE_HEIGHT * len(levels))
     panels = figure.subplots(len(levels), 2, sharex=True, sharey="col", squeeze=False)
     groups = []
@@ -38,14 +38,13 @@ def heterogeneity(runs: Sequence[Run], figure: "Figure") -> str:
         if censored != measures[1]:
             row[1].axhline(2 * slowest, label="not reached", dashes=(1.5, 1.5), **LAW)
         for members in grouped(of_level):
-            algorithm = members[0].attrs["algorithm"]
-            place = APART ** (list(labels).index(algorithm) - (len(labels) - 1) / 2)
+            place = APART ** (list(labels).index(members[0].name) - (len(labels) - 1) / 2)
             look = look_of(members[0], runs) | {"linestyle": DASHES[0]}
             for axes, seconds in zip(row, (measures[0], censored), strict=True):
                 values: dict[float, list[float]] = {}
                 for run in members:
                     values.setdefault(run.attrs["n_workers"] * place, []).append(seconds[run.path])
-                draw_points(axes, values, None, labels[algorithm], _upper_median, **look)
+                draw_points(axes, values, None, labels[members[0].name], _upper_median, **look)
         row[0].set_title(title)
         row[0].set_ylabel("s per epoch")
         row[1].set_ylabel(f"s to loss {target:g}")

@@ -10,12 +10,12 @@ from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
 
-def swept(path, epoch_s, loss, **more):
+def swept(path, epoch_s, loss, config=None, **more):
     """A trace whose gradients make this epoch time and whose losses come every second."""
     t_s = np.arange(len(loss), dtype=float)
     columns = {"t_s": t_s, "epoch": t_s, "loss": loss, "consensus": loss}
     steps = {"t_s": [epoch_s, epoch_s / 2], "samples": [500, 500]}
-    return Run(write_trace(path, {"evaluations": columns, "steps": steps}, **more))
+    return Run(write_trace(path, {"evaluations": columns, "steps": steps}, config, **more))
 
 
 def test_heterogeneity_has_a_row_for_each_level_with_medians_over_repetitions(tmp_path):
@@ -49,6 +49,21 @@ def test_heterogeneity_has_a_row_for_each_level_with_medians_over_repetitions(tm
     for axes, s in zip(figure.axes[1::2], (1, 2, 10), strict=True):
         np.testing.assert_allclose(lines(axes)["AD-PSGD"].get_ydata(), [0.2, 0.2])
         np.testing.assert_allclose(lines(axes)["D-PSGD"].get_ydata(), [0.2 * s, 0.2 * s])
+
+
+def test_variants_of_one_program_have_their_own_label_and_place(tmp_path):
+    rules = {"sgd": 2.0, "momentum": 3.0, "adam": 4.0}
+    runs = [
+        swept(tmp_path / f"{rule}.h5", epoch_s, [5.0, 1.0], {"rule": rule}, algorithm="allreduce_sgd")
+        for rule, epoch_s in rules.items()
+    ]
+    drawn = lines(compose("heterogeneity", runs).axes[0])
+    assert {label: line.get_ydata().tolist() for label, line in drawn.items()} == {
+        "AllReduce-SGD": [2.0],
+        "Momentum SGD": [3.0],
+        "Adam": [4.0],
+    }
+    assert len({line.get_xdata()[0] for line in drawn.values()}) == 3
 
 
 def test_a_median_run_that_does_not_reach_the_loss_stands_above_all_that_do(tmp_path):
