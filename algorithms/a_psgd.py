@@ -39,6 +39,7 @@ class Config(ProgramConfig):
     servers: PositiveInt = 1  # the last ranks, which hold the model and compute no gradients
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
     seed: NonNegativeInt = 0  # of data order, batches and delays
+    title = "A-PSGD"
     asynchronous = True
 
 

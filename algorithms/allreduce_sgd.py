@@ -32,6 +32,10 @@ class Config(ProgramConfig):
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
     seed: Seed = 0  # of data order, batches and delays
 
+    @property
+    def title(self):
+        return {"sgd": "AllReduce-SGD", "momentum": "Momentum SGD", "adam": "Adam"}[self.rule]
+
 
 def run(comm, problem, cfg, budget, trace):
     """One worker; collective over comm. Returns the model x, shape (dim,)."""

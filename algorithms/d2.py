@@ -48,6 +48,7 @@ class Config(ProgramConfig):
     allow_unstable: bool = False  # run with a W whose smallest eigenvalue is -1/3 or less
     dtype: Literal["float32", "float64"] = "float64"  # of model, gradients and messages
     seed: NonNegativeInt = 0  # of data order, batches and delays
+    title = "D²"
 
     def check(self, n):
         """Raise UserError for a graph of n workers on which D^2 does not converge, unless that is allowed."""

@@ -27,6 +27,7 @@ class Config(ProgramConfig):
     topology: str = "ring"  # SPEC of the graph, whose Metropolis weights are W
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
     seed: Seed = 0  # of data order, batches and delays
+    title = "D-PSGD"
 
 
 def run(comm, problem, cfg, budget, trace):

@@ -46,6 +46,7 @@ class Config(ProgramConfig):
     servers: PositiveInt = 1  # the last ranks, which hold the centre and compute no gradients
     dtype: Literal["float32", "float64"] = "float32"  # of models, gradients and messages
     seed: NonNegativeInt = 0  # of data order, batches and delays
+    title = "EAMSGD"
     asynchronous = True
 
 

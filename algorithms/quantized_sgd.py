@@ -53,6 +53,7 @@ class Config(ProgramConfig):
     codec: str = "qsgd"  # SPEC of the quantiser: qsgd:levels=7, terngrad
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and N
     seed: NonNegativeInt = 0  # of data order, batches, delays and rounding
+    title = "Quantized SGD"
 
     def check(self, n):
         """Raise UserError for a codec that there is not."""

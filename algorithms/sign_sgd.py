@@ -66,6 +66,11 @@ class Config(ProgramConfig):
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and momentum
     seed: NonNegativeInt = 0  # of data order, batches, delays and ties
 
+    @property
+    def title(self):
+        name = {"signsgd": "signSGD", "signum": "Signum", "ef-signsgd": "EF-signSGD"}[self.variant]
+        return f"{name} without a vote" if self.vote == "none" else name
+
     def check(self, n):
         """Raise UserError for flags that do not go together, or not with n workers."""
         if self.vote == "sum":

@@ -5,16 +5,14 @@ import mpi4py
 mpi4py.rc.initialize = False  # this process launches MPI jobs and is none itself
 
 import argparse
-import importlib
 import itertools
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from outpace.benchmarks.sweeps.description import programs
+from outpace.benchmarks.sweeps.programs import config_of, module_of, name_of, programs
 from outpace.comm.errors import UserError
 
 FIRST: Final = """\
@@ -34,15 +32,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments:
         print(FIRST)
         return 0
-    if arguments[0] == "run" and arguments[1:2] and arguments[1] in programs() and {"-h", "--help"} & {*arguments[2:]}:
-        return help_of(arguments[1])
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    if options.command is run:
-        options.flags = rest  # the program's own
-    elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options = argparse.Namespace(command=None)
     try:
+        options, rest = parser.parse_known_args(arguments, options)
+        if options.command is run:
+            options.flags = rest  # the program's own
+        elif rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
         return int(options.command(options))
     except UserError as error:
         print(f"outpace: {error}", file=sys.stderr)
@@ -67,8 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         "`outpace run PROGRAM --help` lists them.",
         usage="outpace run PROGRAM -n RANKS [FLAGS OF THE PROGRAM]",
         allow_abbrev=False,
+        add_help=False,
     )
-    one.add_argument("program", metavar="PROGRAM", help="one of: " + ", ".join(programs()))
+    one.add_argument("-h", "--help", action=HelpOfProgram, nargs=0, help="show this message, or that of PROGRAM")
+    one.add_argument("program", metavar="PROGRAM", help=f"one of: {', '.join(programs())}; or the .py file of your own")
     one.add_argument("-n", dest="workers", type=_positive, required=True, metavar="RANKS", help="number of ranks")
     _add_requeue(one)
     one.set_defaults(command=run)
@@ -175,13 +174,16 @@ def _positive(text: str) -> int:
     return number
 
 
-def help_of(program: str) -> int:
-    """Print the flags of a program."""
-    from outpace.benchmarks.running.plan import parse_flags
+class HelpOfProgram(argparse.Action):
+    """`outpace run PROGRAM --help` lists the program's own flags."""
 
-    with suppress(SystemExit):
-        parse_flags(program, importlib.import_module(f"outpace.algorithms.{program}").Config, ["--help"])
-    return 0
+    def __call__(self, parser: argparse.ArgumentParser, options: argparse.Namespace, *_: Any) -> None:
+        from outpace.benchmarks.running.plan import parse_flags
+
+        if options.program:
+            parse_flags(name_of(options.program), config_of(options.program), ["--help"])
+        parser.print_help()
+        parser.exit()
 
 
 def run(options: argparse.Namespace) -> int:
@@ -189,9 +191,7 @@ def run(options: argparse.Namespace) -> int:
     from outpace.benchmarks.sweeps import slurm
     from outpace.benchmarks.trace.checkpoint import GOES_ON
 
-    if options.program not in programs():
-        raise UserError(f"unknown program '{options.program}'; allowed: {', '.join(programs())}")
-    ended = launcher.launch(f"outpace.algorithms.{options.program}", options.workers, options.flags)
+    ended = launcher.launch(module_of(options.program), options.workers, options.flags)
     if explained := launcher.explain(ended, _folder(options.flags)):
         print(explained, file=sys.stderr)
     if options.requeue and ended.code == GOES_ON:

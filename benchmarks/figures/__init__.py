@@ -1,9 +1,9 @@
 """The figures over traces, behind `outpace plot`: one function each, all in the table FIGURES.
 
-A figure function gets the runs and an empty matplotlib figure of one column's width, fills it and returns
-what its readers must know of how repetitions are drawn. `compose` adds what every figure states (problem,
-split, workers, claim class) and the legend outside of the data. A new figure is one function and one row of
-FIGURES; the first line of its docstring is what `outpace plot` lists.
+They stand in `curves`, `rates`, `steps` and `facets`, by what they show. A figure function gets the runs and an empty
+matplotlib figure of one column's width, fills it and returns what its readers must know of how repetitions are drawn.
+`compose` adds what every figure states (problem, split, workers, claim class) and the legend outside of the data. A new
+figure is one function and one row of FIGURES; the first line of its docstring is what `outpace plot` lists.
 """
 
 import math
@@ -19,18 +19,9 @@ from outpace.benchmarks.figures.curves import (
     suboptimality_gradients,
     suboptimality_rounds,
 )
-from outpace.benchmarks.figures.drawing import (
-    HEIGHT,
-    WIDTH,
-    add_legend,
-    facts_of,
-    house_style,
-)
 from outpace.benchmarks.figures.facets import heterogeneity, loss_facets, splits
-from outpace.benchmarks.figures.grouping import (
-    compute_per_sample,
-    difference,
-)
+from outpace.benchmarks.figures.grouping import compute_per_sample, difference
+from outpace.benchmarks.figures.page import HEIGHT, WIDTH, add_legend, facts_of, house_style
 from outpace.benchmarks.figures.rates import batches, epoch_time, speed_up, steps_rate
 from outpace.benchmarks.figures.steps import shares, staleness, timeline
 from outpace.benchmarks.trace.files import output
@@ -40,8 +31,24 @@ from outpace.comm.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SUFFIXES: Final = (".pdf", ".png", ".svg")
-
+FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
+    "loss-time": loss_time,
+    "loss-epochs": loss_epochs,
+    "epoch-time": epoch_time,
+    "speed-up": speed_up,
+    "steps-rate": steps_rate,
+    "splits": splits,
+    "shares": shares,
+    "timeline": timeline,
+    "staleness": staleness,
+    "consensus": consensus,
+    "suboptimality-gradients": suboptimality_gradients,
+    "suboptimality-rounds": suboptimality_rounds,
+    "batches": batches,
+    "geometry": geometry,
+    "heterogeneity": heterogeneity,
+    "loss-facets": loss_facets,
+}
 
 # What all runs of a figure share, but for what the figure is about.
 SHARED: Final = ("claim_class", "problem", "split", "n_workers")
@@ -52,6 +59,7 @@ ABOUT: Final = {
     "heterogeneity": ("split", "n_workers"),
     "loss-facets": ("split", "n_workers"),
 }
+SUFFIXES: Final = (".pdf", ".png", ".svg")
 
 
 def describe() -> list[str]:
@@ -95,26 +103,6 @@ def compose(name: str, runs: Sequence[Run]) -> "Figure":
         figure.set_figheight(figure.get_figheight() + facts.get_window_extent().height / figure.dpi)
         add_legend(figure)
     return figure
-
-
-FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
-    "loss-time": loss_time,
-    "loss-epochs": loss_epochs,
-    "epoch-time": epoch_time,
-    "speed-up": speed_up,
-    "steps-rate": steps_rate,
-    "splits": splits,
-    "shares": shares,
-    "timeline": timeline,
-    "staleness": staleness,
-    "consensus": consensus,
-    "suboptimality-gradients": suboptimality_gradients,
-    "suboptimality-rounds": suboptimality_rounds,
-    "batches": batches,
-    "geometry": geometry,
-    "heterogeneity": heterogeneity,
-    "loss-facets": loss_facets,
-}
 
 
 def _check_shared(name: str, runs: Sequence[Run]) -> None:

@@ -51,8 +51,9 @@ def mpiexec() -> list[str]:
 
 
 def command(module: str, ranks: int, arguments: Sequence[str]) -> list[str]:
-    """The command line that runs `module` on `ranks` ranks."""
-    return [*mpiexec(), "-n", str(ranks), sys.executable, "-m", "mpi4py", "-m", module, *arguments]
+    """The command line that runs `module`, a dotted name or the path of a .py file, on `ranks` ranks."""
+    program = [module] if module.endswith(".py") else ["-m", module]
+    return [*mpiexec(), "-n", str(ranks), sys.executable, "-m", "mpi4py", *program, *arguments]
 
 
 def environment(ranks: int) -> dict[str, str]:

@@ -3,8 +3,6 @@
 import dataclasses
 import datetime
 import json
-import shlex
-import sys
 from typing import Any
 
 import numpy as np
@@ -23,11 +21,11 @@ def beforehand(
     """Root attributes of the trace; collective. `derived` are the constants that the Config took from the problem."""
     resolved = dataclasses.asdict(plan.config) | dataclasses.asdict(plan.launch) | plan.texts
     resolved |= {"backend": setting.xp.__name__, "ranks": comm.size, "out": str(plan.target)}
-    arguments = shlex.join(sys.argv[1:])
     return {
         "status": "partial",
         "algorithm": plan.name,
-        "command": f"mpiexec -n {comm.size} python -m mpi4py -m outpace.algorithms.{plan.name} {arguments}".strip(),
+        "title": plan.config.title or plan.name,
+        "command": provenance.command(comm.size),
         "config": json.dumps(resolved),
         "config_id": plan.config_id,
         **plan.texts,

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from outpace.benchmarks.machine.launcher import Launch, explain, handling
+from outpace.benchmarks.sweeps.programs import module_of
 from outpace.benchmarks.trace import checkpoint
 from outpace.benchmarks.trace.checkpoint import GOES_ON
 from outpace.benchmarks.trace.inspection import validate
@@ -57,7 +58,7 @@ class Point:
     """One run of a sweep."""
 
     id: str  # the config_id of its trace
-    program: str
+    program: str  # by name, or the path of its file
     ranks: int  # servers included
     flags: tuple[str, ...]  # all but --out
     target: Path  # its trace
@@ -259,7 +260,7 @@ def run(point: Point, signals: Signals, must_advance: bool = False) -> Standing:
         with open(point.beside(".log"), "ab", buffering=0) as log:
             log.write(f"\n{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {_myself()}, {before}\n".encode())
             start = log.tell()
-            signals.running = Launch(f"outpace.algorithms.{point.program}", point.ranks, flags, log, [held])
+            signals.running = Launch(module_of(point.program), point.ranks, flags, log, [held])
             try:
                 if signals.taken:  # it came while the launch was made
                     signals.pass_on(signals.taken)

@@ -168,6 +168,8 @@ ATTRIBUTES: Final[dict[str, type]] = {
     "h5py_version": str,
     "cupy_version": str,
 }
-# JSON, where there is something to say: what the program took from the problem's constants, and how far the final
-# model is from what LAPACK finds.
-OPTIONAL_ATTRIBUTES: Final[dict[str, type]] = {"constants": str, "answer": str}
+OPTIONAL_ATTRIBUTES: Final[dict[str, type]] = {
+    "title": str,  # the program's name for people, or its variant's
+    "constants": str,  # JSON: what the program took from the problem's constants
+    "answer": str,  # JSON: how far the final model is from what LAPACK finds
+}

@@ -50,6 +50,8 @@ def structure(path: Path) -> dict[str, tuple[str, int, str]]:
     found: dict[str, tuple[str, int, str]] = {}
     with h5py.File(path) as file:
         for name, value in file.attrs.items():
+            if name in schema.OPTIONAL_ATTRIBUTES:
+                continue
             found[f"@{name}"] = (type(value).__name__, np.ndim(value), "")
 
         def note(name: str, item: object) -> None:
