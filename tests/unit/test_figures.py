@@ -4,8 +4,6 @@ import itertools
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,6 @@ from outpace.benchmarks.figures import FIGURES, compose, draw
 from outpace.benchmarks.reading import Run
 from outpace.comm.spec import UserError
 
-RESULTS = Path(__file__).parents[2] / "results"
 SLOW = "fixed:rank=1,factor=10"
 
 
@@ -899,37 +896,6 @@ def test_figures_need_rows(tmp_path):
     for name in FIGURES:
         with pytest.raises(UserError, match=r"empty\.h5.*no |two or more numbers"):
             compose(name, [run, slow])
-
-
-# results/README.md and its scripts.
-
-
-@pytest.mark.parametrize("script", ["plot_h5py.py", "plot_xarray.py"])
-def test_the_plotting_scripts_stand_in_the_readme_and_run(tmp_path, traces, script):
-    blocks = re.findall(r"```python\n(.*?)```", (RESULTS / "README.md").read_text(), re.DOTALL)
-    assert (RESULTS / script).read_text() in blocks
-    out = tmp_path / "out.png"
-    command = [sys.executable, "-W", "error", str(RESULTS / script), str(traces[0]), str(out)]
-    done = subprocess.run(command, env=os.environ | {"MPLBACKEND": "Agg"}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert out.stat().st_size > 5000
-
-
-def test_the_readme_describes_every_attribute_and_column():
-    text = (RESULTS / "README.md").read_text()
-    for name in schema.ATTRIBUTES:
-        assert f"`{name}`" in text
-    for columns in schema.GROUPS.values():
-        for name, column in columns.items():
-            assert f"| `{name}` | {column.dtype} | {column.units} | {column.long_name}" in text
-    for name in (*schema.STATUSES, *schema.CLAIM_CLASSES, *schema.PROGRESS, *schema.PROGRESS_LOADS, *FIGURES):
-        assert f"`{name}`" in text
-    for group, table in schema.TABLES.items():
-        assert f"`/{group}`" in text
-        for name in (*table.columns, *table.scales):
-            assert f"`{name}`" in text
-    for kind, number in schema.KIND.items():
-        assert f"{number} {kind}" in text
 
 
 @pytest.mark.parametrize(
