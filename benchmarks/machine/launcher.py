@@ -75,7 +75,7 @@ class Ended:
     cause: str = ""
 
 
-class Launch:
+class Started:
     """A running launch. Its output passes through, or goes to `log` if given, a file open for appending.
 
     The processes inherit the file descriptors in `hold`. They are in a session of their own, out of reach of the
@@ -148,8 +148,8 @@ class Launch:
 
 def launch(module: str, ranks: int, arguments: Sequence[str], inside: Sequence[str] = ()) -> Ended:
     """Print the command line and run it. SIGTERM, SIGUSR1 and Ctrl-C are passed on, and the end of the terminal as a
-    SIGTERM, unless nohup has it ignored. `inside` is as in `Launch`."""
-    running = Launch(module, ranks, arguments, inside=inside)
+    SIGTERM, unless nohup has it ignored. `inside` is as in `Started`."""
+    running = Started(module, ranks, arguments, inside=inside)
 
     def pass_on(number: int, _: object) -> None:
         running.send(signal.SIGTERM if number == signal.SIGHUP else number)

@@ -40,7 +40,7 @@ class Course:
     def tags(self) -> np.ndarray:
         """The tags that every holder has and every rank has reached; collective. The end is a point of its own."""
         gathered = self.comm.allgather([store.tags() for store in self.stores])
-        tags = archive.common(list(itertools.chain.from_iterable(gathered)))
+        tags = archive.tags_of_all(list(itertools.chain.from_iterable(gathered)))
         return tags[tags < self.reached] if self.ended else tags[tags <= self.reached]
 
     def points(self, tags: np.ndarray) -> Iterator[Sequence[np.ndarray]]:

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from outpace.benchmarks.machine.launcher import Launch, explain, handling
+from outpace.benchmarks.machine.launcher import Started, explain, handling
 from outpace.benchmarks.sweeps.programs import module_of
 from outpace.benchmarks.trace import checkpoint
 from outpace.benchmarks.trace.checkpoint import GOES_ON
@@ -45,7 +45,7 @@ EARLIER_LIFE_S: Final = 180  # a lost node's locks are let go by an NFS server a
 DONE, DIVERGED, RUNNING, QUEUED = "done", "diverged", "running", "queued"
 PARTIAL, FAILED, MISSING = "partial", "failed", "missing"
 STATES: Final = (DONE, DIVERGED, RUNNING, QUEUED, PARTIAL, FAILED, MISSING)
-GOES_ON_FROM: Final = "goes on from its checkpoint"
+RESUMES: Final = "goes on from its checkpoint"
 FINISHED: Final = (DONE, DIVERGED)  # a run that diverged is a result: it would diverge again
 STUCK: Final = (
     "no checkpoint was written in this turn, so the job is not requeued; give it a longer time limit, or a signal "
@@ -103,7 +103,7 @@ def _of_files(point: Point) -> Standing:
         reason = point.beside(".failed").read_text().strip()
     except FileNotFoundError:
         return found
-    goes_on = f"; --retry-failed {GOES_ON_FROM}" if found.generation else ""
+    goes_on = f"; --retry-failed {RESUMES}" if found.generation else ""
     return Standing(FAILED, reason + goes_on, found.generation)
 
 
@@ -132,7 +132,7 @@ def _of_trace(point: Point) -> Standing:
 
 def _unfinished(point: Point, how: str) -> Standing:
     generation = checkpoint.common(point.target, point.ranks)
-    return Standing(PARTIAL, GOES_ON_FROM if generation else f"{how} without a checkpoint; starts again", generation)
+    return Standing(PARTIAL, RESUMES if generation else f"{how} without a checkpoint; starts again", generation)
 
 
 class Busy(Exception):
@@ -220,7 +220,7 @@ class Signals:
     def __init__(self) -> None:
         self.taken = 0
         self.killed = False
-        self.running: Launch | None = None
+        self.running: Started | None = None
         self._interrupts = 0
         self._handling = handling(self._take, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 
@@ -260,7 +260,7 @@ def run(point: Point, signals: Signals, must_advance: bool = False) -> Standing:
         with open(point.beside(".log"), "ab", buffering=0) as log:
             log.write(f"\n{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {_myself()}, {before}\n".encode())
             start = log.tell()
-            signals.running = Launch(module_of(point.program), point.ranks, flags, log, [held])
+            signals.running = Started(module_of(point.program), point.ranks, flags, log, [held])
             try:
                 if signals.taken:  # it came while the launch was made
                     signals.pass_on(signals.taken)

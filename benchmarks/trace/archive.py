@@ -192,7 +192,7 @@ def write(
         merged.write(image.getbuffer())
 
 
-def common(stores: Sequence[np.ndarray]) -> np.ndarray:
+def tags_of_all(stores: Sequence[np.ndarray]) -> np.ndarray:
     """The tags that every rank has."""
     tags: np.ndarray = stores[0]
     for other in stores[1:]:

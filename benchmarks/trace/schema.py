@@ -1,4 +1,4 @@
-"""The trace schema: what one HDF5 file per run holds (described for readers in results/README.md).
+"""The trace schema: what one HDF5 file per run holds (described for readers in docs/trace.md).
 
 The writer, the validator behind `outpace show` and the figures all read this table, so they cannot differ.
 """
