@@ -139,14 +139,14 @@ def test_a_file_of_the_user_runs_sweeps_and_plots_under_its_title(tmp_path: Path
 
 
 def test_the_command_in_a_trace_runs_again(tmp_path: Path) -> None:
-    """The same models from the file and from the command that its trace tells, in another trace."""
+    """And comes to the same model: that of a file, and that of a program of the suite, whose file may lie elsewhere."""
     (tmp_path / "my_sgd.py").write_text(PROGRAM)
-    for program in ("./my_sgd.py", "allreduce_sgd"):
+    for program, started in (("./my_sgd.py", "./my_sgd.py"), ("allreduce_sgd", "-m outpace.algorithms.allreduce_sgd")):
         outpace(tmp_path, "run", program, "-n", "2", *FLAGS, "--out", "run.h5", "--overwrite")
         first = Run(tmp_path / "run.h5")
-        x, words = first.column("model", "x_mean"), first.attrs["command"].split()
-        assert words[:4] == ["mpiexec", "-n", "2", "python"]
-        do(tmp_path, *launcher.mpiexec(), "-n", "2", sys.executable, *words[4:])
+        x, command = first.column("model", "x_mean"), first.attrs["command"]
+        assert command.startswith(f"mpiexec -n 2 python -m mpi4py {started} --problem")
+        do(tmp_path, *launcher.mpiexec(), "-n", "2", sys.executable, *command.split()[4:])
         again = Run(tmp_path / "run.h5")
         assert again.attrs["wall_s"] != first.attrs["wall_s"]
         assert (again.column("model", "x_mean") == x).all()
