@@ -28,24 +28,32 @@ import numpy as np
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
+from outpace.comm import schedules
 from outpace.comm.arrays import copy, twin
+from outpace.comm.batches import Batches, Sampling
 from outpace.comm.clock import wait
+from outpace.comm.schedules import step_sizes
 from outpace.comm.server import ANSWER, MESSAGE, Layout, exchanges, leave
 from outpace.comm.spec import Decay, NonNegativeInt, PositiveFloat, PositiveInt, Range
-from outpace.comm.streams import BATCHES
 
 
 @dataclass(frozen=True)
 class Config(ProgramConfig):
     step_size: PositiveFloat = 0.02  # gamma
+    schedule: str = "constant"  # SPEC of gamma over the steps: constant, sqrt, step:at=30+60, cosine
     momentum: Decay = 0.9  # delta
     elasticity: Annotated[float, Range(above=0, most=1)] = 0.9  # beta; alpha = beta / n
     period: PositiveInt = 10  # tau, own steps between two exchanges of a worker
     batch_size: PositiveInt = 16  # samples per gradient of one worker
+    sampling: Sampling = "replacement"  # how batches are drawn: with replacement, or shuffled passes
     servers: PositiveInt = 1  # the last ranks, which hold the centre and compute no gradients
     dtype: Literal["float32", "float64"] = "float32"  # of models, gradients and messages
     seed: NonNegativeInt = 0  # of data order, batches and delays
     asynchronous = True
+
+    def check(self, n):
+        """Raise UserError for a schedule that there is not."""
+        schedules.parse(self.schedule)
 
 
 def run(comm, problem, cfg, budget, trace):
@@ -62,10 +70,11 @@ def run(comm, problem, cfg, budget, trace):
 
     v, ahead, g, e = xp.zeros_like(x), xp.empty_like(x), xp.empty_like(x), xp.empty_like(x)
     x_wire, e_wire = twin(x, comm), twin(e, comm)
-    rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
-    budget.keep(x=x, v=v, rng=rng)
-    for _ in budget:
-        batch = rng.integers(problem.n_samples, size=cfg.batch_size)
+    batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
+    gamma = step_sizes(cfg.schedule, cfg.step_size, problem.n_total / cfg.batch_size, budget.total)
+    budget.keep(x=x, v=v, **batches.memory)
+    for k in budget:
+        batch = batches.draw(cfg.batch_size)
         if trace.steps % cfg.period == 0:  # of its own steps
             copy(x, x_wire)
             with trace.phase("exchange", nbytes=x.nbytes):
@@ -79,7 +88,7 @@ def run(comm, problem, cfg, budget, trace):
         xp.multiply(v, cfg.momentum, out=v)
         xp.add(x, v, out=ahead)  # x + delta v
         problem.gradient(ahead, batch, g)
-        g *= cfg.step_size
+        g *= gamma(k)
         v -= g
         x += v
         trace.record(read_s)
