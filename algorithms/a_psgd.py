@@ -15,6 +15,7 @@ Deviations from the paper:
 1. A gradient is applied with gamma / n, so that a --step-size means the same in all programs of this suite.
 2. With several servers each slice is read and written by itself, so the model that a worker pulls may have slices
    of different ages; with one server it never does.
+3. Every gradient is an update of its own; the paper's server gathers M of them for one, here M = 1.
 """
 
 from dataclasses import dataclass

@@ -17,6 +17,8 @@ Deviations from the paper:
    the same two models however many workers exchange meanwhile, and x~ + sum x_i changes by gradients only.
 2. The worker waits for the answer, and its gradient is taken after the elastic move.
 3. With several servers the slices of x~ are exchanged each by itself.
+4. delta is 0.9 by default, which is our choice.
+
 With momentum delta a gradient moves the model by gamma / (1 - delta) in the end, ten times gamma by default; hence
 the default step size is a tenth of the other programs'.
 """

@@ -3,9 +3,9 @@ al., NeurIPS 2017, arXiv:1705.07878), the baselines of signSGD.
 
     x <- x - gamma (1/n) sum_i Q(g_i),   Q(v)_j = (N / s) sign(v_j) l_j,   l_j = floor(s |v_j| / N + u_j)
 
-with u_j uniform on [0, 1), so that E Q(v) = v. QSGD has s = levels and N = |v|_2, or N = max |v_j| with `norm=max`, as
-QSGD's experiments have it. TernGrad has s = 1 and N = max |v_j|, or with `shared=1` the greatest N of all workers, so
-that every worker's levels are in the same unit.
+with u_j uniform on [0, 1), so that E Q(v) = v. QSGD has s = levels and N = |v|_2, or N = max |v_j| with `norm=max`.
+TernGrad has s = 1 and N = max |v_j|, or with `shared=1` the greatest N of all workers, its scaler sharing: all levels
+are then in one unit.
 A worker draws a key per step, of which and of j the u_j are a hash, `comm.sign.toss`: the same on a GPU as on the CPU.
 They are multiples of 2^-24, or 2^-32 for float64, which is how far E Q(v) may be off, in units of N / s.
 
