@@ -14,7 +14,7 @@ from outpace.comm.arrays import to_host
 class Problem(Protocol):
     """One worker's share of an objective. Vectors are flat, shape (dim,), on the backend's device.
 
-    What is known in closed form stands beside these as attributes: `L`, `mu`, `x_star`, `sigma2`, `zeta2`.
+    What is known in closed form stands beside these as attributes: `L`, `mu`, `x_star`, `zeta2`.
     """
 
     xp: ModuleType  # numpy or cupy
