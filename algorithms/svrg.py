@@ -18,10 +18,10 @@ f = (1/N) sum f_j over the samples of all workers, psi is `--prox`. Johnson and 
 option II an epoch makes m inner steps and returns w_t; those after t change nothing and are left out. A step k of the
 program is an epoch: N gradients of single samples, and 2b for each inner step, with geometric lengths 3N on average.
 
-b is the batch of all workers together: every rank draws M and the whole S_t from streams they share, and computes the
-gradients of those samples that it holds, none if there are none. So the iterates do not depend on the number of
-workers, but for rounding. Each round waits for the slowest of all workers. Cost per step at the busiest rank: an
-Allreduce of dim numbers, 2(n-1)/n dim of them sent, for mu and for each inner step.
+b is the batch of all workers together: every rank draws lengths and the whole S_t from streams they share, and
+computes the gradients of those samples that it holds, none if there are none. So the iterates do not depend on the
+number of workers, but for rounding. Each round waits for the slowest of all workers. Cost per step at the busiest
+rank: an Allreduce of dim numbers, 2(n-1)/n dim of them sent, for mu and for each inner step.
 
 Deviations from the papers:
 1. `--sampling stratified` draws one sample from each of b equal blocks of the samples, in the order in which the
