@@ -177,8 +177,15 @@ ROWS = [
         variants=(
             {"batch_size": 512, "step_size": 0.2},
             {"batch_size": 400, "step_size": 0.2, "sampling": "stratified", "prox": "l1:weight=1e-3"},
+            {"batch_size": 400, "step_size": 0.2, "epoch_length": "fixed:m=2"},
+            {"batch_size": 400, "step_size": 0.2, "epoch_length": "fixed:m=4,option=II"},
         ),
-        refused=((3, {"prox": "l1:weight=-1"}), (2, {"prox": "elastic"})),
+        refused=(
+            (3, {"prox": "l1:weight=-1"}),
+            (2, {"prox": "elastic"}),
+            (2, {"epoch_length": "fixed"}),
+            (3, {"epoch_length": "fixed:m=2,option=III"}),
+        ),
     ),
     Row(
         katyusha_x,
