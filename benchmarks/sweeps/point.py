@@ -14,7 +14,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -83,6 +83,7 @@ class Standing:
 
     state: str
     reason: str = ""
+    generation: int = field(default=0, compare=False)  # of the checkpoint from which an unfinished point goes on
 
     def __str__(self) -> str:
         return f"{self.state}: {self.reason}" if self.reason else self.state
@@ -102,7 +103,8 @@ def _of_files(point: Point) -> Standing:
         reason = point.beside(".failed").read_text().strip()
     except FileNotFoundError:
         return found
-    return Standing(FAILED, f"{reason}; --retry-failed {GOES_ON_FROM}" if found.reason == GOES_ON_FROM else reason)
+    goes_on = f"; --retry-failed {GOES_ON_FROM}" if found.generation else ""
+    return Standing(FAILED, reason + goes_on, found.generation)
 
 
 def forgive(point: Point) -> None:
@@ -114,7 +116,7 @@ def _of_parts(point: Point) -> Standing:
     # One look for each rank: a list of a folder of thousands of files, for each of as many points, would take minutes.
     if not any(part_path(point.target, rank).exists() for rank in range(point.ranks)):
         return Standing(MISSING)
-    return Standing(PARTIAL, GOES_ON_FROM if has_checkpoint(point) else "killed without a checkpoint; starts again")
+    return _unfinished(point, "killed")
 
 
 def _of_trace(point: Point) -> Standing:
@@ -122,17 +124,15 @@ def _of_trace(point: Point) -> Standing:
         validate(point.target)
         status = Run(point.target).attrs["status"]
     except UserError as error:
-        return Standing(FAILED, str(error))
+        return Standing(FAILED, str(error), checkpoint.common(point.target, point.ranks))
     if status != "partial":
         return Standing(DIVERGED) if status == "diverged" else Standing(DONE)
-    return Standing(
-        PARTIAL, GOES_ON_FROM if has_checkpoint(point) else "ended early without a checkpoint; starts again"
-    )
+    return _unfinished(point, "ended early")
 
 
-def has_checkpoint(point: Point) -> bool:
-    """Whether the program will go on with the point."""
-    return checkpoint.common(point.target, point.ranks) > 0
+def _unfinished(point: Point, how: str) -> Standing:
+    generation = checkpoint.common(point.target, point.ranks)
+    return Standing(PARTIAL, GOES_ON_FROM if generation else f"{how} without a checkpoint; starts again", generation)
 
 
 class Busy(Exception):
@@ -255,8 +255,7 @@ def run(point: Point, signals: Signals, must_advance: bool = False) -> Standing:
         if before.state in FINISHED or failed.exists():  # whoever held the claim may have come to that
             return before
         # What cannot be gone on with is run again; a trace is only replaced by a whole one.
-        generation = checkpoint.common(point.target, point.ranks)
-        anew = (point.target.exists() or leftovers(point.target)) and not generation
+        anew = (point.target.exists() or leftovers(point.target)) and not before.generation
         flags = [*point.flags, "--out", str(point.target), *(["--overwrite"] if anew else [])]
         with open(point.beside(".log"), "ab", buffering=0) as log:
             log.write(f"\n{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {_myself()}, {before}\n".encode())
@@ -273,7 +272,7 @@ def run(point: Point, signals: Signals, must_advance: bool = False) -> Standing:
             return after
         signals.taken = signals.taken or ENDED_EARLY.get(ended.code, 0)  # it may have been sent to the run alone
         if ended.code in ENDED_EARLY or signals.killed:
-            advanced = checkpoint.common(point.target, point.ranks) > generation
+            advanced = after.generation > before.generation
             if advanced or not must_advance or signals.taken != signal.SIGUSR1:
                 return after
             reason = STUCK
