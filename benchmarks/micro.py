@@ -23,12 +23,13 @@ from rich.console import Console
 from rich.table import Table
 
 from outpace.benchmarks.machine import link, provenance
+from outpace.benchmarks.running.assembly import Assembly
+from outpace.benchmarks.running.plan import Launch, Plan, make_plan
 from outpace.benchmarks.trace.recorder import Trace
 from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import arrays, clock, threads
 from outpace.comm import sign as sign_kernels
 from outpace.comm.arrays import Wired, module, synchronise, to_host
-from outpace.comm.budget import AgreedSteps, Budget, SharedTickets
 from outpace.comm.errors import UserError
 from outpace.comm.gossip import SharedModel
 from outpace.comm.meter import MeteredComm
@@ -148,24 +149,18 @@ def step(comm: MeteredComm) -> Table:
         def gradient(self, x: np.ndarray, batch: np.ndarray, out: np.ndarray) -> None:
             out[:] = 0
 
-    def begin() -> float:
-        return clock.now(comm)
-
-    def run(name: str, steps: int = 5000) -> None:
-        program: Any = importlib.import_module(f"outpace.algorithms.{name}")
-        trace = Trace(comm, Snapshots(0, 1000, np.dtype("f4"), per_step=True))
-        trace.start(clock.now(comm))
-        config = program.Config()
-        if config.asynchronous:
-            budget: Budget = SharedTickets(comm, steps, None, begin, trace)
-        else:
-            budget = AgreedSteps(comm, steps, None, begin, config.agreement_period, 1)
-        program.run(comm, Free(), config, budget, trace)
-        if trace.steps != steps:
-            raise RuntimeError(f"{name} made {trace.steps} steps of {steps}")
+    def run(program: Any, plan: Plan, steps: int = 5000) -> None:
+        problem: Any = Free()
+        assembly = Assembly(comm, plan, problem, Snapshots(0, 1000, np.dtype("f4"), per_step=True), steps)
+        # Not the paced problem: pacing is no part of the overhead.
+        program.run(comm, problem, plan.config, assembly.budget, assembly.trace)
+        if assembly.trace.steps != steps:
+            raise RuntimeError(f"{plan.name} made {assembly.trace.steps} steps of {steps}")
 
     for name in ("allreduce_sgd", "d_psgd", "ad_psgd"):
-        (times,) = _interleaved(comm, lambda: run(name))  # noqa: B023
+        program: Any = importlib.import_module(f"outpace.algorithms.{name}")
+        plan = make_plan(name, program.Config(), Launch(), comm.size)
+        (times,) = _interleaved(comm, functools.partial(run, program, plan))
         table.add_row(name, f"{1e6 * statistics.median(times) / 5000:.1f}")
     return table
 

@@ -17,7 +17,8 @@ from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.machine import launcher, provenance
 from outpace.benchmarks.problems import Problem, Setting, Unshared
 from outpace.benchmarks.running import geometry
-from outpace.benchmarks.running.execution import RunFunction, Unwritten, _Execution
+from outpace.benchmarks.running.assembly import RunFunction
+from outpace.benchmarks.running.execution import Unwritten, _Execution
 from outpace.benchmarks.running.plan import Launch, Plan, make_plan, parse_flags
 from outpace.benchmarks.running.watch import listen
 from outpace.benchmarks.trace import checkpoint, parts

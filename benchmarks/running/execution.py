@@ -8,7 +8,7 @@ import platform
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -16,21 +16,20 @@ from mpi4py import MPI
 
 from outpace.benchmarks.machine import async_progress, provenance
 from outpace.benchmarks.problems import Problem, Setting, Unshared
-from outpace.benchmarks.running import geometry, stragglers
+from outpace.benchmarks.running import geometry
+from outpace.benchmarks.running.assembly import Assembly, RunFunction
 from outpace.benchmarks.running.evaluate import evaluate
-from outpace.benchmarks.running.pace import PacedProblem, rehearsal
-from outpace.benchmarks.running.plan import DEFAULT_EPOCHS, Plan
+from outpace.benchmarks.running.pace import rehearsal
+from outpace.benchmarks.running.plan import Plan
 from outpace.benchmarks.running.progress_bar import Reporter
-from outpace.benchmarks.running.stragglers import Delays
 from outpace.benchmarks.running.watch import Watch
 from outpace.benchmarks.trace import archive, checkpoint, schema, snapshots
 from outpace.benchmarks.trace.checkpoint import GOES_ON, Checkpoint, Counters
 from outpace.benchmarks.trace.parts import Part, models_path, part_path
-from outpace.benchmarks.trace.recorder import Trace
 from outpace.benchmarks.trace.run import Run
 from outpace.benchmarks.trace.snapshots import SLOT_S, Snapshots
 from outpace.comm import agreement, arrays, clock, prox
-from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
+from outpace.comm.budget import Stop
 from outpace.comm.errors import UserError
 from outpace.comm.meter import MeteredComm
 from outpace.comm.state import Captured
@@ -42,9 +41,6 @@ STATUS: Final = {
     Stop.SIGNAL: "partial",
     Stop.DIVERGED: "diverged",
 }
-
-
-RunFunction = Callable[[Any, Any, Any, Any, Any], Any]
 
 
 class _Execution:
@@ -67,16 +63,12 @@ class _Execution:
         self.held = self.slices.get(comm.rank)  # None on a rank that has no part of the model
         self.shares = [] if isinstance(problem, Unshared) else [problem]  # for the evaluation
         self.setting = setting
-        self.diverged_step = -1
-        self.start_s = 0.0
-        self.opened = False
+        self.opened = self.begun = False
 
     def set_up(self) -> None:
         """Everything before the timed part; collective. Raises UserError on every rank."""
         comm, plan, resumed = self.comm, self.plan, self.resumed
         config, launch = plan.config, plan.launch
-        epochs = launch.epochs or (None if launch.time_budget else DEFAULT_EPOCHS)
-        steps = None if epochs is None else max(1, round(epochs * config.steps_per_epoch(self.problem.n_total, plan.n)))
         # The store of snapshots and the part file are opened together, so that either all ranks have both or the run
         # ends before its timed part.
         dtype = np.dtype(config.dtype)
@@ -90,23 +82,16 @@ class _Execution:
         self.capacity = capacity if self.held else 0
         self.attributes = self._attributes(self.setting)
         self.part, self.snapshots = agreement.together(comm, self._open)
-        self.trace = Trace(comm, self.snapshots)
         self.offset = clock.offset(comm)
         self.part.append_offset(self.offset)
-        self.budget: Budget
-        every = launch.checkpoint_every
-        if plan.shared:
-            total = None if steps is None else steps * plan.n
-            self.budget = SharedTickets(comm, total, launch.time_budget, self._start, self.trace, plan.layout, every)
-        else:
-            self.budget = AgreedSteps(comm, steps, launch.time_budget, self._start, plan.period, plan.hops, every)
-        self.paced = agreement.together(comm, self._pace)
-        if resumed:
-            self.budget.saved, self.budget.count = resumed.kept, resumed.counters.rounds
-            self.trace.steps, self.paced.calls = resumed.counters.steps, resumed.counters.gradients
-            if comm.rank == self.budget.desk:
-                at = f"round {self.budget.count}, {resumed.counters.elapsed_s:.2f} s"
-                print(f"{plan.name}: goes on from the checkpoint at {at}", file=sys.stderr, flush=True)
+        steps = plan.steps(self.problem.n_total)
+        self.assembly = Assembly(
+            comm, plan, self.problem, self.snapshots, steps, resumed, self.offset.seconds, self._begun
+        )
+        self.budget, self.trace = self.assembly.budget, self.assembly.trace
+        if resumed and comm.rank == self.budget.desk:
+            at = f"round {self.budget.count}, {resumed.counters.elapsed_s:.2f} s"
+            print(f"{plan.name}: goes on from the checkpoint at {at}", file=sys.stderr, flush=True)
         self.reporter = Reporter(plan.name, self.budget) if comm.rank == self.budget.desk else None
         self.watch = Watch(comm, self.budget, self._flush, self.reporter.show if self.reporter else lambda: None)
 
@@ -145,12 +130,12 @@ class _Execution:
         """Run the program to the end of its budget, checkpoints between; its result, and why it ended."""
         while True:
             try:
-                x = self.run(self.comm, self.paced, self.plan.config, self.budget, self.trace)
+                x = self.assembly.run(self.run)
             except Exception:
                 self.watch.last_flush()
                 raise
-            if self.diverged_step < 0 and self.held and not bool(self.problem.xp.isfinite(x).all()):
-                self._diverged(self.trace.steps)
+            if self.assembly.diverged_step < 0 and self.held and not bool(self.problem.xp.isfinite(x).all()):
+                self.assembly.diverged(self.trace.steps)
             reason = Stop(self.comm.allreduce(self.budget.reason, MPI.MAX))
             if reason in (Stop.CHECKPOINT, Stop.SIGNAL):
                 self._checkpoint()
@@ -160,8 +145,7 @@ class _Execution:
 
     def _end_s(self) -> float:
         """The end of the last step of any rank, in seconds since the start."""
-        last_s = self.trace.last_s + self.offset.seconds - self.start_s
-        return float(self.comm.allreduce(last_s, MPI.MAX))
+        return float(self.comm.allreduce(self.trace.last_s - self.trace.started_s, MPI.MAX))
 
     def _checkpoint(self) -> None:
         """Write a checkpoint of all ranks, then forget the one before; collective, with no message under way."""
@@ -182,7 +166,7 @@ class _Execution:
                 config_id=self.plan.config_id,
                 rounds=self.budget.count,
                 steps=trace.steps,
-                gradients=self.paced.calls,
+                gradients=self.assembly.problem.calls,
                 elapsed_s=elapsed_s,
                 part_nbytes=self.part.nbytes,
                 snapshots_due=snapshots.due,
@@ -194,15 +178,6 @@ class _Execution:
         except OSError as error:
             raise Unwritten(f"rank {comm.rank}: cannot write its checkpoint: {error.strerror}") from None
 
-    def _pace(self) -> PacedProblem | Unshared:
-        if isinstance(self.problem, Unshared):
-            return self.problem
-        config, launch = self.plan.config, self.plan.launch
-        delays = Delays(stragglers.parse(launch.stragglers), config.seed, self.comm.rank)
-        return PacedProblem(
-            self.problem, self.comm, self.trace, delays, launch.compute_time, config.batch_size, self._diverged
-        )
-
     def _points(self, x: Any, tags: np.ndarray) -> tuple[list[slice], int, Iterator[list[np.ndarray]]]:
         """What `evaluate` needs of the models: the slices held here, their size, and the values at every point."""
         dim = self.problem.dim
@@ -211,19 +186,9 @@ class _Execution:
         x_start, x_end = (arrays.to_host(at).astype(np.float64) for at in (self.problem.x0()[self.held], x))
         return [self.held], dim, ([at] for at in (x_start, *(self.snapshots[tag] for tag in tags), x_end))
 
-    def _start(self) -> float:
-        """Begin the timed part together: the start on this rank's clock, earlier by what a checkpoint has behind it."""
-        before = self.resumed.counters if self.resumed else None
-        elapsed = before.elapsed_s if before else 0.0
-        self.comm.Barrier()
-        self.start_s = self.comm.bcast(clock.now(self.comm)) - elapsed  # on rank 0's clock
-        local: float = self.start_s - self.offset.seconds
-        self.part.append("json", json.dumps({"started_s": local}).encode())
-        self.trace.start(local, elapsed)
-        self.comm.meter.reset()
-        if before:
-            self.comm.meter.messages[:], self.comm.meter.nbytes[:] = before.messages, before.nbytes
-        return local
+    def _begun(self, started_s: float) -> None:
+        self.begun = True
+        self.part.append("json", json.dumps({"started_s": started_s}).encode())
 
     def _open(self) -> tuple[Part, Snapshots]:
         target, rank = self.plan.target, self.comm.rank
@@ -254,7 +219,7 @@ class _Execution:
 
     def discard(self) -> None:
         """Remove the files that this rank has opened, unless there is something in them."""
-        if self.opened and not self.start_s:
+        if self.opened and not self.begun:
             self._remove_parts()
 
     def _remove_parts(self) -> None:
@@ -265,10 +230,6 @@ class _Execution:
 
     def _flush(self) -> None:
         self.part.append_rows(self.trace, self.comm.meter.messages, self.comm.meter.nbytes)
-
-    def _diverged(self, step: int) -> None:
-        self.diverged_step = step
-        self.budget.stop(Stop.DIVERGED)
 
     def _close(self, end: clock.Offset) -> None:
         try:
@@ -286,7 +247,9 @@ class _Execution:
 
     def _report(self, reason: Stop) -> int:
         """Print the one result line, or what went wrong, on rank 0; the exit code on every rank."""
-        failures = [(step, rank) for rank, step in enumerate(self.comm.allgather(self.diverged_step)) if step >= 0]
+        failures = [
+            (step, rank) for rank, step in enumerate(self.comm.allgather(self.assembly.diverged_step)) if step >= 0
+        ]
         code = 1 if failures else 0
         if reason is Stop.SIGNAL:
             signalled = max(self.comm.allgather(self.watch.signal))

@@ -93,6 +93,11 @@ class Plan:
         """Workers."""
         return self.layout.workers
 
+    def steps(self, n_total: int) -> int | None:
+        """Steps of a worker, on average where they share them, for a problem of n_total samples; None: no limit."""
+        epochs = self.launch.epochs or (None if self.launch.time_budget else DEFAULT_EPOCHS)
+        return None if epochs is None else max(1, round(epochs * self.config.steps_per_epoch(n_total, self.n)))
+
 
 def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:
     """Check what can be checked without a file or a message. Raises UserError."""
