@@ -1,1 +1,1 @@
-"""What every program must keep to, as contracts that a test or `outpace check` runs; collective, on any communicator."""
+"""What every program must keep to: contracts, which the tests and `outpace check` try out."""

@@ -17,7 +17,7 @@ from mpi4py import MPI
 from outpace.benchmarks.conformance.contracts import CONTRACTS
 from outpace.benchmarks.conformance.row import Row, row_of
 from outpace.benchmarks.conformance.trial import CheckedComm
-from outpace.benchmarks.conformance.verdict import FAILS, HOLDS, MARK, NOTHING, UNUSABLE, Broken, NotApplicable
+from outpace.benchmarks.conformance.verdict import FAILS, HOLDS, MARK, NOTHING, UNUSABLE, Broken, NotApplicable, hold
 from outpace.comm import agreement, threads
 from outpace.comm.errors import UserError
 
@@ -44,7 +44,8 @@ def main() -> None:
 def load(path: Path) -> Row:
     """The row of the program in that file. Raises UserError where it is no program."""
     spec = importlib.util.spec_from_file_location(f"checked.{path.stem}", path)
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     program = importlib.util.module_from_spec(spec)
     sys.modules[program.__name__] = program  # where dataclasses look for it
     sys.path.append(str(path.parent))  # what lies beside it can be imported, and hides nothing
@@ -63,6 +64,7 @@ def judge(world: MPI.Intracomm, name: str, row: Row) -> tuple[str, str]:
     try:
         CONTRACTS[name](comm, row)
         comm.Free()
+        hold(world, not comm.left, ", ".join(comm.left))
     except NotApplicable as reason:
         return NOTHING, str(reason)
     except Broken as reason:

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple, NoReturn
 
 from rich.console import Console
@@ -90,7 +90,7 @@ def _launched(path: Path, n: int, limit_s: float, names: Sequence[str]) -> tuple
     """The verdicts that one launch came to, and how it ended if not with the last of them."""
     module, arguments = "outpace.benchmarks.conformance", [str(path), f"{limit_s:g}", *names]
     print(shlex.join(launcher.command(module, n, arguments)), file=sys.stderr, flush=True)
-    with NamedTemporaryFile("ab", suffix=".log") as log:
+    with TemporaryDirectory() as folder, open(Path(folder, "log"), "ab") as log:
         running = launcher.Launch(module, n, arguments, log)
         try:
             ended = running.wait()

@@ -1,6 +1,5 @@
 """The row of a program in the conformance table."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
@@ -65,10 +64,10 @@ class Row:
 
     def servers(self, config: dict[str, Any]) -> int:
         """How many of the ranks serve; the others are workers."""
-        return config.get("servers", self.program.Config.servers)
+        return int(config.get("servers", self.program.Config.servers))
 
 
-REQUIRED: Final = {"step_size", "batch_size", "dtype", "seed"}
+REQUIRED: Final = ("step_size", "batch_size", "dtype", "seed")  # flags
 OPTIONAL: Final = ("allowed", "cost", "reference", "work", "variants", "refused", "fits", "spread")
 
 
@@ -80,29 +79,18 @@ def row_of(program: ModuleType) -> Row:
     given = {name: value for name, value in vars(program).items() if name in OPTIONAL}
     if "reference" in given:
         given["reference"] = SimpleNamespace(run=given["reference"])
-    config = _config(program)
+    config = program.Config()
+    if not isinstance(config, ProgramConfig):
+        raise UserError("Config is not derived from outpace.benchmarks.config.ProgramConfig")
+    for flag in REQUIRED:
+        if not hasattr(config, flag):
+            raise UserError(f"Config has no {flag}, which every program has")
     return Row(
         program,
         synchronous=not config.asynchronous,
         gossip=config.topology is not None,
         **{"fits": None, **given},
     )
-
-
-def _config(program: ModuleType) -> ProgramConfig:
-    """The program's flags with their defaults."""
-    Config = program.Config
-    if not (isinstance(Config, type) and issubclass(Config, ProgramConfig) and dataclasses.is_dataclass(Config)):
-        raise UserError("Config is not a dataclass derived from outpace.benchmarks.config.ProgramConfig")
-    flags = [flag for flag in dataclasses.fields(Config) if flag.init]
-    if missing := REQUIRED - {flag.name for flag in flags}:
-        raise UserError(
-            f"Config has no flag {', '.join(sorted(missing))}; every program has {', '.join(sorted(REQUIRED))}"
-        )
-    for flag in flags:
-        if flag.default is flag.default_factory is dataclasses.MISSING:
-            raise UserError(f"Config.{flag.name} has no default")
-    return Config()
 
 
 def configurations(row: Row, n: int) -> list[dict[str, Any]]:

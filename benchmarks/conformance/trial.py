@@ -1,5 +1,6 @@
 """One program run on any communicator, with its budget and its trace in memory."""
 
+import dataclasses
 import tracemalloc
 from dataclasses import dataclass
 from types import ModuleType
@@ -11,31 +12,38 @@ from mpi4py import MPI
 from outpace.benchmarks import problems
 from outpace.benchmarks.conformance.verdict import hold
 from outpace.benchmarks.problems import Setting, Unshared
-from outpace.benchmarks.running.pace import PacedProblem
-from outpace.benchmarks.running.stragglers import Delays, parse
+from outpace.benchmarks.running.assembly import Assembly
+from outpace.benchmarks.running.plan import Launch, make_plan
 from outpace.benchmarks.trace import parts
 from outpace.benchmarks.trace.recorder import Trace
 from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import clock
 from outpace.comm.arrays import to_host
-from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
-from outpace.comm.layout import Layout
-from outpace.comm.meter import MeteredComm
+from outpace.comm.budget import Stop
+from outpace.comm.meter import Meter, MeteredComm
 
 
 class CheckedComm(MeteredComm):
-    """A communicator whose duplicates must hold no message when they are freed."""
+    """A communicator that notes, and its duplicates with it, what messages are left when they are freed."""
+
+    left: list[str]  # of this rank
+
+    def __new__(cls, comm: MPI.Intracomm, meter: Meter | None = None, left: list[str] | None = None) -> "CheckedComm":
+        self: Any = super().__new__(cls, comm, meter)
+        self.left = [] if left is None else left
+        return self  # type: ignore[no-any-return]
 
     def Dup(self, info: MPI.Info | None = None) -> "CheckedComm":
-        return CheckedComm(MPI.Intracomm(self).Dup(info), self.meter)
+        return CheckedComm(MPI.Intracomm(self).Dup(info), self.meter, self.left)
 
     def Free(self) -> None:
-        self.check_empty("freed with a message left in it")
+        self.look("a communicator is freed with a message left in it")
         super().Free()
 
-    def check_empty(self, why: str) -> None:
-        """Raise Broken on every rank where a message is left that nobody received; collective."""
-        hold(self, not self.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG), why)
+    def look(self, why: str) -> None:
+        # Ranks free a communicator when they are done with it, not together: none may wait here for the others.
+        if self.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG):
+            self.left.append(why)
 
 
 @dataclass
@@ -124,55 +132,40 @@ def execute(
     recorder: type[Trace] = Trace,
     **config: Any,
 ) -> Outcome:
-    """Run `program` for `steps` gradients per worker on average; collective. Set-up as `benchmarks.program` does it.
+    """Run `program` for `steps` gradients per worker on average; collective. Pacing and start are those of any run.
 
     With `pause` it is ended for a checkpoint and goes on: a synchronous program after `agreement` steps, an
     asynchronous one every 20 ms.
     """
     cfg = program.Config(**{"dtype": "float64", **config})
-    layout = Layout(comm.size - cfg.servers, cfg.servers)
-    cfg.check(layout.workers)
+    every_s = 0.02 if pause and cfg.asynchronous else None
+    launch = Launch(time_budget=seconds, compute_time=compute_time, stragglers=stragglers, checkpoint_every=every_s)
+    plan = make_plan(program.__name__.rpartition(".")[2], cfg, launch, comm.size)
+    plan = dataclasses.replace(plan, period=agreement, hops=agreement)
     cfg.derive(problem)
-    trace = recorder(comm, Snapshots(0, problem.dim, np.dtype(cfg.dtype), per_step=True))
-    started = []
-
-    def start() -> float:
-        comm.Barrier()
-        trace.start(clock.now(comm))
-        comm.meter.reset()
-        started.append(clock.now(comm))
-        return started[0]
-
-    budget: Budget
-    if cfg.asynchronous:
-        total = None if steps is None else steps * layout.workers
-        budget = SharedTickets(comm, total, seconds, start, trace, layout, 0.02 if pause else None)
-    else:
-        budget = AgreedSteps(comm, steps, seconds, start, agreement, agreement)
-        if pause:
-            budget.stop(Stop.CHECKPOINT)
-    paced = problem
-    if comm.rank < layout.workers:
-        delays = Delays(parse(stragglers), cfg.seed, comm.rank)
-        paced = PacedProblem(problem, comm, trace, delays, compute_time, cfg.batch_size, lambda step: None)
-    x = program.run(comm, paced, cfg, budget, trace)
-    pauses = 0
+    snapshots = Snapshots(0, problem.dim, np.dtype(cfg.dtype), per_step=True)
+    assembly = Assembly(comm, plan, problem, snapshots, steps, recorder=recorder)
+    budget, trace = assembly.budget, assembly.trace
+    if pause and not cfg.asynchronous:
+        budget.stop(Stop.CHECKPOINT)
+    x, pauses = assembly.run(program.run), 0
     while comm.allreduce(budget.reason, MPI.MAX) == Stop.CHECKPOINT:
         pauses += 1
         budget.save()
         budget.go_on()
-        x = program.run(comm, paced, cfg, budget, trace)
+        x = assembly.run(program.run)
     x = to_host(x)
-    wall_s = clock.now(comm) - started[0]
+    wall_s = clock.now(comm) - trace.started_s
     comm.Barrier()
-    comm.check_empty("a message is left in the communicator")
+    comm.look("a message is left in the communicator")
+    hold(comm, not comm.left, ", ".join(comm.left))
     sent = comm.meter.nbytes.copy()
     mean = np.zeros(problem.dim)
-    part = layout.held(problem.dim).get(comm.rank)
+    part = plan.layout.held(problem.dim).get(comm.rank)
     if part:
         mean[part] = x
     comm.Allreduce(MPI.IN_PLACE, mean)
-    mean /= layout.models
+    mean /= plan.layout.models
     rows = {name: np.frombuffer(data, dtype=parts.TABLES[name]) for name, data in trace.drain().items()}
     return Outcome(
         x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s, pauses, getattr(trace, "peak", 0)
