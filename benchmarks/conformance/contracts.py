@@ -24,9 +24,10 @@ STEPS: Final = 25
 
 
 def leaves_no_message(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
-    """A short run of each configuration ends, and every message that was sent has been received."""
+    """A run of each configuration ends, and every message that was sent has been received."""
     for config in configurations(row, comm.size):
-        execute(comm, row.program, share(comm, PROBLEM, servers=row.servers(config), xp=xp), 5, **row.pace, **config)
+        problem = share(comm, PROBLEM, servers=row.servers(config), xp=xp)
+        execute(comm, row.program, problem, STEPS, **row.pace, **config)
 
 
 def learns_and_counts(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
