@@ -18,8 +18,10 @@ Waits and costs are those of `svrg`. An application adds a full gradient or prod
 Deviations from the paper:
 1. The extra line is computed as a difference, which leaves y_k untouched, to the bit, where tau = 1/2:
    x_{k+1} = y_k + (1/2 (x_k - y_{k-1}) + (1/2 - tau)(y_k - y_{k-1})) / (1 + tau), and X^w likewise.
-2. The applications are the plain forms: a stage has a fixed number of epochs, and the shift is the Rayleigh quotient of
-   the last stage, plus its residual, plus the problem's gap.
+2. The applications are the plain forms: a stage has a fixed number of epochs, where the analysis has a schedule of the
+   accuracies that stages are solved to.
+3. The shift is the Rayleigh quotient of the last stage's v, plus twice its residual, plus the problem's gap.
+4. `--epoch-length fixed` is not the paper's; tau takes its m.
 """
 
 from dataclasses import dataclass
@@ -42,6 +44,11 @@ class Config(svrg.Config):
     application: Literal["none", "pca", "svd", "newton", "proximal-point"] = "none"  # an outer loop, see above
     stage: PositiveInt = 20  # epochs from one sum of the application to the next
     regularisation: NonNegativeFloat | None = None  # sigma of newton (0 if convex) and proximal-point (-mu)
+
+    @property
+    def title(self):
+        name = {"s": "Katyusha Xˢ", "w": "Katyusha Xʷ"}[self.variant]
+        return f"{name}, stratified" if self.sampling == "stratified" else name
 
     def derive(self, problem):
         if self.application == "none":

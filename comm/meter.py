@@ -34,6 +34,18 @@ class Meter:
             self.nbytes[:] = 0
 
 
+def of_allreduce(nbytes: int, rank: int, n: int) -> int:
+    """Bytes that one of n ranks sends in an Allreduce of so many, as a ring does it.
+
+    Every chunk but one is sent while reducing and again while gathering. A chunk is nbytes / n, rounded so that the n
+    of them make nbytes: the sum over the ranks is 2 (n - 1) nbytes, to the byte.
+
+    >>> [of_allreduce(100, rank, 3) for rank in range(3)]
+    [134, 134, 132]
+    """
+    return 2 * (nbytes - (nbytes * (rank + 1) // n - nbytes * rank // n))
+
+
 def payload(buffer: Any) -> int:
     """Bytes of an MPI buffer argument: an array, `[array, type]`, `[array, count, type]` or None."""
     if buffer is None:
@@ -108,12 +120,9 @@ class MeteredComm(MPI.Intracomm):
         super().Bcast(buf, root)
 
     def _charge_allreduce(self, recvbuf: Any) -> None:
-        # A ring sends every chunk but one while reducing and again while gathering; a chunk is B/n rounded so
-        # that the n of them make B, hence the sum over ranks is 2(n-1)B to the byte.
-        n, nbytes = self.size, payload(recvbuf)
-        chunk = nbytes * (self.rank + 1) // n - nbytes * self.rank // n
-        if n > 1:
-            self.meter.sent((self.rank + 1) % n, 2 * (nbytes - chunk), 2 * (n - 1))
+        if self.size > 1:
+            nbytes = of_allreduce(payload(recvbuf), self.rank, self.size)
+            self.meter.sent((self.rank + 1) % self.size, nbytes, 2 * (self.size - 1))
 
 
 class MeteredGraph(MPI.Distgraphcomm):

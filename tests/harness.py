@@ -24,7 +24,7 @@ def share(
 class Rounds:
     """A budget of the rounds that it is given, without a word to other ranks."""
 
-    count = 0
+    count, total = 0, None
 
     def __init__(self, rounds: Iterable[int]) -> None:
         self._rounds = rounds

@@ -91,7 +91,7 @@ def _launched(path: Path, n: int, limit_s: float, names: Sequence[str]) -> tuple
     module, arguments = "outpace.benchmarks.conformance", [str(path), f"{limit_s:g}", *names]
     print(shlex.join(launcher.command(module, n, arguments)), file=sys.stderr, flush=True)
     with TemporaryDirectory() as folder, open(Path(folder, "log"), "ab") as log:
-        running = launcher.Launch(module, n, arguments, log)
+        running = launcher.Started(module, n, arguments, log)
         try:
             ended = running.wait()
         except KeyboardInterrupt:

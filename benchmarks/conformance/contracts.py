@@ -13,11 +13,12 @@ import numpy as np
 from mpi4py import MPI
 
 from outpace.benchmarks.conformance.row import GRAPHS, Row, configurations, ring_allreduce
-from outpace.benchmarks.conformance.trial import Allocations, CheckedComm, RandomStart, execute, share, shares
+from outpace.benchmarks.conformance.trial import Allocations, CheckedComm, RandomStart, Shown, execute, share, shares
 from outpace.benchmarks.conformance.verdict import NotApplicable, hold
 from outpace.comm import arrays, topology
 from outpace.comm.agreement import on_root
 from outpace.comm.errors import UserError
+from outpace.comm.layout import Layout
 
 PROBLEM: Final = "quadratic:dim=10,sigma=0.3,zeta=1"
 STEPS: Final = 25
@@ -127,6 +128,23 @@ def sends_what_its_cost_says(comm: CheckedComm, row: Row, xp: ModuleType = np) -
             hold(comm, least <= each <= most, why)
 
 
+def shows_the_model_before_each_update(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
+    """The k-th snapshot is the model that k steps lead to, the first of all the start. Taken after the update, or of
+    another vector, it would shift every curve. Of an asynchronous program only the start is known beforehand."""
+    config = configurations(row, comm.size)[0]
+    servers = row.servers(config)
+    problem, layout = share(comm, PROBLEM, servers=servers, xp=xp), Layout(comm.size - servers, servers)
+    models = execute(comm, row.program, problem, 4, recorder=Shown, **config).models
+    start, part = arrays.to_host(problem.x0()), layout.held(problem.dim).get(comm.rank)
+    due = [start[part]] if part else []
+    if row.synchronous:
+        due += [execute(comm, row.program, problem, steps, **config).x for steps in (1, 2, 3)]
+        hold(comm, len(models) == len(due), f"{len(models)} snapshots in {len(due)} steps")
+    pairs = enumerate(zip(models, due, strict=False))  # of an asynchronous program there are more models
+    wrong = [k for k, (model, x) in pairs if np.abs(model - x).max() > 1e-13]
+    hold(comm, not wrong, f"snapshots {wrong} are not the models after so many steps")
+
+
 def keeps_the_mean(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
     """With step size 0 from different starts the sum of the models stays and their spread shrinks."""
     if not row.gossip:
@@ -202,6 +220,7 @@ CONTRACTS: Final[dict[str, Callable[[CheckedComm, Row], None]]] = {
         repeats_exactly,
         goes_on_from_a_checkpoint,
         sends_what_its_cost_says,
+        shows_the_model_before_each_update,
         keeps_the_mean,
         refuses_on_every_rank,
         allocates_no_vector_per_step,

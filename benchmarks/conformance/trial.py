@@ -59,6 +59,7 @@ class Outcome:
     wall_s: float
     pauses: int  # for a checkpoint
     peak: int  # bytes allocated at one time, where the recorder notes it
+    models: list[np.ndarray]  # of every snapshot, where the recorder keeps them
 
 
 def shares(text: str, n: int, dtype: str = "float64", split: str = "iid", seed: int = 0) -> list[Any]:
@@ -104,6 +105,18 @@ class Allocations(Trace):
             tracemalloc.start()
         elif self.calls > self.WARM_UP:
             _, self.peak = tracemalloc.get_traced_memory()
+
+
+class Shown(Trace):
+    """A trace that keeps every model it is shown."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.models: list[np.ndarray] = []
+
+    def snapshot(self, x: Any) -> None:
+        super().snapshot(x)
+        self.models.append(to_host(x).copy())
 
 
 class RandomStart:
@@ -167,6 +180,5 @@ def execute(
     comm.Allreduce(MPI.IN_PLACE, mean)
     mean /= plan.layout.models
     rows = {name: np.frombuffer(data, dtype=parts.TABLES[name]) for name, data in trace.drain().items()}
-    return Outcome(
-        x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s, pauses, getattr(trace, "peak", 0)
-    )
+    noted = getattr(trace, "peak", 0), getattr(trace, "models", [])
+    return Outcome(x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s, pauses, *noted)

@@ -38,7 +38,7 @@ def test_the_example_holds(tmp_path: Path) -> None:
     assert "mine.py: all that applies holds" in lines
     tried = {name for name, words in table.items() if words == ["holds"] * 3}
     assert {word for words in table.values() for word in words} == {"holds", "-"}
-    assert len(table) == 12
+    assert len(table) == 13
     assert table.keys() - tried == {"keeps the mean", "refuses on every rank", "runs in two halves"}
     assert table["runs in two halves"] == ["-", "holds", "-"]
 
@@ -72,6 +72,12 @@ BROKEN = {
         "a message is left in the communicator",
     ),
     "world": (AVERAGE, "MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, x)", {"touches only its communicator"}, "COMM_WORLD"),
+    "snapshot": (
+        "        x -= g\n",
+        "        x -= g\n        trace.snapshot(x)\n",
+        {"shows the model before each update"},
+        "8 snapshots in 4 steps",
+    ),
     "exception": (AVERAGE, "raise KeyError(comm.rank)", {"leaves no message"}, "KeyError: "),
 }
 
@@ -85,7 +91,7 @@ def test_what_is_broken_is_named(tmp_path: Path, kind: str) -> None:
     assert code == 1
     assert contracts <= failed, lines
     assert any(line.startswith(f"{name}: fails") and why in line for name in contracts for line in lines), lines
-    if kind in ("cost", "reference", "allocation"):
+    if kind in ("cost", "reference", "allocation", "snapshot"):
         assert failed == contracts, lines
 
 

@@ -37,13 +37,20 @@ from outpace.benchmarks.conformance.row import Row, ring_allreduce
 from outpace.benchmarks.conformance.verdict import NotApplicable
 from outpace.comm import arrays, sign, topology
 
+STEPS_DOWN = "step:at=0.1+0.2,factor=0.7,warm-up=0.05"  # within contracts.STEPS, for any number of workers
+
 ROWS = [
     Row(
         allreduce_sgd,
         synchronous=True,
         cost=lambda n, dim, degrees: ring_allreduce(n, 8 * dim),
         reference=allreduce_form,
-        variants=({}, {"rule": "momentum"}, {"rule": "adam", "step_size": 0.05}),
+        variants=(
+            {},
+            {"schedule": "cosine", "sampling": "shuffle", "weight_decay": 0.01},
+            {"rule": "momentum", "step_size": 0.2, "schedule": STEPS_DOWN, "weight_decay": 0.01},
+            {"rule": "adam", "sampling": "shuffle"},
+        ),
     ),
     Row(
         d_psgd,
@@ -52,6 +59,7 @@ ROWS = [
         reference=d_psgd_form,
         gossip=True,
         refused=((3, {"topology": "hypercube"}), (3, {"topology": "random-regular:degree=3"})),
+        variants=({}, {"step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"}),
     ),
     Row(
         sign_sgd,
@@ -61,7 +69,7 @@ ROWS = [
         spread=False,  # a majority is no mean
         variants=(
             {"step_size": 0.3},
-            {"step_size": 0.3, "ties": "keep", "exchange": "server", "weight_decay": 0.01},
+            {"step_size": 0.3, "ties": "keep", "exchange": "server", "weight_decay": 0.01, "sampling": "shuffle"},
             {"step_size": 0.3, "ties": "plus", "exchange": "int8"},
             {"step_size": 0.05, "schedule": "constant", "variant": "signum", "momentum": 0.5, "ties": "keep"},
             {
@@ -73,12 +81,13 @@ ROWS = [
                 "ties": "keep",
             },
             {"step_size": 0.1, "vote": "sum"},
-            {"step_size": 0.1, "vote": "sum", "exchange": "server"},
+            {"vote": "sum", "exchange": "server"},
             {"step_size": 0.1, "vote": "sum", "exchange": "int8", "weight_decay": 0.01},
-            {"step_size": 0.3, "vote": "none", "variant": "signum"},
+            {"step_size": 0.3, "vote": "none", "variant": "signum", "weight_decay": 0.01, "decay": "coupled"},
+            {"step_size": 0.3, "schedule": STEPS_DOWN, "weight_decay": 0.1, "decay": "coupled"},
             {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "weight_decay": 0.01},
             {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "exchange": "server"},
-            {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "ties": "keep"},
+            {"step_size": 1.0, "variant": "ef-signsgd", "ties": "keep"},
             {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "vote": "sum"},
             {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "vote": "none"},
         ),
@@ -93,7 +102,12 @@ ROWS = [
         synchronous=True,
         cost=lambda n, dim, degrees: np.full(n, (n - 1) * (4 * 4 * sign.words(dim) + 8)),
         reference=quantized_sgd_form,
-        variants=({}, {"codec": "qsgd:levels=2"}, {"codec": "terngrad"}),
+        variants=(
+            {},
+            {"codec": "qsgd:levels=2,norm=max", "sampling": "shuffle"},
+            {"codec": "terngrad"},
+            {"codec": "terngrad:shared=1", "step_size": 0.3, "schedule": STEPS_DOWN},
+        ),
         refused=((2, {"codec": "qsgd:levels=128"}), (3, {"codec": "terngrad:levels=1"})),
     ),
     Row(
@@ -105,8 +119,15 @@ ROWS = [
         variants=(
             {"batch_size": 512, "step_size": 0.2},
             {"batch_size": 400, "step_size": 0.2, "sampling": "stratified", "prox": "l1:weight=1e-3"},
+            {"batch_size": 400, "step_size": 0.2, "epoch_length": "fixed:m=2"},
+            {"batch_size": 400, "step_size": 0.2, "epoch_length": "fixed:m=4,option=II"},
         ),
-        refused=((3, {"prox": "l1:weight=-1"}), (2, {"prox": "elastic"})),
+        refused=(
+            (3, {"prox": "l1:weight=-1"}),
+            (2, {"prox": "elastic"}),
+            (2, {"epoch_length": "fixed"}),
+            (3, {"epoch_length": "fixed:m=2,option=III"}),
+        ),
     ),
     Row(
         katyusha_x,
@@ -139,19 +160,19 @@ ROWS = [
         gossip=True,
         fits=lambda W: topology.smallest_eigenvalue(W) > -1 / 3 + 1e-9,
         refused=((3, {"topology": "hypercube"}), (4, {"topology": "ring"}), (8, {"topology": "ring"})),
-        variants=({}, {"schedule": "sqrt", "step_size": 0.5}),
+        variants=({}, {"schedule": "sqrt", "step_size": 0.5, "sampling": "shuffle"}),
     ),
     Row(
         a_psgd,
         synchronous=False,
         cost=lambda n, dim, degrees: (2 * 8 * dim + 16, 2 * 8 * dim + 16),  # a gradient, a model, a ticket
-        variants=({}, {"servers": 2}),
+        variants=({}, {"servers": 2, "step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"}),
     ),
     Row(
         eamsgd,
         synchronous=False,
         cost=lambda n, dim, degrees: (2 * 8 * dim + 16, 2 * 8 * dim + 16),  # with period 1
-        variants=({"period": 1}, {"period": 4}, {"period": 1, "servers": 2}),
+        variants=({"period": 1}, {"period": 4, "sampling": "shuffle"}, {"period": 1, "servers": 2}),
     ),
 ]
 
@@ -228,6 +249,11 @@ def test_two_halves_at_once(comm: CheckedComm, row: Row) -> None:
 @by_row
 def test_bytes_are_the_documented_cost(comm: CheckedComm, row: Row) -> None:
     hold(contracts.sends_what_its_cost_says, comm, row)
+
+
+@by_row
+def test_snapshots_are_taken_before_the_update(comm: CheckedComm, row: Row) -> None:
+    hold(contracts.shows_the_model_before_each_update, comm, row)
 
 
 @by_row
