@@ -193,6 +193,17 @@ def _positive(text: str) -> int:
     return number
 
 
+def _several(text: str) -> list[int]:
+    return [_positive(part) for part in text.split(",")]
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return seconds
+
+
 class HelpOfProgram(argparse.Action):
     """`outpace run PROGRAM --help` lists the program's own flags."""
 
@@ -203,17 +214,6 @@ class HelpOfProgram(argparse.Action):
             parse_flags(name_of(options.program), config_of(options.program), ["--help"])
         parser.print_help()
         parser.exit()
-
-
-def _several(text: str) -> list[int]:
-    return [_positive(part) for part in text.split(",")]
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return seconds
 
 
 def run(options: argparse.Namespace) -> int:

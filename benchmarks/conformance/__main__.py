@@ -18,6 +18,7 @@ from outpace.benchmarks.conformance.contracts import CONTRACTS
 from outpace.benchmarks.conformance.row import Row, row_of
 from outpace.benchmarks.conformance.trial import CheckedComm
 from outpace.benchmarks.conformance.verdict import FAILS, HOLDS, MARK, NOTHING, UNUSABLE, Broken, NotApplicable, hold
+from outpace.benchmarks.machine import launcher
 from outpace.comm import agreement, threads
 from outpace.comm.errors import UserError
 
@@ -25,6 +26,7 @@ from outpace.comm.errors import UserError
 def main() -> None:
     world = MPI.COMM_WORLD
     path, limit_s, names = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
+    _life = launcher.report(world.rank)  # kept open until the process ends
     warnings.simplefilter("ignore", RuntimeWarning)  # a model that is not finite breaks a contract, and that is told
     faulthandler.dump_traceback_later(limit_s, exit=True)
     try:

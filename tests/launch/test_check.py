@@ -38,7 +38,7 @@ def test_the_example_holds(tmp_path: Path) -> None:
     assert "mine.py: all that applies holds" in lines
     tried = {name for name, words in table.items() if words == ["holds"] * 3}
     assert {word for words in table.values() for word in words} == {"holds", "-"}
-    assert len(table) == 12
+    assert len(table) == 13
     assert table.keys() - tried == {"keeps the mean", "refuses on every rank", "runs in two halves"}
     assert table["runs in two halves"] == ["-", "holds", "-"]
 
@@ -49,7 +49,7 @@ BROKEN = {
         "return ring_allreduce(n, 8 * dim)",
         "return ring_allreduce(n, 4 * dim)",
         {"sends what its cost says"},
-        "rank 0: sent 240 bytes in 3 rounds; 120 is their cost",
+        "sent 240 bytes in 3 rounds; 120 is their cost",
     ),
     "repeat": (
         "default_rng([BATCHES, cfg.seed, comm.rank])",
@@ -60,18 +60,24 @@ BROKEN = {
     "reference": ("X -= cfg.step_size * G", "X -= 0.1 * G", {"equals its reference"}, "from the reference after 25"),
     "checkpoint": ("budget.keep(x=x, rng=rng)", "", {"goes on from a checkpoint"}, "is all given to budget.keep?"),
     "allocation": (
-        "x -= cfg.step_size * g",
-        "x -= 1.0 * (cfg.step_size * g)",
+        "x -= g",
+        "x -= 1.0 * g",
         {"allocates no vector per step"},
         "model",
     ),
     "message": (
-        "    return x\n\n\nif",
-        "    comm.Isend(g[:1], (comm.rank + 1) % comm.size)\n    return x\n\n\nif",
+        "    return x\n",
+        "    comm.Isend(g[:1], (comm.rank + 1) % comm.size)\n    return x\n",
         {"leaves no message"},
         "a message is left in the communicator",
     ),
     "world": (AVERAGE, "MPI.COMM_WORLD.Allreduce(MPI.IN_PLACE, x)", {"touches only its communicator"}, "COMM_WORLD"),
+    "snapshot": (
+        "        x -= g\n",
+        "        x -= g\n        trace.snapshot(x)\n",
+        {"shows the model before each update"},
+        "8 snapshots in 4 steps",
+    ),
     "exception": (AVERAGE, "raise KeyError(comm.rank)", {"leaves no message"}, "KeyError: "),
 }
 
@@ -79,14 +85,13 @@ BROKEN = {
 @pytest.mark.parametrize("kind", BROKEN)
 def test_what_is_broken_is_named(tmp_path: Path, kind: str) -> None:
     before, after, contracts, why = BROKEN[kind]
-    source = example()
-    place = source.rindex(before) if kind == "message" else source.index(before)
-    code, table, lines = check(source[:place] + after + source[place + len(before) :], tmp_path, "-n", "2")
+    assert before in example()
+    code, table, lines = check(example().replace(before, after, 1), tmp_path, "-n", "2")
     failed = {name for name, words in table.items() if words == ["fails"]}
     assert code == 1
     assert contracts <= failed, lines
     assert any(line.startswith(f"{name}: fails") and why in line for name in contracts for line in lines), lines
-    if kind in ("cost", "reference", "allocation"):
+    if kind in ("cost", "reference", "allocation", "snapshot"):
         assert failed == contracts, lines
 
 

@@ -37,7 +37,7 @@ from outpace.benchmarks.conformance.row import Row, ring_allreduce
 from outpace.benchmarks.conformance.verdict import NotApplicable
 from outpace.comm import arrays, sign, topology
 
-STEPS_DOWN = "step:at=0.1+0.2,factor=0.7,warm-up=0.05"  # within the steps of the contracts, for any number of workers
+STEPS_DOWN = "step:at=0.1+0.2,factor=0.7,warm-up=0.05"  # within contracts.STEPS, for any number of workers
 
 ROWS = [
     Row(
@@ -253,7 +253,7 @@ def test_bytes_are_the_documented_cost(comm: CheckedComm, row: Row) -> None:
 
 @by_row
 def test_snapshots_are_taken_before_the_update(comm: CheckedComm, row: Row) -> None:
-    hold(contracts.shows_the_model_before_its_update, comm, row)
+    hold(contracts.shows_the_model_before_each_update, comm, row)
 
 
 @by_row

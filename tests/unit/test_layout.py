@@ -12,7 +12,7 @@ SOURCES = rooms.sources()
 PROGRAMS = [path for name, path in SOURCES.items() if name.startswith("outpace.algorithms.")]
 SENDING = [  # what programs send by
     SOURCES["outpace.benchmarks.problems.applications"],
-    *(SOURCES[f"outpace.comm.{name}"] for name in ("gossip", "outcomes", "server", "vote")),
+    *(SOURCES[f"outpace.comm.{name}"] for name in ("outcomes", "server", "vote")),
 ]
 FLOORS = (
     ("comm", "jobscripts"),
