@@ -7,9 +7,9 @@ No worker waits for another one. tau, the number of gradients applied between th
 whatever the speeds, since every worker always has one gradient under way. k counts the gradients of all workers.
 
 The last `servers` ranks hold the model in slices, each with one buffer per worker beside its own. Cost per gradient:
-the worker sends one gradient and gets one model, and 8 bytes each way for a ticket of the budget. The busiest rank is
-a server: in the time in which every worker computes one gradient, n / servers gradients come in and as many models
-go out, which grows with n.
+the worker sends one gradient and gets one model, and at most 64 bytes for tickets of the budget. The busiest rank is a
+server: in the time in which every worker computes one gradient, n / servers gradients come in and as many models go
+out, which grows with n.
 
 Deviations from the paper:
 1. A gradient is applied with gamma / n, so that a --step-size means the same in all programs of this suite.

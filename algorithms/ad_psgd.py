@@ -3,19 +3,34 @@
 Two threads of each worker share its model x, and nothing waits for all workers:
 
     gradient   x_hat <- x;  g <- grad F_i(x_hat; xi);  x <- x - gamma g        (x may have moved meanwhile)
-    averaging  x, x_peer <- (x + x_peer) / 2  with a random neighbour
+    averaging  x, x_j <- (x + x_j) / 2  with a random neighbour j, once per gradient of any worker
 
-The graph is bipartite: active workers ask, passive ones answer, so no cycle of workers can wait for itself
-(section 4). k counts the gradients of all workers. Cost per gradient at the busiest rank: one model sent per
-exchange, whatever n is, and 8 bytes for a ticket of the budget.
+k counts the gradients of all workers. The graph is bipartite (section 4): active workers ask, passive ones answer. A
+passive worker whose averaging is due calls a random active neighbour, which then asks it. One that is due stands for
+all that are due at a worker, so none pile up where messages are slower than gradients. Cost at the busiest rank while
+every worker computes one gradient: on a regular graph two exchanges, one for its own gradient and one for a
+neighbour's, a model each way; and 64 bytes for each batch of tickets of the budget.
+
+Why it cannot hang. No gradient loop waits for a neighbour. An active worker waits for the passive one that it asked,
+and a passive one in an exchange for the active one that asked it, which has sent all that is waited for: so the
+exchanges at a passive worker end one after the other. A passive worker says DONE after its last gradient, an active one
+after its own last and its neighbours' DONE; until then it serves who calls, and from then on it asks no more, whatever
+is due. A passive worker answers until its neighbours are DONE. So whoever may be called or asked is there, nothing
+comes after DONE, and a run ends with the exchanges under way at its last gradient, as Algorithm 1 does.
 
 Deviations from the paper:
 1. The gradient thread itself applies its gradient, under a lock that nobody holds across a message; the paper's
    hands it to the other thread. Both sides of an averaging therefore add an increment, x += r - s with s half the own
    model as sent and r half the peer's: gradients applied meanwhile are kept, and so is the sum of all models.
-2. One averaging per gradient of an active worker; the paper's averaging thread runs as fast as it can.
+2. Hence a gradient may be taken at x - gamma g while an averaging that was sent x is under way: a model with the own
+   gradient of an iteration, but not yet with its averaging. Algorithm 1 knows only models with both or with neither.
+   To wait for the averaging would pile gradients up, to be applied all at once, where messages are slow.
+3. One averaging per gradient, as in Algorithm 1; the paper's thread averages as fast as it can: `--averaging free`. It
+   comes while the worker's next gradient begins to be computed, not when that is ready: line 5 runs beside line 4.
+4. An exchange is the plain average where W has Metropolis's weights, else in proportion to W's (`exchange_weights`).
 """
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,28 +39,33 @@ from mpi4py import MPI
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import threads, topology
+from outpace.comm import schedules, threads, topology
+from outpace.comm.batches import Batches, Sampling
 from outpace.comm.clock import wait
-from outpace.comm.gossip import Exchange, SharedModel
+from outpace.comm.gossip import NOTHING, Exchange, SharedModel, exchange_weights, hear
+from outpace.comm.schedules import step_sizes
 from outpace.comm.spec import PositiveFloat, PositiveInt, Seed
-from outpace.comm.streams import BATCHES, PEERS
+from outpace.comm.streams import PEERS
 
-ASK, READY, MODEL, DONE = 1, 2, 3, 4  # message tags
-NOTHING = [None, MPI.BYTE]
+DUE, ASK, COME, READY, MODEL, DONE = range(1, 7)  # message tags; DUE and DONE are words of gradient loops as well
 
 
 @dataclass(frozen=True)
 class Config(ProgramConfig):
     step_size: PositiveFloat = 0.2  # gamma
+    schedule: str = "constant"  # SPEC of gamma over the gradients: constant, sqrt, step:at=30+60, cosine
     batch_size: PositiveInt = 16  # M, samples per gradient of one worker
+    sampling: Sampling = "replacement"  # how batches are drawn: with replacement, or shuffled passes
     topology: str = "ring"  # SPEC of the graph, which must be bipartite
+    averaging: Literal["gradient", "free"] = "gradient"  # one per gradient, or as fast as it can
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
     seed: Seed = 0  # of data order, batches and delays
     title = "AD-PSGD"
     asynchronous = True
 
     def check(self, n):
-        """Raise UserError for a graph of n workers that is not bipartite."""
+        """Raise UserError for a graph of n workers that is not bipartite, and for a schedule that there is not."""
+        schedules.parse(self.schedule)
         topology.bipartition(topology.mixing_matrix(self.topology, n), 0, self.topology)
 
 
@@ -53,45 +73,78 @@ def run(comm, problem, cfg, budget, trace):
     """One worker; collective over comm. Returns its local model x, shape (dim,)."""
     W = topology.mixing_matrix(cfg.topology, comm.size)
     active, neighbours = topology.bipartition(W, comm.rank, cfg.topology)
-    model, due, gossip = SharedModel(comm, problem.x0(), trace), threads.channel(comm), comm.Dup()
+    model, words, gossip = SharedModel(comm, problem.x0(), trace), threads.channel(comm), comm.Dup()
+    exchange = Exchange(gossip, model, MODEL, exchange_weights(W, comm.rank))
     x_hat, g = model.x.copy(), model.x.copy()
-    rng, peers = (np.random.default_rng([purpose, cfg.seed, comm.rank]) for purpose in (BATCHES, PEERS))
-    budget.keep(x=model.x, rng=rng, peers=peers)
-    averaging = threads.start(comm, ask if active else answer, gossip, neighbours, model, due, peers, trace)
-
+    batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
+    peers = np.random.default_rng([PEERS, cfg.seed, comm.rank])
+    gamma = step_sizes(cfg.schedule, cfg.step_size, problem.n_total / cfg.batch_size, budget.total)
+    budget.keep(x=model.x, peers=peers, **batches.memory)
+    free = cfg.averaging == "free"
+    if active:
+        averaging = [threads.start(comm, ask, gossip, neighbours, exchange, words, peers, free, trace)]
+    else:
+        called = threads.event(comm)
+        averaging = [
+            threads.start(comm, answer, gossip, neighbours, exchange, called, trace),
+            threads.start(comm, call, gossip, neighbours, words, called, peers, free),
+        ]
     for k in budget:
-        batch = rng.integers(problem.n_samples, size=cfg.batch_size)  # line 3
+        batch = batches.draw(cfg.batch_size)  # line 3
         read_s, seen = trace.now(), model.read(x_hat)
         problem.gradient(x_hat, batch, g)  # line 4, at the model as read
-        g *= cfg.step_size
+        g *= gamma(k)
         meanwhile = model.subtract(g) - seen  # line 6
-        due.put(k)
+        words.put(DUE)  # line 5 of the next iteration
         trace.record(read_s, local_writes=meanwhile)
-    due.put(None)
-    averaging.join()
+    words.put(DONE)
+    for thread in averaging:
+        thread.join()
     gossip.Free()
     return model.x
 
 
-def ask(comm, neighbours, model, due, rng, trace):
-    """Active worker: average with one random passive neighbour per gradient (line 5)."""
-    exchange = Exchange(comm, model, MODEL)
-    for _ in iter(due.get, None):
-        peer = neighbours[rng.integers(len(neighbours))]
+def ask(comm, neighbours, exchange, words, rng, free, trace):
+    """Active worker: average with a random passive neighbour for its own gradients, and with those that call."""
+    due, present = deque[int](), {comm.rank, *neighbours}  # for whose gradients, in turn; who is not yet done
+    while present:
+        if heard := hear(comm, words, patient=not due):
+            source, word = heard
+            if word == DONE:
+                present.remove(source)
+            elif source not in due:
+                due.append(source)
+            continue
+        worker = due.popleft()
+        own = worker == comm.rank
+        peer = neighbours[rng.integers(len(neighbours))] if own else worker
         with trace.phase("exchange", peer, exchange.nbytes, background=True):
-            exchange.average_with(peer, [comm.Irecv(NOTHING, peer, READY), comm.Isend(NOTHING, peer, ASK)])
+            hail = [comm.Irecv(NOTHING, peer, READY), comm.Isend(NOTHING, peer, ASK if own else COME)]
+            exchange.average_with(peer, hail)
+        if free:
+            due.append(worker)
     wait(comm, [comm.Isend(NOTHING, peer, DONE) for peer in neighbours])
 
 
-def answer(comm, neighbours, model, due, rng, trace):
+def call(comm, neighbours, words, called, rng, free):
+    """Passive worker: call a random active neighbour for its own gradients, unless it waits for one that it called."""
+    for _ in iter(words.get, DONE):
+        if len(neighbours) and not free and not called.is_set():
+            called.set()
+            wait(comm, [comm.Isend(NOTHING, neighbours[rng.integers(len(neighbours))], DUE)])
+    wait(comm, [comm.Isend(NOTHING, peer, DONE) for peer in neighbours])
+
+
+def answer(comm, neighbours, exchange, called, trace):
     """Passive worker: answer whoever asks, one after the other, until every active neighbour is done."""
     status, asking = MPI.Status(), len(neighbours)
-    exchange = Exchange(comm, model, MODEL)
     while asking:
         wait(comm, [comm.Irecv(NOTHING, MPI.ANY_SOURCE, MPI.ANY_TAG)], [status])
         if status.tag == DONE:
             asking -= 1
             continue
+        if status.tag == COME:
+            called.clear()
         with trace.phase("exchange", status.source, exchange.nbytes, background=True):
             exchange.average_with(status.source, [comm.Isend(NOTHING, status.source, READY)])
 

@@ -8,7 +8,7 @@ Every worker trains a model x_i of its own; a server holds the centre x~, to whi
 No worker waits for another one. k counts the gradients of all workers. The result, and what is evaluated, is x~.
 
 The last `servers` ranks hold the centre in slices, each with one buffer per worker beside its own. Cost per gradient:
-1 / tau models to the worker and as many from it, and 8 bytes each way for a ticket of the budget. The busiest rank is
+1 / tau models to the worker and as many from it, and at most 64 bytes for tickets of the budget. The busiest rank is
 a server: in the time in which every worker computes one gradient, n / (tau servers) models come in and as many go
 out, which grows with n.
 

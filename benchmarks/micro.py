@@ -28,11 +28,11 @@ from outpace.benchmarks.running.assembly import Assembly
 from outpace.benchmarks.running.plan import Launch, Plan, make_plan
 from outpace.benchmarks.trace.recorder import Trace
 from outpace.benchmarks.trace.snapshots import Snapshots
-from outpace.comm import arrays, clock, threads
+from outpace.comm import arrays, clock
 from outpace.comm import sign as sign_kernels
 from outpace.comm.arrays import Wired, module, synchronise, to_host
 from outpace.comm.errors import UserError
-from outpace.comm.gossip import SharedModel
+from outpace.comm.gossip import NOTHING, Exchange, SharedModel
 from outpace.comm.meter import MeteredComm
 from outpace.comm.vote import EXCHANGES
 
@@ -89,19 +89,19 @@ def _sendrecv_and_average(comm: MeteredComm, x: np.ndarray, s: np.ndarray, r: np
 
 
 def _exchanges(comm: MeteredComm, x: np.ndarray, count: int) -> np.ndarray:
-    """`count` averagings by the communication side of AD-PSGD; the model afterwards."""
-    program, model, trace = _ad_psgd(comm, x)
-    due = threads.channel(comm)
-    for k in [*range(count), None]:
-        due.put(k)
-    side = program.ask if comm.rank == 1 else program.answer
-    side(comm, [1 - comm.rank], model, due, np.random.default_rng(0), trace)
+    """`count` averagings as AD-PSGD makes them; the model afterwards."""
+    trace, peer = Trace(comm, Snapshots(0, len(x), x.dtype, per_step=True)), 1 - comm.rank
+    model = SharedModel(comm, x.copy(), trace)
+    exchange = Exchange(comm, model, 1, [0.5, 0.5])
+    ask, ready = 2, 3  # tags
+    for _ in range(count):
+        with trace.phase("exchange", peer, exchange.nbytes, background=True):
+            if comm.rank:
+                exchange.average_with(peer, [comm.Irecv(NOTHING, peer, ready), comm.Isend(NOTHING, peer, ask)])
+            else:
+                clock.wait(comm, [comm.Irecv(NOTHING, peer, ask)])
+                exchange.average_with(peer, [comm.Isend(NOTHING, peer, ready)])
     return model.x  # type: ignore[no-any-return]
-
-
-def _ad_psgd(comm: MeteredComm, x: np.ndarray) -> tuple[Any, Any, Trace]:
-    trace = Trace(comm, Snapshots(0, len(x), x.dtype, per_step=True))
-    return importlib.import_module("outpace.algorithms.ad_psgd"), SharedModel(comm, x.copy(), trace), trace
 
 
 def _validate_exchange(comm: MeteredComm, x: np.ndarray) -> None:

@@ -9,6 +9,7 @@ calls `run` again with the same budget, or with one whose `saved` and `count` we
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from enum import IntEnum
@@ -20,8 +21,9 @@ from mpi4py import MPI
 from outpace.comm import clock, state, threads
 from outpace.comm.layout import Layout
 
-ASK, TICKET = 1, 2  # message tags
-NONE_LEFT: Final = -1
+ASK, TICKETS = 1, 2  # message tags
+BATCH_S: Final = 5e-3  # of work: a worker asks for as many tickets at a time
+SHORT_S: Final = 1e-6  # a gradient counts as no shorter
 LONG_S: Final = 0.1  # of a step: the agreements on an end then cost next to nothing
 
 
@@ -67,7 +69,7 @@ class Budget:
         self._deadline = self._checkpoint_due = np.inf
         self._stopping = threads.lock(comm)  # signals come in a thread of their own
         self.reason = Stop.NO
-        self.count = 0  # rounds begun; of all workers at the desk where tickets are shared
+        self.count = 0  # rounds begun; where tickets are shared, those that the desk has handed out
         self.desk = 0  # the rank whose count is the run's
         self.saved: dict[str, state.Captured] = {}  # what the last checkpoint holds of this rank
         self._kept: dict[str, Any] = {}
@@ -166,9 +168,13 @@ class AgreedSteps(Budget):
 class SharedTickets(Budget):
     """k = 0 .. K-1 handed out once each over all workers, by the layout's desk, for asynchronous programs.
 
-    The gradient loop makes no remote call: a thread fetches its next ticket while the current gradient is
-    computed. `mpi4py.util.sync.Counter` would be shorter, but an MPI may serve it only when its rank enters MPI,
-    so that a slow one slows everybody.
+    Tickets come in batches, of BATCH_S of work at the worker's own pace and fewer towards the end, since a gradient may
+    be shorter than a message's way. The gradient loop makes no remote call: its next batch is fetched while the current
+    one is used. The desk's own loop asks like the others, after them, or it would get most of the tickets. Who ends
+    early gives back what it has not used: it is not counted, and handed out first when the run goes on.
+
+    `mpi4py.util.sync.Counter` would be shorter, but an MPI may serve it only when its rank enters MPI, so that a slow
+    one slows everybody.
     """
 
     def __init__(
@@ -185,31 +191,44 @@ class SharedTickets(Budget):
         self._trace = trace
         self._layout = layout or Layout(comm.size)
         self.desk = self._layout.desk
-        self._counting = threads.lock(comm)
+        self._unused: list[range] = []  # at the desk, what was given back: of the k below `count` and their number
+        # Of this rank's own loop. An ask is [reason to stop, most, and start and stop of two batches given back]; one
+        # for 0 tickets is the last and has no answer.
+        self._asks: threads.Channel[list[int]] = threads.channel(comm)
+        self._batches: threads.Channel[range] = threads.channel(comm)
+
+    def save(self) -> dict[str, state.Captured]:
+        super().save()
+        self.saved["tickets"] = np.array([(k.start, k.stop) for k in self._unused], dtype=np.int64)
+        return self.saved
 
     def __iter__(self) -> Iterator[int]:
         """A worker's tickets."""
         with self.attend() as comm:
-            if comm.rank == self.desk:
-                yield from iter(self._take, NONE_LEFT)
-                return
-            wanted, tickets = threads.channel(comm), threads.channel(comm)
-            thread = threads.start(comm, self._fetch, comm, wanted, tickets)
-            wanted.put(True)
-            while True:
-                with self._trace.phase("wait"):
-                    k = tickets.get()
-                if k == NONE_LEFT:
-                    break
-                wanted.put(True)  # the next one travels while this gradient is computed
-                yield k
-            thread.join()
+            fetching = None if comm.rank == self.desk else threads.start(comm, self._fetch, comm)
+            most, unused = 1, (range(0), range(0))
+            self._ask(most)
+            while not unused[0] and (batch := self._next()):
+                self._ask(most)  # the next batch travels while this one is used
+                began_s = clock.now(comm)
+                for k in batch:
+                    if self._look():
+                        unused = range(k, batch.stop), self._next()
+                        break
+                    yield k
+                gradient_s = (clock.now(comm) - began_s) / len(batch)
+                most = max(1, int(BATCH_S / max(gradient_s, SHORT_S)))
+            self._ask(0, *unused)
+            if fetching:
+                fetching.join()
 
     @contextmanager
     def attend(self) -> Iterator[MPI.Intracomm]:
         """The timed part of a server, which takes no tickets; the desk hands them out meanwhile. Gives a communicator
         of the budget's own."""
         comm = self.comm.Dup()
+        if not self._started:
+            self._unused = [range(*bounds) for bounds in self.saved.get("tickets", np.empty(0)).tolist()]
         self._begin()
         handing_out = threads.start(comm, self._hand_out, comm) if comm.rank == self.desk else None
         yield comm
@@ -217,30 +236,62 @@ class SharedTickets(Budget):
             handing_out.join()
         comm.Free()
 
-    def _take(self) -> int:
-        with self._counting:
-            if self.count == self.total or self._look():
-                return NONE_LEFT
-            self.count += 1
-            return self.count - 1
+    def _ask(self, most: int, rest: range = range(0), ahead: range = range(0)) -> None:
+        self._asks.put([self.reason, most, rest.start, rest.stop, ahead.start, ahead.stop])
+
+    def _next(self) -> range:
+        with self._trace.phase("wait"):
+            return self._batches.get()
+
+    def _fetch(self, comm: MPI.Intracomm) -> None:
+        """Any worker but the desk: send what its loop asks, get what the desk answers."""
+        ask, batch = np.ones(6, dtype=np.int64), np.empty(2, dtype=np.int64)
+        while True:
+            ask[:] = self._asks.get()
+            sending = comm.Isend(ask, self.desk, ASK)
+            if not ask[1]:
+                break
+            clock.wait(comm, [sending, comm.Irecv(batch, self.desk, TICKETS)])
+            self._batches.put(range(*batch.tolist()))
+        clock.wait(comm, [sending])
 
     def _hand_out(self, comm: MPI.Intracomm) -> None:
-        """The desk: answer every other worker until it was told that none is left."""
-        reason, ticket, status = np.empty(1, dtype=np.int64), np.empty(1, dtype=np.int64), MPI.Status()
-        others = self._layout.workers - (comm.rank < self._layout.workers)
-        told = 0
-        while told < others:
-            clock.wait(comm, [comm.Irecv(reason, MPI.ANY_SOURCE, ASK)], [status])
-            self.stop(Stop(reason[0]))
-            ticket[0] = self._take()
-            told += ticket[0] == NONE_LEFT
-            clock.wait(comm, [comm.Isend(ticket, status.source, TICKET)])
+        """The desk: answer every worker until it has asked for the last time."""
+        message, batch, status = np.empty(6, dtype=np.int64), np.empty(2, dtype=np.int64), MPI.Status()
 
-    def _fetch(self, comm: MPI.Intracomm, wanted: threads.Channel[bool], tickets: threads.Channel[int]) -> None:
-        """The other workers: one ticket for each one wanted, until none is left. The request carries a wish to stop."""
-        reason, ticket = np.empty(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
-        while ticket[0] != NONE_LEFT:
-            wanted.get()
-            reason[0] = self.reason
-            clock.wait(comm, [comm.Irecv(ticket, self.desk, TICKET), comm.Isend(reason, self.desk, ASK)])
-            tickets.put(int(ticket[0]))
+        def asked() -> tuple[int, list[int]] | None:
+            if comm.Iprobe(MPI.ANY_SOURCE, ASK, status):
+                comm.Recv(message, status.source, ASK)
+                return status.source, message.tolist()
+            return None if self._asks.empty() else (comm.rank, self._asks.get())
+
+        present = self._layout.workers
+        # Nobody has a start: the first ones are answered when all have asked, the desk's own loop last.
+        asks = sorted((clock.poll(comm, asked) for _ in range(present)), key=lambda ask: ask[0] == comm.rank)
+        while present:
+            worker, (reason, most, *bounds) = asks.pop(0) if asks else clock.poll(comm, asked)
+            self.stop(Stop(reason))
+            if not most:
+                present -= 1
+                back = [k for k in (range(*bounds[:2]), range(*bounds[2:])) if k]
+                self._unused += back
+                self.count -= sum(map(len, back))
+                continue
+            tickets = self._take(most)
+            if worker == comm.rank:
+                self._batches.put(tickets)
+            else:
+                batch[:] = tickets.start, tickets.stop
+                clock.wait(comm, [comm.Isend(batch, worker, TICKETS)])
+
+    def _take(self, most: int) -> range:
+        """A batch, empty where none is left or the loops shall end."""
+        if self._look():
+            return range(0)
+        left = math.inf if self.total is None else self.total - self.count
+        most = int(min(most, max(1, most / 4, left / (4 * self._layout.workers)), left))
+        tickets = self._unused.pop() if self._unused else range(self.count, self.count + most)
+        if tickets[most:]:
+            self._unused.append(tickets[most:])
+        self.count += len(tickets[:most])
+        return tickets[:most]

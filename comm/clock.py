@@ -51,8 +51,12 @@ def wait_some(comm: MPI.Intracomm, requests: list[MPI.Request], statuses: list[M
     return _poll(lambda: MPI.Request.Testsome(requests, statuses), SPIN_S) or []
 
 
-def _poll(test: Callable[[], T], spin_s: float) -> T:
-    """The first result of `test` that is true."""
+def poll(comm: MPI.Intracomm, test: Callable[[], T | None]) -> T:
+    """The first result of `test` that is true, awaited in the manner of `wait`."""
+    return _poll(test, SPIN_S)
+
+
+def _poll(test: Callable[[], T | None], spin_s: float) -> T:
     start = time.monotonic()
     while not (result := test()):
         waited = time.monotonic() - start

@@ -1,16 +1,19 @@
-"""What gossip programs share between the threads of a worker, the local model behind a lock, and the exchange by which
-two workers average theirs."""
+"""What gossip programs share between the threads of a worker, the local model behind a lock, the exchange by which
+two workers average theirs, and what a communication thread hears."""
 
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
+import numpy as np
 from mpi4py import MPI
 
-from outpace.comm import threads
+from outpace.comm import topology
 from outpace.comm.arrays import copy, module, twin
-from outpace.comm.clock import wait
+from outpace.comm.clock import poll, wait
+from outpace.comm.threads import Channel, lock
 
 PIECE: Final = 2**18  # coordinates of a message
+NOTHING: Final = [None, MPI.BYTE]  # the buffer of a message that is its tag alone
 
 
 class Watches(Protocol):
@@ -29,7 +32,7 @@ class SharedModel:
     def __init__(self, comm: MPI.Intracomm, x: Any, trace: Watches) -> None:
         self.x = x
         self.averagings = 0
-        self._lock = threads.lock(comm)
+        self._lock = lock(comm)
         self._trace = trace
 
     def read(self, target: Any) -> int:
@@ -38,10 +41,10 @@ class SharedModel:
             copy(self.x, target)
             return self.averagings
 
-    def halve(self, target: Any) -> None:
-        """Half of the model to `target`: what an averaging sends. Halving is exact, so nothing is lost by it."""
+    def weigh(self, weight: float, target: Any) -> None:
+        """`weight` times the model to `target`: what an averaging sends."""
         with self._lock:
-            module(target).multiply(self.x, 0.5, out=target)
+            module(target).multiply(self.x, weight, out=target)
 
     def subtract(self, update: Any) -> int:
         """x -= update; the averagings that x had seen before."""
@@ -51,9 +54,9 @@ class SharedModel:
             return self.averagings
 
     def average(self, difference: Any) -> None:
-        """x += difference, half of the peer's model less half of this one as they were exchanged.
+        """x += difference, what the peer sent less what was sent to it.
 
-        The peer does the same the other way round, so the sum of both models stays, to the rounding of the additions.
+        The peer adds the opposite, to the bit, so the sum of both models stays, to the rounding of the additions.
         """
         with self._lock:
             self._trace.snapshot(self.x)
@@ -62,14 +65,16 @@ class SharedModel:
 
 
 class Exchange:
-    """One averaging, the same on both sides: send s = x/2, receive r at the same time, add r - s.
+    """One averaging, the same on both sides: send s = w x, receive r = w x_peer at the same time, add r - s.
 
+    The weight w, between 0 and 1, is the peer's of `weights`; both sides must have the same; w = 1/2 is the mean.
     Models travel in pieces, as messages with this tag, and r - s is taken of one piece while the next is under way. The
     model gets the whole of it at once, so no reader sees half an averaging. `nbytes` is what a side sends.
     """
 
-    def __init__(self, comm: MPI.Intracomm, model: SharedModel, tag: int) -> None:
+    def __init__(self, comm: MPI.Intracomm, model: SharedModel, tag: int, weights: Sequence[float]) -> None:
         self.comm, self.model, self.tag, self.nbytes = comm, model, tag, int(model.x.nbytes)
+        self._weights = weights
         self._s, self._r = model.x.copy(), model.x.copy()
         self._s_wire = twin(self._s, comm)
         self._s_pieces, self._r_pieces, self._outgoing = _pieces(self._s), _pieces(self._r), _pieces(self._s_wire)
@@ -78,7 +83,7 @@ class Exchange:
     def average_with(self, peer: int, hail: Sequence[MPI.Request]) -> None:
         """`hail` are the requests by which the two hear of each other. The model follows at once, which spares a round
         trip; when both are known to be there, they look after the transfer and do not sleep."""
-        self.model.halve(self._s)
+        self.model.weigh(self._weights[peer], self._s)
         copy(self._s, self._s_wire)
         arrivals = [self.comm.Irecv(piece, peer, self.tag) for piece in self._incoming]
         departures = [self.comm.Isend(piece, peer, self.tag) for piece in self._outgoing]
@@ -94,3 +99,37 @@ class Exchange:
 def _pieces(x: Any) -> list[Any]:
     """Views of x, of PIECE coordinates each but for the last."""
     return [x[start : start + PIECE] for start in range(0, len(x), PIECE)]
+
+
+def exchange_weights(W: topology.Matrix, rank: int) -> list[float]:
+    """The weight w of an averaging of `rank` with each worker: x_i, x_j <- (1 - w) x_i + w x_j, (1 - w) x_j + w x_i.
+
+    The plain average, w = 1/2, where W has Metropolis's weight, and otherwise in proportion to W's, up to 1/2; 0 where
+    there is no edge.
+
+    >>> [exchange_weights(topology.mixing_matrix(text, 4), 0) for text in ("ring", "ring:lazy=1")]
+    [[0.0, 0.5, 0.0, 0.5], [0.0, 0.25, 0.0, 0.25]]
+    """
+    edges = W != 0
+    np.fill_diagonal(edges, False)
+    plain = topology.metropolis(edges)
+    return [min(0.5, 0.5 * float(W[rank, j] / plain[rank, j])) if edges[rank, j] else 0.0 for j in range(len(W))]
+
+
+def hear(comm: MPI.Intracomm, words: Channel[int], patient: bool = True) -> tuple[int, int] | None:
+    """The next word to this worker's communication thread, as (who, what): what its own gradient loop has put into
+    `words`, or the tag of an empty message. Where nothing has been said, it waits, or returns None if not `patient`.
+
+    Words of one worker come in the order in which they were said.
+    """
+    status = MPI.Status()
+
+    def word() -> tuple[int, int] | None:
+        if not words.empty():
+            return comm.rank, words.get()
+        if comm.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG, status):
+            comm.Recv(NOTHING, status.source, status.tag)
+            return status.source, status.tag
+        return None
+
+    return poll(comm, word) if patient else word()

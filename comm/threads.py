@@ -20,6 +20,8 @@ from outpace.comm.errors import UserError
 ECHO_S: Final = 1.0
 # Hydra drops what it has not read yet of a job that aborts: one message in thirty, when the abort followed at once.
 FORWARD_S: Final = 0.3
+# A thread that computes gives Python's lock to another one after so long: 5 ms by default, many messages' way.
+SWITCH_S: Final = 2e-4
 
 
 def check() -> None:
@@ -32,6 +34,7 @@ def start(comm: MPI.Intracomm, target: Callable[..., None], *args: Any) -> threa
     """Run `target(*args)` in a thread, on the device of this one. An exception in it ends the job: nobody would miss
     the thread otherwise."""
     device = current_device()
+    sys.setswitchinterval(SWITCH_S)
 
     def guarded() -> None:
         try:
@@ -65,3 +68,7 @@ def lock(comm: MPI.Intracomm) -> threading.Lock:
 
 def channel(comm: MPI.Intracomm) -> Channel[Any]:
     return queue.SimpleQueue()
+
+
+def event(comm: MPI.Intracomm) -> threading.Event:
+    return threading.Event()

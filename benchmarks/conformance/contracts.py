@@ -126,7 +126,8 @@ def sends_what_its_cost_says(comm: CheckedComm, row: Row, xp: ModuleType = np) -
         else:
             least, most = cost
             gradients = STEPS * (n - servers)
-            each = (sent.sum() - 16 * (n - max(1, servers))) / gradients  # less the asks told that no ticket is left
+            # Less, of each worker but the desk, the ask that is told that no ticket is left, the answer, the last ask.
+            each = (sent.sum() - 112 * (n - max(1, servers))) / gradients
             why = f"{told(config)}sent {each:.1f} bytes per gradient; their cost is {least} to {most}"
             hold(comm, least <= each <= most, why)
 

@@ -55,7 +55,7 @@ class Row:
 
     @property
     def pace(self) -> dict[str, Any]:
-        """Emulated compute time for asynchronous programs: without it the rank that holds the tickets takes most."""
+        """Emulated compute time for asynchronous programs: without it a run is over before a rank has its turn."""
         return {} if self.synchronous else {"compute_time": 0.001}
 
     @property

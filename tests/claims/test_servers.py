@@ -12,14 +12,14 @@ pytestmark = pytest.mark.claim
 
 @pytest.mark.parametrize("size", DIMS)
 def test_the_servers_traffic_grows_with_n_and_gossips_does_not(tmp_path: Path, size: str) -> None:
-    """In models through the busiest rank while every worker computes one gradient: n into the server of A-PSGD, 1 in
-    AD-PSGD (an active worker has one exchange per gradient, a passive one on average), 2 on the ring of D-PSGD and D^2
-    with 4 workers and more, 2(n-1)/n in the ring's lower bound of an Allreduce."""
+    """In models through the busiest rank while every worker computes one gradient: n into the server of A-PSGD, 2 in
+    AD-PSGD (one exchange for a worker's own gradient and one for its neighbours', on average), 2 on the ring of D-PSGD
+    and D^2 with 4 workers and more, 2(n-1)/n in the ring's lower bound of an Allreduce."""
     models = busiest_rank(tmp_path, sizes=[size])
     for n in (2, 4, 8):
         assert models[size, "a_psgd", n] == pytest.approx(n, rel=0.05)
         assert models[size, "eamsgd", n] == pytest.approx(n, rel=0.05)
-        assert models[size, "ad_psgd", n] < 1.5
+        assert models[size, "ad_psgd", n] < 2.5
         assert models[size, "allreduce_sgd", n] == pytest.approx(2 * (n - 1) / n, rel=0.01)
         for program in ("d_psgd", "d2"):
             assert models[size, program, n] == pytest.approx(min(2, n - 1), rel=0.01)

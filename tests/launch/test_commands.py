@@ -114,11 +114,10 @@ def test_what_a_trace_tells(folder: Path) -> None:
     assert evaluations["epoch"][-1] == 0.25
     assert evaluations["consensus"][0] == 0
     exchanged = run.column("events", "kind") == schema.KIND["exchange"]
-    active = steps["rank"] == 1
-    assert exchanged.sum() == 2 * active.sum()  # an event on each side
-    models = run.column("events", "nbytes")[exchanged].sum()
-    tickets = 8 * 2 * ((steps["rank"] == 1).sum() + 1)
-    assert run.column("traffic", "nbytes").sum() == models + tickets
+    assert exchanged.sum() in range(2, 2 * 16 + 1, 2)  # an event on each side
+    tickets = run.column("traffic", "nbytes").sum() - run.column("events", "nbytes")[exchanged].sum()
+    asks = (tickets - 48) / 64  # with an answer; the last one has none
+    assert asks in range(2, (steps["rank"] == 1).sum() + 2)
 
 
 def test_synchronous_runs_meet_the_same_delays(tmp_path: Path) -> None:

@@ -145,9 +145,8 @@ ROWS = [
     Row(
         ad_psgd,
         synchronous=False,
-        # Every gradient of an active worker is one exchange, a model each way; half of the workers are active, but
-        # which of them computes how much is open. Tickets are 8 bytes there and back.
-        cost=lambda n, dim, degrees: (0, 2 * 8 * dim + 16) if n > 1 else (0, 0),
+        # At most one exchange per gradient, a model each way, and one batch of tickets.
+        cost=lambda n, dim, degrees: (0, 2 * 8 * dim + 64) if n > 1 else (0, 0),
         gossip=True,
         fits=topology.bipartite,
         refused=((3, {"topology": "ring"}), (5, {"topology": "ring"}), (4, {"topology": "complete"})),
@@ -165,13 +164,13 @@ ROWS = [
     Row(
         a_psgd,
         synchronous=False,
-        cost=lambda n, dim, degrees: (2 * 8 * dim + 16, 2 * 8 * dim + 16),  # a gradient, a model, a ticket
+        cost=lambda n, dim, degrees: (2 * 8 * dim, 2 * 8 * dim + 64),  # a gradient, a model, at most a batch of tickets
         variants=({}, {"servers": 2, "step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"}),
     ),
     Row(
         eamsgd,
         synchronous=False,
-        cost=lambda n, dim, degrees: (2 * 8 * dim + 16, 2 * 8 * dim + 16),  # with period 1
+        cost=lambda n, dim, degrees: (2 * 8 * dim, 2 * 8 * dim + 64),  # with period 1
         variants=({"period": 1}, {"period": 4, "sampling": "shuffle"}, {"period": 1, "servers": 2}),
     ),
 ]

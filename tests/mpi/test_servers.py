@@ -60,8 +60,9 @@ def test_mean_staleness_is_n_minus_1_whatever_the_speeds(comm: CheckedComm, stra
     outcome = execute(comm, a_psgd, share(comm, NOISY, servers=1), 40, compute_time=0.002, stragglers=stragglers)
     staleness = comm.bcast(outcome.applied, n)["staleness"]
     assert n - 1 - n / 40 <= staleness.mean() <= n - 1
-    if stragglers.startswith("fixed"):
-        assert staleness.max() > 5 * (n - 1)  # that of the slow worker, whose rounds see ten of everybody else's
+    if stragglers.startswith("fixed"):  # each round of the slow worker sees ten of everybody else's, fewer under load
+        slow = comm.bcast(outcome.applied, n)["worker"] == 0
+        assert staleness[slow].mean() > 3 * staleness[~slow].mean()
 
 
 @pytest.mark.ranks(2, 3, 4, 5)
@@ -100,18 +101,20 @@ def test_elastic_exchanges_keep_the_sum(comm: CheckedComm) -> None:
 @pytest.mark.ranks(3, 4, 8)
 @pytest.mark.parametrize("program", [a_psgd, eamsgd])
 def test_bytes_of_every_rank(comm: CheckedComm, program: object) -> None:
-    """Per gradient a worker sends dim numbers and the server as many back; a ticket is 8 bytes each way. What reaches
-    the server grows with n, what a worker sends does not."""
+    """Per gradient a worker sends dim numbers and the server as many back; a batch of tickets is 48 bytes there and 16
+    back. What reaches the server grows with n, what a worker sends does not."""
     dim, n = 100, comm.size - 1
     config = {"period": 1} if program is eamsgd else {}
     outcome = execute(comm, program, share(comm, f"quadratic:dim={dim}", servers=1), 20, **config)  # type: ignore[arg-type]
     everyone = everybodys(comm, outcome)
     for worker in range(n):
         gradients = len(everyone[worker].steps)
-        expected = 8 * dim * gradients + 8 * (gradients + 1)
-        assert everyone[worker].sent.tolist() == [0] * n + [expected]
-        assert everyone[n].sent[worker] == expected
-    assert sum(one.sent[n] for one in everyone) == 20 * n * (8 * dim + 8) + 8 * n
+        tickets = everyone[n].sent[worker] - 8 * dim * gradients
+        batches = tickets // 16  # and one that is empty
+        assert 1 < batches <= gradients + 1
+        assert tickets == 16 * batches
+        assert everyone[worker].sent.tolist() == [0] * n + [8 * dim * gradients + 48 * (batches + 1)]
+    assert sum(len(one.steps) for one in everyone) == 20 * n
 
 
 @pytest.mark.ranks(3, 4)
