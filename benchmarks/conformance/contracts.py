@@ -120,6 +120,9 @@ def sends_what_its_cost_says(comm: CheckedComm, row: Row, xp: ModuleType = np) -
             due = np.broadcast_to(rounds * cost, n)
             why = f"{told(config)}sent {sent[comm.rank]:g} bytes in {rounds} rounds; {due[comm.rank]:g} is their cost"
             hold(comm, sent[comm.rank] == due[comm.rank], why)
+            told_of = int(outcome.events["nbytes"].sum())
+            why = f"{told(config)}its phases tell of {told_of} bytes, {sent[comm.rank]:g} were sent"
+            hold(comm, told_of == sent[comm.rank], why)
         else:
             least, most = cost
             gradients = STEPS * (n - servers)

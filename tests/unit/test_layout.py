@@ -10,6 +10,10 @@ from outpace.benchmarks.conformance import rules
 
 SOURCES = rooms.sources()
 PROGRAMS = [path for name, path in SOURCES.items() if name.startswith("outpace.algorithms.")]
+SENDING = [  # what programs send by
+    SOURCES["outpace.benchmarks.problems.applications"],
+    *(SOURCES[f"outpace.comm.{name}"] for name in ("outcomes", "server", "vote")),
+]
 FLOORS = (
     ("comm", "jobscripts"),
     ("config", "trace", "machine", "problems"),
@@ -56,7 +60,7 @@ def test_programs_do_not_import_each_other() -> None:
                 assert (name.rpartition(".")[2], other.rpartition(".")[2]) in BETWEEN_PROGRAMS
 
 
-@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*PROGRAMS, *SENDING], ids=lambda path: path.stem)
 def test_a_program_touches_only_its_communicator(path: Path) -> None:
     rules.touches_only_its_communicator(path.read_text())
 
