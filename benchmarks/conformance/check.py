@@ -55,9 +55,8 @@ def read(path: Path) -> str:
         raise UserError(f"{path}: {error.strerror}") from None
     except (SyntaxError, ValueError) as error:
         raise UserError(f"{path} is no Python: {error}") from None
-    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    for name, what in (("Config", "class"), ("run", "function")):
-        if name not in defined:
+    for name, kind, what in (("Config", ast.ClassDef, "class"), ("run", ast.FunctionDef, "function")):
+        if not any(isinstance(node, kind) and node.name == name for node in tree.body):
             raise UserError(f"{path} defines no {what} {name}; algorithms/README.md has an example of a program")
     return source
 

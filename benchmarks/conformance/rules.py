@@ -19,7 +19,7 @@ def reads_like_a_program(source: str) -> None:
     tree = ast.parse(source)
     if not ast.get_docstring(tree):
         raise Broken("the file has no docstring")
-    (run,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run")
+    run = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run")
     if [argument.arg for argument in run.args.args] != ["comm", "problem", "cfg", "budget", "trace"]:
         raise Broken(f"line {run.lineno}: run takes comm, problem, cfg, budget, trace, by these names")
     loops = [node for node in ast.walk(run) if isinstance(node, ast.For)]
