@@ -37,7 +37,7 @@ TARGET: Final = 1e-8
 # Multiples of the step size that the analysis allows, and instances, (N, gap), on which it is tuned over the last ones.
 MULTIPLES: Final = (1, 2, 4, 8, 16, 32)
 TUNED: Final = (4, 8, 16, 32)
-GRID: Final = tuple((N, gap) for N in (256, 1024) for gap in (2e-3, 5e-4, 1.25e-4))
+GRID: Final = ((256, 2e-3), (256, 5e-4), (256, 1.25e-4), (1024, 5e-4), (1024, 1.25e-4))
 CONVEX: Final = "logistic:samples=1024,dim=40,weight=0.001"  # condition number 251
 LENGTHS: Final = {
     "geometric": "geometric",
