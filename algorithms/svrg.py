@@ -50,7 +50,7 @@ class Geometric:
     """Allen-Zhu's epochs, of a random number of inner steps."""
 
     def steps(self, n_total, b):
-        """m"""
+        """m, from which lengths, step size and tau follow."""
         return -(-n_total // b)
 
     def mean(self, m):

@@ -24,13 +24,12 @@ TARGET: Final = 1e-8
 # Multiples of the step size that the analysis allows, and instances, (N, gap), on which it is tuned over the last ones.
 MULTIPLES: Final = (1, 2, 4, 8, 16, 32)
 TUNED: Final = (4, 8, 16, 32)
-GRID: Final = tuple((N, gap) for N in (256, 1024) for gap in (2e-3, 5e-4, 1.25e-4))
+GRID: Final = ((256, 2e-3), (256, 5e-4), (256, 1.25e-4), (1024, 5e-4), (1024, 1.25e-4))
 CONVEX: Final = "logistic:samples=1024,dim=40,weight=0.001"  # condition number 251
 LENGTHS: Final = {
-    "SVRG, geometric": ("svrg",),
-    "SVRG, m = 2N, option I": ("svrg", "--epoch-length", "fixed:m=2048"),
-    "SVRG, m = 2N, option II": ("svrg", "--epoch-length", "fixed:m=2048,option=II"),
-    "X^s, geometric": ("katyusha_x",),
+    "geometric": "geometric",
+    "m = 2N, option I": "fixed:m=2048",
+    "m = 2N, option II": "fixed:m=2048,option=II",
 }
 SAMPLE_S: Final = 6e-3  # emulated seconds of a sample's gradient
 SAMPLINGS: Final = ("stratified", "iid")
@@ -166,15 +165,15 @@ def tuned(
 
 
 def epoch_lengths(folder: Path, instances: int = 5) -> dict[str, float]:
-    """Program and epoch length -> median passes to 1e-8 of the first suboptimality on convex logistic regression,
-    condition number 251, b = 1, each with its own default step size."""
+    """Epoch length -> median passes of SVRG to 1e-8 of the first suboptimality on convex logistic regression, condition
+    number 251, b = 1, each with its own default step size."""
     results = {}
-    for name, (program, *chosen) in LENGTHS.items():
+    for name, length in LENGTHS.items():
         runs = []
         for seed in range(instances):
-            out = folder / ("-".join([program, *chosen, str(seed)]).replace("--", "").replace(":", "-") + ".h5")
-            flags = ["--problem", CONVEX, "--batch-size", "1", "--seed", str(seed), "--epochs", "200"]
-            runs.append(trace(out, program, 1, *chosen, *flags, "--evaluations", "100"))
+            flags = ["--epoch-length", length, "--problem", CONVEX, "--batch-size", "1", "--seed", str(seed)]
+            out = folder / f"{name.replace(' ', '')}-{seed}.h5"
+            runs.append(trace(out, "svrg", 1, *flags, "--epochs", "200", "--evaluations", "100"))
         results[name] = median(runs)
     shown = Table("epochs", "passes to 1e-8", title=f"medians of {instances} instances, kappa = 251")
     for name, passes in results.items():
