@@ -263,8 +263,8 @@ class _Execution:
             path.unlink(missing_ok=True)
         checkpoint.forget(target, rank)
 
-    def _flush(self) -> None:
-        self.part.append_rows(self.trace, self.comm.meter.messages, self.comm.meter.nbytes)
+    def _flush(self) -> bool:
+        return self.part.append_rows(self.trace, self.comm.meter.messages, self.comm.meter.nbytes)
 
     def _diverged(self, step: int) -> None:
         self.diverged_step = step
