@@ -11,7 +11,7 @@ from mpi4py import MPI
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks.machine import async_progress, provenance, transport
+from outpace.benchmarks.machine import any_source, async_progress, provenance
 from outpace.comm import arrays, clock
 from outpace.comm.errors import UserError
 
@@ -44,7 +44,7 @@ def examine(comm: MPI.Intracomm) -> list[tuple[str, str, str]]:
 
 def examine_nodes(comm: MPI.Intracomm) -> list[tuple[str, str, str]]:
     """The same of what lies between nodes; collective, with the same result on every rank."""
-    first = transport.hosts(comm)
+    first = any_source.hosts(comm)
     nodes = comm.bcast(0 if first == MPI.COMM_NULL else first.size)
     if first != MPI.COMM_NULL:
         first.Free()
@@ -56,7 +56,7 @@ def examine_nodes(comm: MPI.Intracomm) -> list[tuple[str, str, str]]:
     if nodes > 1 and MPI.Query_thread() == MPI.THREAD_MULTIPLE:
         start = clock.now(comm)
         try:
-            transport.check(comm)
+            any_source.check(comm)
             took = f"in {clock.now(comm) - start:.2g} s"
             lines.append(("messages", "ok", f"from any source arrive in a second thread, between all nodes, {took}"))
         except UserError as error:

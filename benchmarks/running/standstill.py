@@ -20,7 +20,9 @@ class Standstill:
         self._rank = rank
         self._since_s = time.monotonic()
         self._told = False
-        self._places: dict[str, tuple[str, float]] = {}  # by thread: where it is, and since when it was seen there
+        self._places: dict[
+            threading.Thread, tuple[str, float]
+        ] = {}  # where each one is, and since when it was seen there
 
     def look(self, moved: bool) -> None:
         """`moved`: something was recorded since the last look. After STILL_S without it one line goes to stderr."""
@@ -34,16 +36,18 @@ class Standstill:
             self._since_s, self._told = now, False
         elif now - self._since_s >= STILL_S and not self._told:
             self._told = True
-            waiting = [f"{thread}, for {now - since:.0f} s: {place}" for thread, (place, since) in self._places.items()]
-            text = f"rank {self._rank}: nothing has happened here for {now - self._since_s:.0f} s; it waits in "
-            print(text + "; ".join(waiting), file=sys.stderr, flush=True)
+            threads = [
+                f"{thread.name}, for {now - since:.0f} s: {place}" for thread, (place, since) in self._places.items()
+            ]
+            text = f"rank {self._rank}: nothing has happened here for {now - self._since_s:.0f} s; its threads are at: "
+            print(text + "; ".join(threads), file=sys.stderr, flush=True)
 
 
-def _places() -> dict[str, str]:
-    """Where each other thread of this process is, by its name."""
+def _places() -> dict[threading.Thread, str]:
+    """Where each other thread of this process is."""
     frames, here = sys._current_frames(), threading.get_ident()
     threads = [thread for thread in threading.enumerate() if thread.ident in frames and thread.ident != here]
-    return {thread.name: _place(frames[thread.ident]) for thread in threads if thread.ident is not None}
+    return {thread: _place(frames[thread.ident]) for thread in threads if thread.ident is not None}
 
 
 def _place(frame: FrameType) -> str:

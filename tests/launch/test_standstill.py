@@ -60,7 +60,7 @@ def test_every_rank_says_where_it_waits(tmp_path: Path) -> None:
     told = sorted(line for line in done.stderr.splitlines() if "nothing has happened" in line)
     assert len(told) == 2, done.stderr
     line = next(number for number, text in enumerate(HANGS.splitlines(), 1) if "Recv(x" in text)
-    start = r"rank {}: nothing has happened here for [12] s; it waits in "
+    start = r"rank {}: nothing has happened here for [12] s; its threads are at: "
     since = r", for \d s: "
     assert re.match(start.format(0), told[0])
     assert re.search(f"MainThread{since}comm/budget.py:\\d+ \\(handing_out.join\\(\\)\\)", told[0])
