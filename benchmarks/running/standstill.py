@@ -18,29 +18,27 @@ class Standstill:
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
-        self._since_s = time.monotonic()
+        self._since_s = time.monotonic()  # when the last thing happened
         self._told = False
-        self._places: dict[
-            threading.Thread, tuple[str, float]
-        ] = {}  # where each one is, and since when it was seen there
+        self._places: dict[threading.Thread, tuple[str, float]] = {}  # and since when each thread was seen there
 
     def look(self, moved: bool) -> None:
         """`moved`: something was recorded since the last look. After STILL_S without it one line goes to stderr."""
-        now = time.monotonic()
+        now_s = time.monotonic()
+        if moved:
+            self._since_s, self._told = now_s, False
+            self._places.clear()
+            return
         before = self._places
         self._places = {}
         for thread, place in _places().items():
-            known, since_s = before.get(thread, ("", now))
-            self._places[thread] = place, since_s if place == known else now
-        if moved:
-            self._since_s, self._told = now, False
-        elif now - self._since_s >= STILL_S and not self._told:
+            known, since_s = before.get(thread, ("", now_s))
+            self._places[thread] = place, since_s if place == known else now_s
+        if now_s - self._since_s >= STILL_S and not self._told:
             self._told = True
-            threads = [
-                f"{thread.name}, for {now - since:.0f} s: {place}" for thread, (place, since) in self._places.items()
-            ]
-            text = f"rank {self._rank}: nothing has happened here for {now - self._since_s:.0f} s; its threads are at: "
-            print(text + "; ".join(threads), file=sys.stderr, flush=True)
+            each = [f"{thread.name}, for {now_s - s:.0f} s: {place}" for thread, (place, s) in self._places.items()]
+            still = f"rank {self._rank}: nothing has happened here for {now_s - self._since_s:.0f} s"
+            print(f"{still}; its threads are at: {'; '.join(each)}", file=sys.stderr, flush=True)
 
 
 def _places() -> dict[threading.Thread, str]:
