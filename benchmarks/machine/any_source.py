@@ -14,7 +14,7 @@ from outpace.benchmarks.machine.transport import CHOICES, LIBFABRIC_TCP
 from outpace.comm import agreement, clock, threads
 from outpace.comm.errors import UserError
 
-LIMIT_S: Final = 10.0  # for a few messages of 8 bytes
+LIMIT_S: Final = 5.0  # for a few messages of 8 bytes
 POSTED, THERE = 1, 2  # message tags: the receive is posted before the message comes, or after
 
 

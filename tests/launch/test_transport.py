@@ -1,6 +1,7 @@
 """Messages between hosts: two of them on this machine, which Hydra and MPI tell apart by their names."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,3 +58,15 @@ def test_doctor_between_two_hosts(environment: dict[str, str], code: int) -> Non
     assert done.returncode == code, done.stderr
     assert "nodes ok 2 rank(s) in one world, on 2 node(s)" in said
     assert ("messages ok" in said, REMEDY in said) == (code == 0, code == 2)
+
+
+@pytest.mark.parametrize(("environment", "said"), [(UCX, "lost"), (transport.LIBFABRIC_TCP, "arrived")])
+def test_the_program_of_the_document(tmp_path: Path, environment: dict[str, str], said: str) -> None:
+    """docs/transports.md: the loss without anything of ours."""
+    document = Path(__file__).parents[2] / "docs" / "transports.md"
+    (tmp_path / "lost.py").write_text(re.findall(r"```python\n(.*?)```", document.read_text(), re.DOTALL)[0])
+    line = [*launcher.mpiexec(), "-hosts", HOSTS, "-ppn", "1", "-n", "2", sys.executable, "lost.py"]
+    done = subprocess.run(
+        line, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S, env=os.environ | environment
+    )
+    assert done.stdout == f"{said} - still here: False\n"
