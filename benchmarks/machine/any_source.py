@@ -78,8 +78,10 @@ def _until(comm: MPI.Intracomm, deadline: float, test: Callable[[], bool]) -> bo
 
 
 def _remedy() -> str:
-    if "MPICH" not in MPI.Get_library_version():
-        return "choose another transport of this MPI"
-    settings = " ".join(f"{name}={value}" for name, value in LIBFABRIC_TCP.items())
+    version = MPI.Get_library_version()
     chosen = [f"{name}={os.environ[name]}" for name in CHOICES if name in os.environ]
+    tcp = [f"{name}={value}" for name, value in LIBFABRIC_TCP.items()]
+    if "ch4:" not in version or "ofi" not in version or set(tcp) <= set(chosen):
+        return "choose another transport of this MPI"
+    settings = " ".join(tcp)
     return f"set {settings}" + (f" in place of {' '.join(chosen)}" if chosen else ", as `outpace run` does")

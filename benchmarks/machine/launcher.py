@@ -75,7 +75,8 @@ def one_a_node(hosts: str) -> tuple[int, list[str]]:
 
 def is_hydra(launcher: str) -> bool:
     """Whether the command is Hydra, MPICH's mpiexec."""
-    return "HYDRA" in subprocess.run([launcher, "--version"], capture_output=True, text=True).stdout
+    there = shutil.which(launcher)
+    return bool(there) and "HYDRA" in subprocess.run([launcher, "--version"], capture_output=True, text=True).stdout
 
 
 def environment(ranks: int, elsewhere: bool = False) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from outpace.benchmarks.machine import launcher, transport
+from outpace.benchmarks.machine import any_source, launcher, transport
 from outpace.comm.errors import UserError
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"}
@@ -37,6 +37,18 @@ def test_left_alone_on_one_host_and_where_the_user_has_chosen(environment: dict[
 def test_left_alone_for_another_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "WHEEL", "https://pypi.org/p/another/")
     assert transport.default(JOB) == {}
+
+
+def test_remedy_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in transport.CHOICES:
+        monkeypatch.delenv(name, raising=False)
+    settings = "MPIR_CVAR_CH4_NETMOD=ofi FI_PROVIDER=tcp"
+    assert any_source._remedy() == f"set {settings}, as `outpace run` does"
+    monkeypatch.setenv("UCX_TLS", "tcp")
+    assert any_source._remedy() == f"set {settings} in place of UCX_TLS=tcp"
+    for name, value in transport.LIBFABRIC_TCP.items():
+        monkeypatch.setenv(name, value)
+    assert any_source._remedy() == "choose another transport of this MPI"
 
 
 def test_one_rank_on_each_node(monkeypatch: pytest.MonkeyPatch) -> None:
