@@ -212,7 +212,7 @@ def test_asynchronous_programs_over_two_nodes(job) -> None:
         job.call("sbatch", *line, OUTPACE_JOBSCRIPTS=str(SCRIPTS), OUTPACE_LAUNCHER=launcher)
     for name, launcher in launchers.items():
         points = load(job.file, job.folder / name).points
-        assert [point.ranks for point in points] == [5, 6, 5]
+        assert sorted(point.ranks for point in points) == [5, 5, 6]
         job.cluster.until(lambda: all(point.target.exists() for point in points), 60, job.told)  # noqa: B023
         assert {Run(point.target).attrs["status"] for point in points} == {"complete"}
         said = job.call("salloc", "-Q", "--nodes=2", OUTPACE, "doctor", "--nodes", OUTPACE_LAUNCHER=launcher)
