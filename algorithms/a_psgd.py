@@ -15,6 +15,7 @@ Deviations from the paper:
 1. A gradient is applied with gamma / n, so that a --step-size means the same in all programs of this suite.
 2. With several servers each slice is read and written by itself, so the model that a worker pulls may have slices
    of different ages; with one server it never does.
+3. Every gradient is an update of its own; the paper's server gathers M of them for one, here M = 1.
 """
 
 from dataclasses import dataclass
@@ -24,22 +25,31 @@ import numpy as np
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
+from outpace.comm import schedules
 from outpace.comm.arrays import copy, twin
+from outpace.comm.batches import Batches, Sampling
 from outpace.comm.clock import wait
 from outpace.comm.layout import Layout
+from outpace.comm.schedules import step_sizes
 from outpace.comm.server import ANSWER, MESSAGE, exchanges, leave
 from outpace.comm.spec import NonNegativeInt, PositiveFloat, PositiveInt
-from outpace.comm.streams import BATCHES
 
 
 @dataclass(frozen=True)
 class Config(ProgramConfig):
     step_size: PositiveFloat = 0.2  # gamma; gamma / n is applied per gradient
+    schedule: str = "constant"  # SPEC of gamma over the steps: constant, sqrt, step:at=30+60, cosine
     batch_size: PositiveInt = 16  # samples per gradient of one worker
+    sampling: Sampling = "replacement"  # how batches are drawn: with replacement, or shuffled passes
     servers: PositiveInt = 1  # the last ranks, which hold the model and compute no gradients
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
     seed: NonNegativeInt = 0  # of data order, batches and delays
+    title = "A-PSGD"
     asynchronous = True
+
+    def check(self, n):
+        """Raise UserError for a schedule that there is not."""
+        schedules.parse(self.schedule)
 
 
 def run(comm, problem, cfg, budget, trace):
@@ -47,18 +57,19 @@ def run(comm, problem, cfg, budget, trace):
     layout = Layout(comm.size - cfg.servers, cfg.servers)
     slices, wire = layout.held(problem.dim), comm.Dup()
     x_hat = problem.x0()
+    gamma = step_sizes(cfg.schedule, cfg.step_size, problem.n_total / cfg.batch_size, budget.total)
     if comm.rank in slices:
         x = x_hat[slices[comm.rank]]
-        serve(wire, x, layout.workers, cfg, budget, trace)
+        serve(wire, x, layout.workers, gamma, budget, trace)
         wire.Free()
         return x
 
     g = problem.xp.empty_like(x_hat)
     x_wire, g_wire = twin(x_hat, comm), twin(g, comm)
-    rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
-    budget.keep(x_hat=x_hat, rng=rng)
+    batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
+    budget.keep(x_hat=x_hat, **batches.memory)
     for _ in budget:
-        batch = rng.integers(problem.n_samples, size=cfg.batch_size)
+        batch = batches.draw(cfg.batch_size)
         problem.gradient(x_hat, batch, g)
         copy(g, g_wire)
         with trace.phase("push", nbytes=g.nbytes):
@@ -71,17 +82,19 @@ def run(comm, problem, cfg, budget, trace):
     return x_hat
 
 
-def serve(comm, x, workers, cfg, budget, trace):
+def serve(comm, x, workers, gamma, budget, trace):
     """One server: apply every gradient to its slice x and answer with the result, until every worker has left."""
-    unseen = np.zeros(workers, dtype=np.int64)  # gradients applied since each worker pulled
-    budget.keep(x=x, unseen=unseen)
+    k = np.zeros(1, dtype=np.int64)  # gradients applied
+    unseen = np.zeros(workers, dtype=np.int64)  # of them, since each worker pulled
+    budget.keep(x=x, k=k, unseen=unseen)
     with budget.attend():
         for worker, g in exchanges(comm, workers, x):
             with trace.phase("push", worker, x.nbytes, background=True):
-                g *= cfg.step_size / workers
+                g *= gamma(k[0]) / workers
                 trace.snapshot(x)
                 x -= g
                 trace.applied(worker, staleness=unseen[worker])
+                k += 1
                 unseen += 1
                 unseen[worker] = 0
                 g[:] = x  # the answer

@@ -41,6 +41,7 @@ class Config(ProgramConfig):
     topology: str = "ring"  # SPEC of the graph, which must be bipartite
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
     seed: Seed = 0  # of data order, batches and delays
+    title = "AD-PSGD"
     asynchronous = True
 
     def check(self, n):

@@ -28,12 +28,12 @@ import numpy as np
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import topology
+from outpace.comm import schedules, topology
 from outpace.comm.arrays import copy, twin
+from outpace.comm.batches import Batches, Sampling
 from outpace.comm.errors import UserError
-from outpace.comm.schedules import SCHEDULES, Schedule
+from outpace.comm.schedules import step_sizes
 from outpace.comm.spec import NonNegativeInt, PositiveFloat, PositiveInt
-from outpace.comm.streams import BATCHES
 
 SMALLEST_EIGENVALUE = -1 / 3 + 1e-9  # rounding puts the plain even ring's just above -1/3
 RESTART = 1000  # steps, in float32
@@ -42,15 +42,19 @@ RESTART = 1000  # steps, in float32
 @dataclass(frozen=True)
 class Config(ProgramConfig):
     step_size: PositiveFloat = 0.2  # gamma
-    schedule: Schedule = "constant"  # gamma_k = gamma, or gamma / sqrt(k + 1)
+    schedule: str = "constant"  # SPEC of gamma over the steps: constant, sqrt, step:at=30+60, cosine
     batch_size: PositiveInt = 16  # samples per gradient of one worker
+    sampling: Sampling = "replacement"  # how batches are drawn: with replacement, or shuffled passes
     topology: str = "ring:lazy=1"  # SPEC of the graph, whose Metropolis weights are W
     allow_unstable: bool = False  # run with a W whose smallest eigenvalue is -1/3 or less
     dtype: Literal["float32", "float64"] = "float64"  # of model, gradients and messages
     seed: NonNegativeInt = 0  # of data order, batches and delays
+    title = "D²"
 
     def check(self, n):
-        """Raise UserError for a graph of n workers on which D^2 does not converge, unless that is allowed."""
+        """Raise UserError for a graph of n workers on which D^2 does not converge, unless that is allowed, and for a
+        schedule that there is not."""
+        schedules.parse(self.schedule)
         smallest = topology.smallest_eigenvalue(topology.mixing_matrix(self.topology, n))
         if smallest <= SMALLEST_EIGENVALUE and not self.allow_unstable:
             lazy = "lazy=1 makes it (W + I) / 2, which is stable; --allow-unstable runs it all the same"
@@ -74,13 +78,14 @@ def run(comm, problem, cfg, budget, trace):
     g, c = xp.empty_like(x), xp.zeros_like(x)
     h_wire, X_wire = twin(h, comm), twin(X[1:], comm)
 
-    rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
+    batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
+    gamma = step_sizes(cfg.schedule, cfg.step_size, cfg.steps_per_epoch(problem.n_total, comm.size), budget.total)
     restarts = x.dtype == np.float32
-    budget.keep(x=x, c=c, rng=rng)
+    budget.keep(x=x, c=c, **batches.memory)
     for k in budget:
-        batch = rng.integers(problem.n_samples, size=cfg.batch_size)
+        batch = batches.draw(cfg.batch_size)
         problem.gradient(x, batch, g)
-        g *= cfg.step_size * SCHEDULES[cfg.schedule](k)
+        g *= gamma(k)
         if restarts and k % RESTART == 0:
             c[:] = 0
         xp.subtract(x, g, out=h)  # x_k - gamma_k g_k

@@ -10,23 +10,29 @@ Cost per step at the busiest rank: degree messages of dim numbers sent.
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import topology
+from outpace.comm import schedules, topology
 from outpace.comm.arrays import copy, twin
+from outpace.comm.batches import Batches, Sampling
+from outpace.comm.schedules import step_sizes
 from outpace.comm.spec import PositiveFloat, PositiveInt, Seed
-from outpace.comm.streams import BATCHES
 
 
 @dataclass(frozen=True)
 class Config(ProgramConfig):
     step_size: PositiveFloat = 0.2  # gamma
+    schedule: str = "constant"  # SPEC of gamma over the steps: constant, sqrt, step:at=30+60, cosine
     batch_size: PositiveInt = 16  # M, samples per gradient of one worker
+    sampling: Sampling = "replacement"  # how batches are drawn: with replacement, or shuffled passes
     topology: str = "ring"  # SPEC of the graph, whose Metropolis weights are W
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
     seed: Seed = 0  # of data order, batches and delays
+    title = "D-PSGD"
+
+    def check(self, n):
+        """Raise UserError for a schedule that there is not."""
+        schedules.parse(self.schedule)
 
 
 def run(comm, problem, cfg, budget, trace):
@@ -44,10 +50,11 @@ def run(comm, problem, cfg, budget, trace):
     g, x_mixed = xp.empty_like(x), xp.empty_like(x)
     x_wire, X_wire = twin(x, comm), twin(X[1:], comm)
 
-    rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
-    budget.keep(x=x, rng=rng)
-    for _ in budget:
-        batch = rng.integers(problem.n_samples, size=cfg.batch_size)  # line 2
+    batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
+    gamma = step_sizes(cfg.schedule, cfg.step_size, cfg.steps_per_epoch(problem.n_total, comm.size), budget.total)
+    budget.keep(x=x, **batches.memory)
+    for k in budget:
+        batch = batches.draw(cfg.batch_size)  # line 2
         copy(x, x_wire)
         exchange = graph.Ineighbor_allgather(x_wire, X_wire)  # line 4, overlaps line 3
         problem.gradient(x, batch, g)  # line 3
@@ -55,7 +62,7 @@ def run(comm, problem, cfg, budget, trace):
             exchange.Wait()
         copy(X_wire, X[1:])
         xp.dot(w, X, out=x_mixed)  # line 4
-        g *= cfg.step_size
+        g *= gamma(k)
         trace.snapshot(x)
         xp.subtract(x_mixed, g, out=x)  # line 5
         trace.record()

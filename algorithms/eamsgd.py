@@ -17,6 +17,8 @@ Deviations from the paper:
    the same two models however many workers exchange meanwhile, and x~ + sum x_i changes by gradients only.
 2. The worker waits for the answer, and its gradient is taken after the elastic move.
 3. With several servers the slices of x~ are exchanged each by itself.
+4. delta is 0.9 by default, which is our choice.
+
 With momentum delta a gradient moves the model by gamma / (1 - delta) in the end, ten times gamma by default; hence
 the default step size is a tenth of the other programs'.
 """
@@ -28,25 +30,34 @@ import numpy as np
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
+from outpace.comm import schedules
 from outpace.comm.arrays import copy, twin
+from outpace.comm.batches import Batches, Sampling
 from outpace.comm.clock import wait
 from outpace.comm.layout import Layout
+from outpace.comm.schedules import step_sizes
 from outpace.comm.server import ANSWER, MESSAGE, exchanges, leave
 from outpace.comm.spec import Decay, NonNegativeInt, PositiveFloat, PositiveInt, Range
-from outpace.comm.streams import BATCHES
 
 
 @dataclass(frozen=True)
 class Config(ProgramConfig):
     step_size: PositiveFloat = 0.02  # gamma
+    schedule: str = "constant"  # SPEC of gamma over the steps: constant, sqrt, step:at=30+60, cosine
     momentum: Decay = 0.9  # delta
     elasticity: Annotated[float, Range(above=0, most=1)] = 0.9  # beta; alpha = beta / n
     period: PositiveInt = 10  # tau, own steps between two exchanges of a worker
     batch_size: PositiveInt = 16  # samples per gradient of one worker
+    sampling: Sampling = "replacement"  # how batches are drawn: with replacement, or shuffled passes
     servers: PositiveInt = 1  # the last ranks, which hold the centre and compute no gradients
     dtype: Literal["float32", "float64"] = "float32"  # of models, gradients and messages
     seed: NonNegativeInt = 0  # of data order, batches and delays
+    title = "EAMSGD"
     asynchronous = True
+
+    def check(self, n):
+        """Raise UserError for a schedule that there is not."""
+        schedules.parse(self.schedule)
 
 
 def run(comm, problem, cfg, budget, trace):
@@ -63,10 +74,11 @@ def run(comm, problem, cfg, budget, trace):
 
     v, ahead, g, e = xp.zeros_like(x), xp.empty_like(x), xp.empty_like(x), xp.empty_like(x)
     x_wire, e_wire = twin(x, comm), twin(e, comm)
-    rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
-    budget.keep(x=x, v=v, rng=rng)
-    for _ in budget:
-        batch = rng.integers(problem.n_samples, size=cfg.batch_size)
+    batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
+    gamma = step_sizes(cfg.schedule, cfg.step_size, problem.n_total / cfg.batch_size, budget.total)
+    budget.keep(x=x, v=v, **batches.memory)
+    for k in budget:
+        batch = batches.draw(cfg.batch_size)
         if trace.steps % cfg.period == 0:  # of its own steps
             copy(x, x_wire)
             with trace.phase("exchange", nbytes=x.nbytes):
@@ -80,7 +92,7 @@ def run(comm, problem, cfg, budget, trace):
         xp.multiply(v, cfg.momentum, out=v)
         xp.add(x, v, out=ahead)  # x + delta v
         problem.gradient(ahead, batch, g)
-        g *= cfg.step_size
+        g *= gamma(k)
         v -= g
         x += v
         trace.record(read_s)

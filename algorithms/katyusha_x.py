@@ -43,6 +43,11 @@ class Config(svrg.Config):
     stage: PositiveInt = 20  # epochs from one sum of the application to the next
     regularisation: NonNegativeFloat | None = None  # sigma of newton (0 if convex) and proximal-point (-mu)
 
+    @property
+    def title(self):
+        name = {"s": "Katyusha Xˢ", "w": "Katyusha Xʷ"}[self.variant]
+        return f"{name}, stratified" if self.sampling == "stratified" else name
+
     def derive(self, problem):
         if self.application == "none":
             return super().derive(problem)

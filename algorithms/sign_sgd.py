@@ -12,7 +12,8 @@ arXiv:1810.05291, Algorithm 1), and signSGD with error feedback (Karimireddy et 
                  ways (DoubleSqueeze, Tang et al., arXiv:1905.05957)
 
 With `--vote none` the gradients are averaged in full precision and every worker takes the step of one worker alone:
-the sign of the mean, which is no vote. gamma is the step size, over sqrt(k + 1) in step k by default.
+the sign of the mean, which is no vote. gamma is the step size, over sqrt(k + 1) in step k by default. Where the weight
+decay is coupled, g_i is the gradient plus lambda x, and x does not shrink.
 
 Every worker holds the same model, and each step waits for the slowest of all workers. What a step sends for a majority
 is told in `comm/vote.py`: 2(n-1)/n bits per coordinate with the default exchange. A sum comes down as a byte per
@@ -40,34 +41,44 @@ from mpi4py import MPI
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import sign
+from outpace.comm import schedules, sign
 from outpace.comm.adversaries import adversaries, adversary
 from outpace.comm.arrays import copy, twin
+from outpace.comm.batches import Batches, Sampling
 from outpace.comm.errors import UserError
 from outpace.comm.outcomes import OUTCOMES
+from outpace.comm.schedules import step_sizes
 from outpace.comm.spec import Decay, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from outpace.comm.streams import ADVERSARIES, BATCHES, TIES
+from outpace.comm.streams import ADVERSARIES, TIES
 from outpace.comm.vote import Coins, check_sums_fit
 
 
 @dataclass(frozen=True)
 class Config(ProgramConfig):
-    step_size: PositiveFloat = 0.003  # gamma, of the first step; for ef-signsgd that of SGD
+    step_size: PositiveFloat | None = None  # gamma; by default 0.1, 0.1 / n for a sum, and for ef-signsgd 1, as of SGD
+    schedule: str = "sqrt"  # SPEC of gamma over the steps: constant, sqrt, step:at=30+60, cosine
     batch_size: PositiveInt = 16  # samples per gradient of one worker
+    sampling: Sampling = "replacement"  # how batches are drawn: with replacement, or shuffled passes
     variant: Literal["signsgd", "signum", "ef-signsgd"] = "signsgd"  # what a worker takes the signs of
     vote: Literal["majority", "sum", "none"] = "majority"  # what becomes of the signs
     exchange: Literal["sharded", "server", "int8"] = "sharded"  # how they travel
     ties: Literal["random", "keep", "plus"] = "random"  # what a zero and a tied vote become: a fair sign, no move, +1
     momentum: Decay = 0.9  # beta, of signum
     warm_up: bool = False  # signum steps by signs of gradients for the first C(beta) steps, as its theory does
-    weight_decay: NonNegativeFloat = 0.0  # lambda, decoupled: after the vote
-    schedule: Literal["inverse-sqrt", "constant"] = "inverse-sqrt"  # of gamma over the steps
+    weight_decay: NonNegativeFloat = 0.0  # lambda
+    decay: Literal["decoupled", "coupled"] = "decoupled"  # of x after the vote, or lambda x added to every g_i
     adversaries: str = "none"  # SPEC of workers that lie: flip:rank=0+1 (negated signs), random:rank=0+1
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and momentum
     seed: NonNegativeInt = 0  # of data order, batches, delays and ties
 
+    @property
+    def title(self):
+        name = {"signsgd": "signSGD", "signum": "Signum", "ef-signsgd": "EF-signSGD"}[self.variant]
+        return f"{name} without a vote" if self.vote == "none" else name
+
     def check(self, n):
         """Raise UserError for flags that do not go together, or not with n workers."""
+        schedules.parse(self.schedule)
         if self.vote == "sum":
             check_sums_fit(n, "--vote sum")
         if self.vote == "majority" and self.exchange == "int8":
@@ -78,6 +89,14 @@ class Config(ProgramConfig):
             raise UserError("--adversaries lie about their signs, and --vote none sends none; allowed: majority, sum")
         adversaries(self.adversaries, n)
 
+    def first_step(self, n):
+        """The step size of n workers."""
+        if self.step_size is not None:
+            return self.step_size
+        if self.variant == "ef-signsgd":
+            return 1.0
+        return 0.1 / n if self.vote == "sum" else 0.1
+
 
 def run(comm, problem, cfg, budget, trace):
     """One worker; collective over comm. Returns the model x, shape (dim,)."""
@@ -85,9 +104,11 @@ def run(comm, problem, cfg, budget, trace):
     x = problem.x0()
     g = xp.zeros_like(x)
     g_wire = twin(g, comm)
+    penalty = xp.empty_like(x) if cfg.weight_decay and cfg.decay == "coupled" else None
+    shrinking = cfg.weight_decay if penalty is None else 0.0
     vote = OUTCOMES[cfg.vote, cfg.variant == "ef-signsgd"](cfg.exchange, cfg.ties, comm, x, xp)
     words = vote.ballot.array.reshape(-1)
-    rng = np.random.default_rng([BATCHES, cfg.seed, comm.rank])
+    batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     ties, lies = np.random.default_rng([TIES, cfg.seed]), np.random.default_rng([ADVERSARIES, cfg.seed, comm.rank])
     # Without a vote every worker does what worker 0 does.
     coins = Coins(cfg.ties, ties, comm.rank if cfg.vote != "none" else 0, comm.size, words.size, xp)
@@ -98,11 +119,16 @@ def run(comm, problem, cfg, budget, trace):
     vote.exchange(coins, cast(0, 0.0, coins, words))
     vote.update(x, 1.0)
 
-    budget.keep(x=x, rng=rng, ties=ties, lies=lies, **memory, **vote.memory)
+    first, per_epoch = cfg.first_step(comm.size), cfg.steps_per_epoch(problem.n_total, comm.size)
+    gamma = step_sizes(cfg.schedule, first, per_epoch, budget.total)
+    budget.keep(x=x, **batches.memory, ties=ties, lies=lies, **memory, **vote.memory)
     for k in budget:
-        step = cfg.step_size / math.sqrt(k + 1) if cfg.schedule == "inverse-sqrt" else cfg.step_size
-        batch = rng.integers(problem.n_samples, size=cfg.batch_size)
+        step = gamma(k)
+        batch = batches.draw(cfg.batch_size)
         problem.gradient(x, batch, g)
+        if penalty is not None:
+            xp.multiply(x, cfg.weight_decay, out=penalty)
+            g += penalty
         if cfg.vote == "none":
             copy(g, g_wire)
             with trace.phase("allreduce", nbytes=g.nbytes):
@@ -115,7 +141,7 @@ def run(comm, problem, cfg, budget, trace):
         with trace.phase("vote", nbytes=vote.nbytes):
             vote.exchange(coins, scale)
         trace.snapshot(x)
-        vote.update(x, 1.0 - step * cfg.weight_decay)
+        vote.update(x, 1.0 - step * shrinking)
         if not math.isfinite(scale):
             x.fill(math.nan)
         trace.record()

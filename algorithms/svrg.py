@@ -51,6 +51,10 @@ class Config(ProgramConfig):
 
     agreement_period = 1  # a step is long, and full of collectives
 
+    @property
+    def title(self):
+        return "SVRG, stratified" if self.sampling == "stratified" else "SVRG"
+
     def check(self, n):
         """Raise UserError for a psi that there is not."""
         prox.parse(self.prox)

@@ -10,20 +10,36 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Final
 
-from outpace.benchmarks.sweeps.description import programs
+from outpace.benchmarks.sweeps.programs import config_of, module_of, name_of, programs
 from outpace.comm.errors import UserError
+
+FIRST: Final = """\
+Two programs on four workers, the last of them ten times slower, and what became of it:
+
+    outpace run ad_psgd -n 4 --compute-time 0.005 --stragglers fixed:rank=3,factor=10 --out gossip.h5
+    outpace run allreduce_sgd -n 4 --compute-time 0.005 --stragglers fixed:rank=3,factor=10 --out allreduce.h5
+    outpace show gossip.h5
+    outpace plot loss-time gossip.h5 allreduce.h5 -o loss.png
+
+`outpace --help` lists the commands, `outpace run PROGRAM --help` the flags of a program."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: that of the job for `run` and `micro`; 1 for a broken trace; 2 for something to put right."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments:
+        print(FIRST)
+        return 0
     parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    if options.command is run:
-        options.flags = rest  # the program's own
-    elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options = argparse.Namespace(command=None)
     try:
+        options, rest = parser.parse_known_args(arguments, options)
+        if options.command is run:
+            options.flags = rest  # the program's own
+        elif rest:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
         return int(options.command(options))
     except UserError as error:
         print(f"outpace: {error}", file=sys.stderr)
@@ -45,11 +61,13 @@ def _parser() -> argparse.ArgumentParser:
         "run",
         help="run one program under MPI",
         description="Find the launcher, print the command line, run it. Further flags are the program's own; "
-        "`python -m outpace.algorithms.PROGRAM --help` lists them.",
+        "`outpace run PROGRAM --help` lists them.",
         usage="outpace run PROGRAM -n RANKS [FLAGS OF THE PROGRAM]",
         allow_abbrev=False,
+        add_help=False,
     )
-    one.add_argument("program", metavar="PROGRAM", help="one of: " + ", ".join(programs()))
+    one.add_argument("-h", "--help", action=HelpOfProgram, nargs=0, help="show this message, or that of PROGRAM")
+    one.add_argument("program", metavar="PROGRAM", help=f"one of: {', '.join(programs())}; or the .py file of your own")
     one.add_argument("-n", dest="workers", type=_positive, required=True, metavar="RANKS", help="number of ranks")
     _add_requeue(one)
     one.set_defaults(command=run)
@@ -163,14 +181,24 @@ def _positive(text: str) -> int:
     return number
 
 
+class HelpOfProgram(argparse.Action):
+    """`outpace run PROGRAM --help` lists the program's own flags."""
+
+    def __call__(self, parser: argparse.ArgumentParser, options: argparse.Namespace, *_: Any) -> None:
+        from outpace.benchmarks.running.plan import parse_flags
+
+        if options.program:
+            parse_flags(name_of(options.program), config_of(options.program), ["--help"])
+        parser.print_help()
+        parser.exit()
+
+
 def run(options: argparse.Namespace) -> int:
     from outpace.benchmarks.machine import launcher
     from outpace.benchmarks.sweeps import slurm
     from outpace.benchmarks.trace.checkpoint import GOES_ON
 
-    if options.program not in programs():
-        raise UserError(f"unknown program '{options.program}'; allowed: {', '.join(programs())}")
-    ended = launcher.launch(f"outpace.algorithms.{options.program}", options.workers, options.flags)
+    ended = launcher.launch(module_of(options.program), options.workers, options.flags)
     if explained := launcher.explain(ended, _folder(options.flags)):
         print(explained, file=sys.stderr)
     if options.requeue and ended.code == GOES_ON:

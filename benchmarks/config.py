@@ -21,6 +21,11 @@ class ProgramConfig:
     topology: str | None = None  # SPEC of the graph, where neighbours average
     prox: str = "none"  # SPEC of the part of the objective that has a proximal operator instead of a gradient
 
+    @property
+    def title(self) -> str:
+        """The name that people know the program by, or that of the variant its flags make; without, its file's name."""
+        return ""
+
     def check(self, n: int) -> None:
         """Raise UserError for what n workers cannot be run with; called on every rank, before any file or message."""
 

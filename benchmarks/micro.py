@@ -22,17 +22,19 @@ from mpi4py import MPI
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks.machine import link, provenance
+from outpace.benchmarks.machine import link, provenance, twins
+from outpace.benchmarks.problems import Problem
+from outpace.benchmarks.running.assembly import Assembly
+from outpace.benchmarks.running.plan import Launch, Plan, make_plan
 from outpace.benchmarks.trace.recorder import Trace
 from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import arrays, clock, threads
 from outpace.comm import sign as sign_kernels
 from outpace.comm.arrays import Wired, module, synchronise, to_host
-from outpace.comm.budget import AgreedSteps, Budget, SharedTickets
 from outpace.comm.errors import UserError
 from outpace.comm.gossip import SharedModel
 from outpace.comm.meter import MeteredComm
-from outpace.comm.vote import ALL, EXCHANGES
+from outpace.comm.vote import EXCHANGES
 
 RANKS: Final = {"gossip": 2, "record": 1, "step": 1, "sign": 1, "vote": 4}
 SAMPLE_S: Final = 0.05  # of something so short that it is repeated; at least
@@ -139,33 +141,27 @@ def step(comm: MeteredComm) -> Table:
     """A whole step of each program on one rank with a gradient that costs nothing: the suite's own overhead."""
     table = _table(comm, "step overhead, no gradient, dim 1000", ("program", "us per step"))
 
-    class Free:
+    class Free(Problem):
         xp, dim, n_samples = np, 1000, 1000
 
         def x0(self) -> np.ndarray:
             return np.zeros(self.dim, dtype=np.float32)
 
-        def gradient(self, x: np.ndarray, batch: np.ndarray, out: np.ndarray) -> None:
+        def gradient(self, x: np.ndarray, batch: np.ndarray | None, out: np.ndarray) -> None:
             out[:] = 0
 
-    def begin() -> float:
-        return clock.now(comm)
-
-    def run(name: str, steps: int = 5000) -> None:
-        program: Any = importlib.import_module(f"outpace.algorithms.{name}")
-        trace = Trace(comm, Snapshots(0, 1000, np.dtype("f4"), per_step=True))
-        trace.start(clock.now(comm))
-        config = program.Config()
-        if config.asynchronous:
-            budget: Budget = SharedTickets(comm, steps, None, begin, trace)
-        else:
-            budget = AgreedSteps(comm, steps, None, begin, config.agreement_period, 1)
-        program.run(comm, Free(), config, budget, trace)
-        if trace.steps != steps:
-            raise RuntimeError(f"{name} made {trace.steps} steps of {steps}")
+    def run(program: Any, plan: Plan, steps: int = 5000) -> None:
+        problem = Free()
+        assembly = Assembly(comm, plan, problem, Snapshots(0, 1000, np.dtype("f4"), per_step=True), steps)
+        # Not the paced problem: pacing is no part of the overhead.
+        program.run(comm, problem, plan.config, assembly.budget, assembly.trace)
+        if assembly.trace.steps != steps:
+            raise RuntimeError(f"{plan.name} made {assembly.trace.steps} steps of {steps}")
 
     for name in ("allreduce_sgd", "d_psgd", "ad_psgd"):
-        (times,) = _interleaved(comm, lambda: run(name))  # noqa: B023
+        program: Any = importlib.import_module(f"outpace.algorithms.{name}")
+        plan = make_plan(name, program.Config(), Launch(), comm.size)
+        (times,) = _interleaved(comm, functools.partial(run, program, plan))
         table.add_row(name, f"{1e6 * statistics.median(times) / 5000:.1f}")
     return table
 
@@ -185,7 +181,7 @@ def sign(comm: MeteredComm, xp: ModuleType) -> Table:
     packed = np.packbits(to_host(v) > 0, bitorder="little").view(np.uint32)
     if not np.array_equal(to_host(words), packed):
         raise RuntimeError("the kernel's signs are not NumPy's")
-    _validate_twins(kernels, xp)
+    twins.validate(kernels, xp)
     measured: list[tuple[str, float, Callable[[], Any]]] = [
         ("copy", 8, lambda: xp.copyto(copy, v)),
         ("ballot", 4.125, lambda: kernels.ballot(v, coins, 0, words)),
@@ -222,43 +218,6 @@ def _numpy_pack(v: np.ndarray, words: np.ndarray, whole: bool, block: int = 1 <<
             if not minus.all() and np.isnan(part).any():
                 raise RuntimeError("a NaN among normal numbers")
         packed[start // 8 : (start + block) // 8] = np.packbits(plus, bitorder="little")
-
-
-def _validate_twins(kernels: ModuleType, xp: ModuleType) -> None:
-    """Every kernel on the device does what its twin on the CPU does, in both real types, to the bit but for the order
-    of a sum."""
-    if xp is np:
-        return
-    dim, n = 100_001, 5
-    rng = np.random.default_rng(8)
-    coins = np.zeros(sign_kernels.words(dim), np.uint32)
-    ballots = rng.integers(0, 2**32, (n, coins.size), dtype=np.uint32)
-
-    def course(kernels: ModuleType, there: Callable[[np.ndarray], Any], g: np.ndarray) -> list[np.ndarray]:
-        v, bits, votes, scales = there(g), there(coins), there(ballots), there(np.abs(g[1 : 1 + n]))
-        m, e, x, mean = (there(np.zeros_like(g)) for _ in range(4))
-        words = [there(np.zeros_like(coins)) for _ in range(3)]
-        tallied, decided = (there(np.zeros((1, 2, coins.size), np.uint32)) for _ in range(2))
-        sums = there(np.zeros(32 * coins.size, np.int8))
-        kernels.toss(99, bits)
-        kernels.ballot(v, bits, 0, words[0])
-        kernels.momentum_ballot(v, m, 0.9, bits, ALL, words[1])
-        kernels.feedback_ballot(v, e, 0.1, bits, 0, words[2])
-        kernels.tally(votes, bits, tallied[0])
-        kernels.count(votes, sums)
-        kernels.decide(sums, bits, decided[0])
-        kernels.mean(votes, scales, mean)
-        kernels.apply(x, tallied, scales[:1], 0.9)
-        return [to_host(a) for a in (bits, *words, tallied, decided, sums, m, x, mean, e)]
-
-    for dtype, tolerance in ((np.float32, 1e-6), (np.float64, 1e-12)):
-        g = rng.standard_normal(dim).astype(dtype)
-        g[::7] = 0
-        *exact, e = zip(course(kernels, xp.asarray, g), course(sign_kernels, np.array, g), strict=True)
-        same = all(np.array_equal(mine, theirs) for mine, theirs in exact)
-        # The scale of what is sent is a sum; so each number that is left may be off by it.
-        if not (same and np.allclose(*e, rtol=0, atol=tolerance)):
-            raise RuntimeError("a kernel on the device and its twin on the CPU differ")
 
 
 def vote(comm: MeteredComm, xp: ModuleType) -> Table:

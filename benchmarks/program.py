@@ -17,8 +17,10 @@ from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.machine import any_source, launcher, provenance
 from outpace.benchmarks.problems import Problem, Setting, Unshared
 from outpace.benchmarks.running import geometry
-from outpace.benchmarks.running.execution import RunFunction, Unwritten, _Execution
+from outpace.benchmarks.running.assembly import RunFunction
+from outpace.benchmarks.running.execution import execute
 from outpace.benchmarks.running.plan import Launch, Plan, make_plan, parse_flags
+from outpace.benchmarks.running.storage import Unwritten
 from outpace.benchmarks.running.watch import listen
 from outpace.benchmarks.trace import checkpoint, parts
 from outpace.benchmarks.trace.checkpoint import Checkpoint
@@ -84,13 +86,7 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
     if servers > views[0].dim:
         raise UserError(f"--servers is {servers}; the model has {views[0].dim} coordinate(s) to share out")
     derived = agreement.together(comm, lambda: config.derive(views[0]))
-    execution = _Execution(comm, run, plan, views[0], setting, derived, generation, resumed)
-    try:
-        execution.set_up()
-        return execution.execute()
-    except UserError:
-        execution.discard()
-        raise
+    return execute(comm, run, plan, views[0], setting, derived, generation, resumed)
 
 
 def _check_target(plan: Plan) -> int:

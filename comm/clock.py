@@ -39,8 +39,8 @@ def wait(
 ) -> None:
     """Complete every request; in the long run by naps, so that ranks may share cores.
 
-    `under_way` says that the other side is transferring too: a transfer that the processor carries out moves only while
-    somebody looks at it, so the thread yields its core but does not sleep, for as long as that is plausible.
+    Set `under_way` when the peer is known to be transferring. Without hardware progress, data moves only while it is
+    polled; so the thread polls for UNDER_WAY_SPIN_S, yielding its core, before it sleeps.
     """
     requests = list(requests)
     _poll(lambda: MPI.Request.Testall(requests, statuses), UNDER_WAY_SPIN_S if under_way else SPIN_S)

@@ -22,11 +22,18 @@ class Meter:
         self.messages = np.zeros(n, dtype=np.int64)
         self.nbytes = np.zeros(n, dtype=np.int64)
         self._lock = threading.Lock()  # the gradient loop and the communication thread both send
+        self._own = threading.local()
 
     def sent(self, destination: int, nbytes: int, messages: int = 1) -> None:
+        self._own.nbytes = self.by_this_thread + nbytes
         with self._lock:
             self.messages[destination] += messages
             self.nbytes[destination] += nbytes
+
+    @property
+    def by_this_thread(self) -> int:
+        """Payload bytes that the calling thread has sent in its life: what it sent meanwhile is a difference."""
+        return getattr(self._own, "nbytes", 0)
 
     def reset(self) -> None:
         with self._lock:

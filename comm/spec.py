@@ -1,7 +1,8 @@
 """SPECs: `name` or `name:key=value,key=value`, one frozen dataclass per name, one parser.
 
 A field's type gives the form of its value, its default makes the key optional and an `Annotated` `Range`
-bounds it. The dataclasses that make the command line flags are checked by the same rules (`check`).
+bounds it. A key is its field's name with `-` for `_`. The dataclasses that make the command line flags are
+checked by the same rules (`check`).
 """
 
 import math
@@ -69,7 +70,7 @@ def parse(text: str, catalogue: Mapping[str, type[T]], what: str) -> T:
     if name not in catalogue:
         raise UserError(f"{what}: unknown name '{name}'; allowed: {', '.join(catalogue)}")
     kind = catalogue[name]
-    hints = _hints(kind)
+    hints = {_key(field): hint for field, hint in _hints(kind).items()}
     values: dict[str, Any] = {}
     for pair in rest.split(",") if rest else []:
         key, equals, value = pair.partition("=")
@@ -80,12 +81,32 @@ def parse(text: str, catalogue: Mapping[str, type[T]], what: str) -> T:
         if key in values:
             raise UserError(f"{what} {name}: key '{key}' given twice")
         values[key] = _convert(value, hints[key], f"{what} {name}: {key}")
-    missing = [f.name for f in fields(kind) if f.default is MISSING and f.name not in values]  # type: ignore[arg-type]
+    needed = [_key(f.name) for f in fields(kind) if f.default is MISSING]  # type: ignore[arg-type]
+    missing = [key for key in needed if key not in values]
     if missing:
         raise UserError(f"{what} {name}: needs {', '.join(key + '=' for key in missing)}")
-    spec = kind(**values)
-    check(spec, lambda key: f"{what} {name}: {key}")
+    spec = kind(**{key.replace("-", "_"): value for key, value in values.items()})
+    check(spec, lambda field: f"{what} {name}: {_key(field)}")
     return spec
+
+
+def forms(catalogue: Mapping[str, type[Any]]) -> list[str]:
+    """The SPECs of a catalogue as a person would write them, for help texts: every name with its keys, and the values
+    that keys without a default of None have by themselves.
+
+    >>> @dataclass(frozen=True)
+    ... class Random:
+    ...     p: Probability
+    ...     factor: Factor = 2.0
+    >>> forms({"random": Random})
+    ['random:p=,factor=2']
+    """
+    return [name + ":"[: len(fields(kind))] + ",".join(map(_form, fields(kind))) for name, kind in catalogue.items()]
+
+
+def _form(key: Any) -> str:
+    empty = key.default is MISSING or key.default is None
+    return f"{key.name}={'' if empty else _text(key.default)}"
 
 
 def render(spec: Any, catalogue: Mapping[str, type[Any]]) -> str:
@@ -97,12 +118,12 @@ def render(spec: Any, catalogue: Mapping[str, type[Any]]) -> str:
         if value is None:
             continue
         parts = value if isinstance(value, tuple) else (value,)
-        values.append(f"{f.name}={'+'.join(map(_text, parts))}")
+        values.append(f"{_key(f.name)}={'+'.join(map(_text, parts))}")
     return name + (":" + ",".join(values) if values else "")
 
 
-def check(config: Any, label: Any = lambda key: "--" + key.replace("_", "-")) -> None:
-    """Raise UserError for the first field outside its `Range` or `Literal`; `label(key)` names it."""
+def check(config: Any, label: Any = lambda field: "--" + _key(field)) -> None:
+    """Raise UserError for the first field outside its `Range` or `Literal`; `label(field)` names it."""
     for key, hint in _hints(type(config)).items():
         value = getattr(config, key)
         if value is None:
@@ -116,6 +137,10 @@ def check(config: Any, label: Any = lambda key: "--" + key.replace("_", "-")) ->
                 if not bound.holds(number):
                     rule = bound if math.isfinite(number) else "finite"
                     raise UserError(f"{label(key)} is {_text(number)}; it must be {rule}")
+
+
+def _key(field: str) -> str:
+    return field.replace("_", "-")
 
 
 def _hints(kind: type) -> dict[str, Any]:

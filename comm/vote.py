@@ -160,12 +160,11 @@ class Coins:
     """What a zero of this rank of n becomes in a step, `zeros`, and what a tied vote becomes, `ties`: a bit per
     coordinate each.
 
-    `random`: fair signs. `keys` is a stream that all ranks share, which gives each step a key for the ties and one for
-    the zeros of ranks 0 and 1, of ranks 2 and 3, and so on. Ties are the same on every rank. Zeros are turned over on
-    odd ranks, so that those of two neighbours cancel and are no votes; the last of an odd n has no neighbour, and its
-    zero is a vote for either side. Pairs know nothing of each other or of the ties, so that no other vote is cancelled
-    by rule. `keep`: the same for a zero, which has to say something with its one bit, but a tied vote is no move.
-    `plus`: +1 for both, as in the code behind arXiv:1810.05291.
+    `random`: fair signs. Workers 2i and 2i + 1 draw opposite signs for zeros, so two zeros of a pair cancel. Different
+    pairs, and ties, are independent, so no other votes cancel by rule. The last of an odd n has no partner: its zero is
+    a vote for either side. Ties are the same on every rank. `keys`, a stream that all ranks share, gives each step a
+    key for the ties and one for each pair. `keep`: the same for a zero, which has to say something with its one bit,
+    but a tied vote is no move. `plus`: +1 for both, as in the code behind arXiv:1810.05291.
     """
 
     def __init__(self, ties: str, keys: np.random.Generator, rank: int, n: int, words: int, xp: ModuleType) -> None:

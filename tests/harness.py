@@ -49,6 +49,7 @@ class Outcome:
     wall_s: float
     pauses: int  # for a checkpoint
     peak: int  # bytes allocated at one time, where the recorder notes it
+    models: list[np.ndarray]  # of every snapshot, where the recorder keeps them
 
 
 def shares(text: str, n: int, dtype: str = "float64", split: str = "iid", seed: int = 0) -> list[Any]:
@@ -70,7 +71,7 @@ def share(
 class Rounds:
     """A budget of the rounds that it is given, without a word to other ranks."""
 
-    count = 0
+    count, total = 0, None
 
     def __init__(self, rounds: Iterable[int]) -> None:
         self._rounds = rounds
@@ -103,6 +104,18 @@ class Allocations(Trace):
             tracemalloc.start()
         elif self.calls > self.WARM_UP:
             _, self.peak = tracemalloc.get_traced_memory()
+
+
+class Shown(Trace):
+    """A trace that keeps every model it is shown."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.models: list[np.ndarray] = []
+
+    def snapshot(self, x: Any) -> None:
+        super().snapshot(x)
+        self.models.append(to_host(x).copy())
 
 
 class RandomStart:
@@ -181,6 +194,5 @@ def execute(
     comm.Allreduce(MPI.IN_PLACE, mean)
     mean /= layout.models
     rows = {name: np.frombuffer(data, dtype=parts.TABLES[name]) for name, data in trace.drain().items()}
-    return Outcome(
-        x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s, pauses, getattr(trace, "peak", 0)
-    )
+    noted = getattr(trace, "peak", 0), getattr(trace, "models", [])
+    return Outcome(x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s, pauses, *noted)

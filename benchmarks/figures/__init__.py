@@ -1,13 +1,12 @@
 """The figures over traces, behind `outpace plot`: one function each, all in the table FIGURES.
 
-A figure function gets the runs and an empty matplotlib figure of one column's width, fills it and returns
-what its readers must know of how repetitions are drawn. `compose` adds what every figure states (problem,
-split, workers, claim class) and the legend outside of the data. A new figure is one function and one row of
-FIGURES; the first line of its docstring is what `outpace plot` lists.
+They stand in `curves`, `rates`, `steps` and `facets`, by what they show. A figure function gets the runs and an empty
+matplotlib figure of one column's width, fills it and returns what its readers must know of how repetitions are drawn.
+`compose` adds what every figure states (problem, split, workers, claim class) and the legend outside of the data. A new
+figure is one function and one row of FIGURES; the first line of its docstring is what `outpace plot` lists.
 """
 
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -20,28 +19,36 @@ from outpace.benchmarks.figures.curves import (
     suboptimality_gradients,
     suboptimality_rounds,
 )
-from outpace.benchmarks.figures.drawing import (
-    HEIGHT,
-    WIDTH,
-    add_legend,
-    facts_of,
-    house_style,
-)
 from outpace.benchmarks.figures.facets import heterogeneity, loss_facets, splits
-from outpace.benchmarks.figures.grouping import (
-    compute_per_sample,
-    difference,
-)
+from outpace.benchmarks.figures.grouping import compute_per_sample, difference
+from outpace.benchmarks.figures.page import HEIGHT, WIDTH, add_legend, facts_of, house_style
 from outpace.benchmarks.figures.rates import batches, epoch_time, speed_up, steps_rate
 from outpace.benchmarks.figures.steps import shares, staleness, timeline
+from outpace.benchmarks.trace.files import output
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SUFFIXES: Final = (".pdf", ".png", ".svg")
-
+FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
+    "loss-time": loss_time,
+    "loss-epochs": loss_epochs,
+    "epoch-time": epoch_time,
+    "speed-up": speed_up,
+    "steps-rate": steps_rate,
+    "splits": splits,
+    "shares": shares,
+    "timeline": timeline,
+    "staleness": staleness,
+    "consensus": consensus,
+    "suboptimality-gradients": suboptimality_gradients,
+    "suboptimality-rounds": suboptimality_rounds,
+    "batches": batches,
+    "geometry": geometry,
+    "heterogeneity": heterogeneity,
+    "loss-facets": loss_facets,
+}
 
 # What all runs of a figure share, but for what the figure is about.
 SHARED: Final = ("claim_class", "problem", "split", "n_workers")
@@ -52,6 +59,7 @@ ABOUT: Final = {
     "heterogeneity": ("split", "n_workers"),
     "loss-facets": ("split", "n_workers"),
 }
+SUFFIXES: Final = (".pdf", ".png", ".svg")
 
 
 def describe() -> list[str]:
@@ -74,15 +82,8 @@ def draw(name: str, paths: Iterable[str | Path], out: str | Path) -> None:
     if not out.parent.is_dir():
         raise UserError(f"{out}: no folder {out.parent}")
     figure = compose(name, [Run(path) for path in dict.fromkeys(map(Path, paths))])
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with house_style():
-            figure.savefig(unfinished, format=out.suffix[1:])
-        unfinished.replace(out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with house_style(), output(out) as file:
+        figure.savefig(file, format=out.suffix[1:])
 
 
 def compose(name: str, runs: Sequence[Run]) -> "Figure":
@@ -102,26 +103,6 @@ def compose(name: str, runs: Sequence[Run]) -> "Figure":
         figure.set_figheight(figure.get_figheight() + facts.get_window_extent().height / figure.dpi)
         add_legend(figure)
     return figure
-
-
-FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
-    "loss-time": loss_time,
-    "loss-epochs": loss_epochs,
-    "epoch-time": epoch_time,
-    "speed-up": speed_up,
-    "steps-rate": steps_rate,
-    "splits": splits,
-    "shares": shares,
-    "timeline": timeline,
-    "staleness": staleness,
-    "consensus": consensus,
-    "suboptimality-gradients": suboptimality_gradients,
-    "suboptimality-rounds": suboptimality_rounds,
-    "batches": batches,
-    "geometry": geometry,
-    "heterogeneity": heterogeneity,
-    "loss-facets": loss_facets,
-}
 
 
 def _check_shared(name: str, runs: Sequence[Run]) -> None:

@@ -1,14 +1,18 @@
-"""Figures of a column against time, epochs or effort."""
+"""Figures of what a run reached, against time, epochs or effort: a curve for each run."""
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-
-from outpace.benchmarks.figures.drawing import DASHES, HEIGHT, LAW, draw_curves, log_axis, look_of
+from outpace.benchmarks.figures.drawing import draw_curves, log_axis
 from outpace.benchmarks.figures.grouping import repetitions
+from outpace.benchmarks.figures.looks import DASHES, LAW, look_of
+from outpace.benchmarks.figures.page import HEIGHT
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def loss_time(runs: Sequence[Run], figure: "Figure") -> str:

@@ -1,82 +1,26 @@
-"""How traces are drawn, whatever the figure: which runs belong together, their looks, medians and intervals, the style.
+"""How values are drawn, whatever the figure: curves and points, their repetitions, logarithmic axes.
 
-In every figure a program has one colour and one marker, and a straggler setting one dash pattern, so that a
-print in grey can be read. Runs that differ in nothing but seed and length are repetitions of one another:
-fewer than ten are drawn thin with their median thick, ten or more as their median with its 95 % interval.
+Fewer than ten repetitions are drawn thin with their median thick, ten or more as their median with its 95 % interval.
 """
 
 import math
-import re
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.benchmarks.figures.grouping import compute_per_sample, repetitions, slowness
+from outpace.benchmarks.figures.grouping import repetitions
+from outpace.benchmarks.figures.looks import DASHES, look_of
+from outpace.benchmarks.figures.page import NO_BREAK
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-WIDTH: Final = 3.5  # inches: one column of a two-column page
-HEIGHT: Final = 1.95  # inches: one panel with its labels, without the facts above and the legend below
-LINE: Final = 55  # characters of 8 pt in WIDTH
-ENTRY: Final = 42  # the same beside a handle of the legend or above a panel
-LINE_HEIGHT: Final = 0.14  # inches of a line of text
-NO_BREAK: Final = "\u00a0"  # a space at which no line ends
 INTERVAL_FROM: Final = 10  # repetitions from which an interval replaces the single runs
 BOOTSTRAP: Final = 71  # purpose of the random numbers behind the intervals of ratios
-
-STYLE: Final = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "figure.titlesize": 8,
-    "figure.labelsize": 8,
-    "axes.titlelocation": "left",
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-    "legend.handlelength": 3.2,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 4,
-    "hatch.linewidth": 0.6,
-    "pdf.fonttype": 42,  # journals refuse Type 3 fonts
-    "savefig.dpi": 300,
-}
-
-# Colour and marker of a program, everywhere. The colours are Okabe and Ito's, without the yellow that is lost
-# on paper; grey and the last two (Tol's muted scheme) differ from the others in lightness.
-PROGRAMS: Final = {
-    "allreduce_sgd": ("#000000", "s"),
-    "a_psgd": ("#E69F00", "^"),
-    "d_psgd": ("#0072B2", "D"),
-    "ad_psgd": ("#D55E00", "o"),
-    "d2": ("#009E73", "v"),
-    "eamsgd": ("#56B4E9", "p"),
-    "sign_sgd": ("#CC79A7", "X"),
-    "svrg": ("#777777", "<"),
-    "quantized_sgd": ("#999933", "P"),
-    "katyusha_x": ("#882255", ">"),
-}
-VARIANTS: Final = {"Katyusha Xʷ": ("#AA4499", "h"), "Katyusha Xˢ, stratified": ("#117733", "8")}  # by name of the run
-OTHERS: Final = (("#555555", "*"), ("#AAAAAA", "h"), ("#333333", "d"))  # programs that are not in the table
-DASHES: Final = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (10, 3)), (0, (3, 4)))
-LAW: Final[dict[str, Any]] = {"color": "0.25", "linewidth": 0.9, "zorder": 4}  # a law or a reference, always dashed
-
-
-# Which runs belong together.
-
-
-# How they are drawn.
 
 
 def draw_curves(
@@ -202,18 +146,6 @@ def _ratio_interval(values: list[float], base: list[float]) -> tuple[float, floa
     return float(low), float(high)
 
 
-def look_of(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
-    """Colour and marker of the run's program, dashes of its stragglers among those of the figure."""
-    algorithm, stragglers = run.attrs["algorithm"], run.attrs["stragglers"]
-    others = sorted({other.attrs["algorithm"] for other in runs} - PROGRAMS.keys())
-    colour, marker = VARIANTS.get(run.name) or PROGRAMS.get(algorithm) or OTHERS[others.index(algorithm) % len(OTHERS)]
-    levels = sorted({(slowness(other), other.attrs["stragglers"]) for other in runs})
-    texts = ["none", *(text for _, text in levels if text != "none")]
-    if len(texts) > len(DASHES):
-        raise UserError(f"{len(texts) - 1} straggler settings in one figure; allowed: {len(DASHES) - 1} besides none")
-    return {"color": colour, "marker": marker, "linestyle": DASHES[texts.index(stragglers)]}
-
-
 def how_repeated(groups: Sequence[Sequence[Any]]) -> str:
     """What a figure says of its repetitions; nothing where there are none."""
     counts = sorted({len(group) for group in groups})
@@ -231,31 +163,6 @@ def how_ended(group: Sequence[Run]) -> str:
     of = f"of {len(group)} " if len(group) > 1 else ""
     counts = {status: statuses.count(status) for status in ("partial", "diverged") if status in statuses}
     return "".join(f", {f'{count} {of}' if of else ''}{status}" for status, count in counts.items())
-
-
-def facts_of(runs: Sequence[Run], note: str, width: float) -> str:
-    """What every figure states: problem, split, workers, claim class, emulated compute time; for so many inches."""
-    attrs, config = runs[0].attrs, runs[0].config
-    counts = sorted({run.attrs["n_workers"] for run in runs})
-    numbers = f" {'to' if len(counts) > 2 else 'and'} ".join(map(str, sorted({counts[0], counts[-1]})))
-    workers = f"{numbers} worker{'s' * (counts[-1] > 1)}"
-    claim = attrs["claim_class"]
-    if compute_per_sample(runs[0]):
-        claim += f": compute slept to {1e3 * config['compute_time']:g} ms per {config['batch_size']} samples"
-    kinds = " and ".join(dict.fromkeys(run.attrs["split"] for run in runs))
-    facts = [attrs["problem"], f"split {kinds}", workers, note, claim]
-    line = int(LINE * width / WIDTH)
-    whole = [fact.replace(" ", NO_BREAK) if len(fact) < line else fact for fact in facts if fact]
-    return wrapped("; ".join(whole), line)
-
-
-def wrapped(text: str, width: int = LINE) -> str:
-    """The text in lines that fit; the commas of a SPEC become places to break."""
-    return textwrap.fill(re.sub(r",(?=\S)", ", ", text), width)
-
-
-def line_count(texts: list[str]) -> int:
-    return sum(text.count("\n") + 1 for text in texts)
 
 
 def log_axis(axes: "Axes") -> None:
@@ -280,28 +187,3 @@ def log_ticks(axes: "Axes", ticks: Sequence[float]) -> None:
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)
-
-
-def add_legend(figure: "Figure") -> None:
-    """One legend below all panels, in as many columns as fit; the figure grows by its height."""
-    entries: dict[str, Any] = {}
-    for axes in figure.axes:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            entries.setdefault(label, handle)
-    if not entries:
-        return
-    labels = [wrapped(label, ENTRY) for label in entries]
-    for columns in range(8, 0, -1):
-        legend = figure.legend(entries.values(), labels, loc="outside lower center", ncols=columns)
-        box = legend.get_window_extent()
-        if box.width <= figure.bbox.width or columns == 1:
-            break
-        legend.remove()
-    figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)
-
-
-def house_style() -> Any:
-    """The style of all figures, whatever the user's matplotlibrc says."""
-    import matplotlib.style
-
-    return matplotlib.style.context(["default", STYLE])

@@ -1,4 +1,4 @@
-"""The figures over a whole sweep: a panel for each heterogeneity level, of the workers' pace or of their data."""
+"""Figures over a whole sweep: by heterogeneity level, of the workers' pace or of their data."""
 
 import math
 from collections.abc import Sequence
@@ -6,31 +6,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from outpace.benchmarks.figures.drawing import (
-    DASHES,
-    HEIGHT,
-    LAW,
-    LINE_HEIGHT,
-    WIDTH,
-    draw_curves,
-    draw_points,
-    how_ended,
-    how_repeated,
-    line_count,
-    log_axis,
-    log_ticks,
-    look_of,
-    wrapped,
-)
-from outpace.benchmarks.figures.grouping import grouped, repetitions, slowness
+from outpace.benchmarks.figures.drawing import draw_curves, draw_points, how_ended, how_repeated, log_axis, log_ticks
+from outpace.benchmarks.figures.grouping import grouped, repetitions
+from outpace.benchmarks.figures.looks import DASHES, LAW, look_of, slowness
+from outpace.benchmarks.figures.page import HEIGHT, LINE_HEIGHT, WIDTH, line_count, wrapped
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ROOM: Final = 0.05  # of the logarithm of what lies between that loss and the start
 REACHED: Final = 0.9  # share of the runs that reach the loss to which times are compared
+ROOM: Final = 0.05  # of the logarithm of what lies between that loss and the start
 APART: Final = 1.025  # factor between the places of two programs at one number of workers, so that neither hides
 
 
@@ -39,7 +26,7 @@ def heterogeneity(runs: Sequence[Run], figure: "Figure") -> str:
     levels = _levels(runs)
     target = _common_loss(runs)
     counts = sorted({run.attrs["n_workers"] for run in runs})
-    labels = {of[0].attrs["algorithm"]: of[0].name + how_ended(of) for of in grouped(runs, "algorithm")}
+    labels = {of[0].name: of[0].name + how_ended(of) for of in grouped(runs)}
     figure.set_size_inches(2 * WIDTH, 0.35 + len(levels) * 0.6 * HEIGHT + LINE_HEIGHT * len(levels))
     panels = figure.subplots(len(levels), 2, sharex=True, sharey="col", squeeze=False)
     groups = []
@@ -50,15 +37,14 @@ def heterogeneity(runs: Sequence[Run], figure: "Figure") -> str:
         groups += repetitions(of_level)
         if censored != measures[1]:
             row[1].axhline(2 * slowest, label="not reached", dashes=(1.5, 1.5), **LAW)
-        for members in grouped(of_level, "algorithm"):
-            algorithm = members[0].attrs["algorithm"]
-            place = APART ** (list(labels).index(algorithm) - (len(labels) - 1) / 2)
+        for members in grouped(of_level):
+            place = APART ** (list(labels).index(members[0].name) - (len(labels) - 1) / 2)
             look = look_of(members[0], runs) | {"linestyle": DASHES[0]}
             for axes, seconds in zip(row, (measures[0], censored), strict=True):
                 values: dict[float, list[float]] = {}
                 for run in members:
                     values.setdefault(run.attrs["n_workers"] * place, []).append(seconds[run.path])
-                draw_points(axes, values, None, labels[algorithm], _upper_median, **look)
+                draw_points(axes, values, None, labels[members[0].name], _upper_median, **look)
         row[0].set_title(title)
         row[0].set_ylabel("s per epoch")
         row[1].set_ylabel(f"s to loss {target:g}")
@@ -92,6 +78,42 @@ def loss_facets(runs: Sequence[Run], figure: "Figure") -> str:
     return how_repeated(groups)
 
 
+def splits(runs: Sequence[Run], figure: "Figure") -> str:
+    """Final loss over that of AllReduce-SGD with the same seed, by split and number of workers."""
+
+    def world(run: Run) -> tuple[int, bool, str]:
+        return run.attrs["n_workers"], run.attrs["split"] != "iid", run.attrs["split"]
+
+    base = {(world(run), run.attrs["seed"]): run for run in runs if run.attrs["algorithm"] == "allreduce_sgd"}
+    worlds = sorted({world(run) for run in runs})
+    groups = [group for place in worlds for group in repetitions([run for run in runs if world(run) == place])]
+    others = [members for members in grouped(runs) if members[0].attrs["algorithm"] != "allreduce_sgd"]
+    if not others:
+        raise UserError(f"splits: {runs[0].path}: needs runs of a program beside AllReduce-SGD")
+    axes, largest = figure.add_subplot(), 1.0
+    for i, members in enumerate(others):
+        ratios: dict[float, list[float]] = {}
+        for run in members:
+            reference = base.get((world(run), run.attrs["seed"]))
+            if reference is None:
+                raise UserError(f"splits: {run.path}: no run of AllReduce-SGD with its split, workers and seed")
+            place = worlds.index(world(run)) + 0.5 * ((i + 0.5) / len(others) - 0.5)
+            ratios.setdefault(place, []).append(run.final_loss() / reference.final_loss())
+        largest = max(largest, *(max(each) for each in ratios.values()))
+        look = {**look_of(members[0], runs), "linestyle": ""}
+        draw_points(axes, ratios, None, label=members[0].name + how_ended(members), **look)
+    axes.axhline(1, label="AllReduce-SGD", dashes=(5, 2), **LAW)
+    if largest > 3:
+        log_axis(axes)
+    axes.set_xlim(-0.5, len(worlds) - 0.5)
+    names = [f"n = {n}\n" + split.replace(":", "\n") for n, _, split in worlds]
+    figure.set_figheight(HEIGHT + LINE_HEIGHT * (max(line_count([name]) for name in names) - 1))
+    axes.set_xticks(range(len(worlds)), names)
+    axes.set_xlabel("workers n and split of the samples")
+    axes.set_ylabel("final loss over\nthat of AllReduce-SGD")
+    return how_repeated(groups)
+
+
 def _levels(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
     """The runs by stragglers and split, the mildest first, each with its title."""
     splits = {run.attrs["split"] for run in runs}
@@ -122,48 +144,12 @@ def _common_loss(runs: Sequence[Run]) -> float:
     return float(f"{math.ceil(target / unit - 1e-9) * unit:.2g}")
 
 
-def _upper_median(values: list[float]) -> float:
-    """Of an even number the larger of the two in the middle: between a time and none there is no mean."""
-    return sorted(values)[len(values) // 2]
-
-
 def _time_to(run: Run, target: float) -> float:
     """Seconds to the target, infinite in a run that does not reach it."""
     seconds = run.time_to_loss(target)
     return math.inf if seconds is None else seconds
 
 
-def splits(runs: Sequence[Run], figure: "Figure") -> str:
-    """Final loss over that of AllReduce-SGD with the same seed, by split and number of workers."""
-
-    def world(run: Run) -> tuple[int, bool, str]:
-        return run.attrs["n_workers"], run.attrs["split"] != "iid", run.attrs["split"]
-
-    base = {(world(run), run.attrs["seed"]): run for run in runs if run.attrs["algorithm"] == "allreduce_sgd"}
-    worlds = sorted({world(run) for run in runs})
-    groups = [group for place in worlds for group in repetitions([run for run in runs if world(run) == place])]
-    others = [members for members in grouped(runs, "algorithm") if members[0].attrs["algorithm"] != "allreduce_sgd"]
-    if not others:
-        raise UserError(f"splits: {runs[0].path}: needs runs of a program beside AllReduce-SGD")
-    axes, largest = figure.add_subplot(), 1.0
-    for i, members in enumerate(others):
-        ratios: dict[float, list[float]] = {}
-        for run in members:
-            reference = base.get((world(run), run.attrs["seed"]))
-            if reference is None:
-                raise UserError(f"splits: {run.path}: no run of AllReduce-SGD with its split, workers and seed")
-            place = worlds.index(world(run)) + 0.5 * ((i + 0.5) / len(others) - 0.5)
-            ratios.setdefault(place, []).append(run.final_loss() / reference.final_loss())
-        largest = max(largest, *(max(each) for each in ratios.values()))
-        look = {**look_of(members[0], runs), "linestyle": ""}
-        draw_points(axes, ratios, None, label=members[0].name + how_ended(members), **look)
-    axes.axhline(1, label="AllReduce-SGD", dashes=(5, 2), **LAW)
-    if largest > 3:
-        log_axis(axes)
-    axes.set_xlim(-0.5, len(worlds) - 0.5)
-    names = [f"n = {n}\n" + split.replace(":", "\n") for n, _, split in worlds]
-    figure.set_figheight(HEIGHT + LINE_HEIGHT * (max(line_count([name]) for name in names) - 1))
-    axes.set_xticks(range(len(worlds)), names)
-    axes.set_xlabel("workers n and split of the samples")
-    axes.set_ylabel("final loss over\nthat of AllReduce-SGD")
-    return how_repeated(groups)
+def _upper_median(values: list[float]) -> float:
+    """Of an even number the larger of the two in the middle: between a time and none there is no mean."""
+    return sorted(values)[len(values) // 2]

@@ -2,22 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from outpace.benchmarks.figures.drawing import (
-    DASHES,
-    HEIGHT,
-    LAW,
-    NO_BREAK,
-    draw_points,
-    how_ended,
-    how_repeated,
-    log_axis,
-    log_ticks,
-    look_of,
-)
+from outpace.benchmarks.figures.drawing import draw_points, how_ended, how_repeated, log_axis, log_ticks
 from outpace.benchmarks.figures.grouping import (
     check_same_settings,
     compute_per_sample,
@@ -25,39 +14,13 @@ from outpace.benchmarks.figures.grouping import (
     grouped,
     repetitions,
 )
+from outpace.benchmarks.figures.looks import DASHES, LAW, look_of
+from outpace.benchmarks.figures.page import HEIGHT, NO_BREAK
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
-
-def batches(runs: Sequence[Run], figure: "Figure") -> str:
-    """Rounds per epoch of SVRG and Katyusha X, and passes to 1e-8 of the start's suboptimality, against batch size."""
-    rounds, passes = figure.subplots(2, 1, sharex=True)
-    figure.set_figheight(2 * HEIGHT)
-    groups = []
-    for members in grouped(runs, "algorithm"):
-        look = {**look_of(members[0], runs), "linestyle": DASHES[0]}
-        per_epoch: dict[float, list[float]] = {}
-        to_target: dict[float, list[float]] = {}
-        for run in members:
-            check_same_settings(members[0], run, besides=("batch_size",))
-            b = run.config["batch_size"]
-            per_epoch.setdefault(b, []).append(run.rounds_per_step())
-            to_target.setdefault(b, []).append(run.effort_to(1e-8))
-        groups += list(to_target.values())
-        draw_points(rounds, per_epoch, None, label=members[0].name + how_ended(members), **look)
-        draw_points(passes, to_target, None, **look)
-    sizes = sorted({run.config["batch_size"] for run in runs})
-    b, N = np.array(sizes), runs[0].attrs["n_total"]
-    rounds.plot(b, 1 + np.ceil(N / b), label="mean of the law: 1 + ⌈N/b⌉", dashes=(5, 2), **LAW)
-    passes.axvline(N**0.5, label="b = √N", dashes=(1.5, 1.5), **LAW)
-    log_ticks(passes, sizes)
-    log_axis(rounds)
-    if np.isfinite([each for group in groups for each in group]).any():
-        log_axis(passes)
-    passes.set_xlabel("batch size b of all workers together")
-    rounds.set_ylabel("rounds per epoch")
-    passes.set_ylabel("passes to 1e-8 of the\nstart's suboptimality")
-    return how_repeated(groups)
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def epoch_time(runs: Sequence[Run], figure: "Figure") -> str:
@@ -67,7 +30,7 @@ def epoch_time(runs: Sequence[Run], figure: "Figure") -> str:
     n = runs[0].attrs["n_workers"]
     absolute, relative = figure.subplots(2, 1, sharex=True)
     figure.set_figheight(2 * HEIGHT)
-    for members in grouped(runs, "algorithm"):
+    for members in grouped(runs):
         times: dict[float, list[float]] = {}
         for run in members:
             check_same_settings(members[0], run, besides=("stragglers",))
@@ -96,7 +59,7 @@ def speed_up(runs: Sequence[Run], figure: "Figure") -> str:
     groups = _scaling("speed-up", runs)
     axes = figure.add_subplot()
     smallest = set()
-    for members in grouped(runs, "algorithm", "stragglers"):
+    for members in grouped(runs, "stragglers"):
         rates = _by_workers(members, Run.samples_per_s)
         least = min(rates)
         smallest.add(least)
@@ -119,7 +82,7 @@ def steps_rate(runs: Sequence[Run], figure: "Figure") -> str:
     groups = _scaling("steps-rate", runs)
     rate, traffic = figure.subplots(2, 1, sharex=True)
     figure.set_figheight(2 * HEIGHT)
-    for members in grouped(runs, "algorithm", "stragglers"):
+    for members in grouped(runs, "stragglers"):
         look = look_of(members[0], runs)
         label = members[0].label + how_ended(members)
         draw_points(rate, _by_workers(members, Run.steps_per_s), None, label=label, **look)
@@ -134,19 +97,35 @@ def steps_rate(runs: Sequence[Run], figure: "Figure") -> str:
     return how_repeated(groups)
 
 
-def _scaling(name: str, runs: Sequence[Run]) -> list[list[Run]]:
-    """The repetitions of runs that may show how a rate grows with the workers, of each program at two sizes or more."""
-    for run in runs:
-        if run.attrs["claim_class"] == "emulated" and not compute_per_sample(run):
-            raise UserError(
-                f"{name}: ranks of {run.path} shared cores, which allows no claim of speed-up; "
-                "allowed: runs with --compute-time, or with a core for each rank"
-            )
-    groups = repetitions(runs)
-    for members in grouped(runs, "algorithm", "stragglers"):
-        if len({run.attrs["n_workers"] for run in members}) == 1:
-            raise UserError(f"{name}: {members[0].label}: needs runs with two or more numbers of workers")
-    return groups
+def batches(runs: Sequence[Run], figure: "Figure") -> str:
+    """Rounds per epoch of SVRG and Katyusha X, and passes to 1e-8 of the start's suboptimality, against batch size."""
+    rounds, passes = figure.subplots(2, 1, sharex=True)
+    figure.set_figheight(2 * HEIGHT)
+    groups = []
+    for members in grouped(runs):
+        look = {**look_of(members[0], runs), "linestyle": DASHES[0]}
+        per_epoch: dict[float, list[float]] = {}
+        to_target: dict[float, list[float]] = {}
+        for run in members:
+            check_same_settings(members[0], run, besides=("batch_size",))
+            b = run.config["batch_size"]
+            per_epoch.setdefault(b, []).append(run.rounds_per_step())
+            to_target.setdefault(b, []).append(run.effort_to(1e-8))
+        groups += list(to_target.values())
+        draw_points(rounds, per_epoch, None, label=members[0].name + how_ended(members), **look)
+        draw_points(passes, to_target, None, **look)
+    sizes = sorted({run.config["batch_size"] for run in runs})
+    b, N = np.array(sizes), runs[0].attrs["n_total"]
+    rounds.plot(b, 1 + np.ceil(N / b), label="mean of the law: 1 + ⌈N/b⌉", dashes=(5, 2), **LAW)
+    passes.axvline(N**0.5, label="b = √N", dashes=(1.5, 1.5), **LAW)
+    log_ticks(passes, sizes)
+    log_axis(rounds)
+    if np.isfinite([each for group in groups for each in group]).any():
+        log_axis(passes)
+    passes.set_xlabel("batch size b of all workers together")
+    rounds.set_ylabel("rounds per epoch")
+    passes.set_ylabel("passes to 1e-8 of the\nstart's suboptimality")
+    return how_repeated(groups)
 
 
 def _slow_downs(runs: Sequence[Run]) -> tuple[dict[Path, float], int]:
@@ -167,6 +146,21 @@ def _slow_downs(runs: Sequence[Run]) -> tuple[dict[Path, float], int]:
     if first is None:
         raise UserError("epoch-time: no run is slowed down; needs runs with --stragglers fixed:rank=,factor=")
     return factors, first[1]
+
+
+def _scaling(name: str, runs: Sequence[Run]) -> list[list[Run]]:
+    """The repetitions of runs that may show how a rate grows with the workers, of each program at two sizes or more."""
+    for run in runs:
+        if run.attrs["claim_class"] == "emulated" and not compute_per_sample(run):
+            raise UserError(
+                f"{name}: ranks of {run.path} shared cores, which allows no claim of speed-up; "
+                "allowed: runs with --compute-time, or with a core for each rank"
+            )
+    groups = repetitions(runs)
+    for members in grouped(runs, "stragglers"):
+        if len({run.attrs["n_workers"] for run in members}) == 1:
+            raise UserError(f"{name}: {members[0].label}: needs runs with two or more numbers of workers")
+    return groups
 
 
 def _by_workers(runs: Sequence[Run], measure: Callable[[Run], float]) -> dict[float, list[float]]:

@@ -2,38 +2,26 @@
 
 import math
 from collections.abc import Collection, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from outpace.benchmarks.figures.drawing import (
-    ENTRY,
-    INTERVAL_FROM,
-    LAW,
-    LINE,
-    LINE_HEIGHT,
-    NO_BREAK,
-    how_ended,
-    how_repeated,
-    interval_of_median,
-    line_count,
-    look_of,
-    wrapped,
-)
+from outpace.benchmarks.figures.drawing import INTERVAL_FROM, how_ended, how_repeated, interval_of_median
 from outpace.benchmarks.figures.grouping import repetitions
+from outpace.benchmarks.figures.looks import LAW, look_of
+from outpace.benchmarks.figures.page import ENTRY, LINE, LINE_HEIGHT, NO_BREAK, line_count, wrapped
 from outpace.benchmarks.trace.run import Run
 from outpace.benchmarks.trace.schema import KIND
 from outpace.comm.errors import UserError
 
-SAMPLES: Final[dict[str, Any]] = {"facecolor": "0.85", "hatch": "////", "edgecolor": "0.5", "linewidth": 0.6}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
+SAMPLES: Final[dict[str, Any]] = {"facecolor": "0.85", "hatch": "////", "edgecolor": "0.5", "linewidth": 0.6}
+COMMUNICATION: Final = ("exchange", "allreduce", "vote", "push")
 
 # How a timeline shows the kinds of events: legend text, kinds, colour, hatch.
-COMMUNICATION: Final = ("exchange", "allreduce", "vote", "pull", "push")
-
-
 BARS: Final = (
     ("computes", ("compute",), "#0072B2", ""),
     ("delayed by injection", ("inject",), "#D55E00", "/////"),
@@ -69,50 +57,6 @@ def shares(runs: Sequence[Run], figure: "Figure") -> str:
         axes.set_ylabel("share")
     panels[-1].set_xticks(workers[:: math.ceil(n / 16)])
     panels[-1].set_xlabel("worker")
-    return how_repeated(groups)
-
-
-def staleness(runs: Sequence[Run], figure: "Figure") -> str:
-    """Share of the gradients by their staleness, with the mean and the reference n - 1."""
-    groups = repetitions(runs)
-    values = {run.path: run.column("steps", "staleness") for run in runs}
-    for path, column in values.items():
-        if not len(column):
-            raise UserError(f"{path}: no step in /steps, so no staleness")
-    most = max(int(column.max()) for column in values.values())
-    width = math.ceil((most + 1) / 60)  # at most 60 bars, of whole numbers
-    edges = np.arange(0, most + 1 + width, width) - 0.5
-    floor = 0.5 / max(len(column) for column in values.values())  # half of the smallest share there can be
-    reference = runs[0].attrs["n_workers"] - 1
-    panels = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    means = [float(np.median([values[run.path].mean() for run in group])) for group in groups]
-    titles = [
-        wrapped(f"{group[0].label}: mean {mean:.3g}{how_ended(group)}", ENTRY)
-        for group, mean in zip(groups, means, strict=True)
-    ]
-    figure.set_figheight(0.3 + 0.8 * len(groups) + LINE_HEIGHT * line_count(titles))
-    for axes, group, mean, title in zip(panels, groups, means, titles, strict=True):
-        colour = look_of(group[0], runs)["color"]
-        shares = np.array([np.histogram(values[run.path], edges)[0] / len(values[run.path]) for run in group])
-        shares = np.maximum(shares, floor)  # no bar on a logarithmic axis
-        axes.stairs(np.median(shares, axis=0), edges, baseline=floor, fill=True, color=colour, alpha=0.45)
-        if len(group) < INTERVAL_FROM:
-            for share in shares:
-                axes.stairs(share, edges, baseline=floor, color=colour, linewidth=0.7)
-        else:
-            low, high = interval_of_median(shares)
-            axes.stairs(high, edges, baseline=low, fill=True, color=colour)
-        top = axes.get_xaxis_transform()
-        axes.plot(mean, 1, "v", color="black", transform=top, clip_on=False, label="mean")
-        axes.axvline(reference, label=f"n − 1 = {reference}", dashes=(5, 2), **LAW)
-        axes.set_title(title, pad=8)
-        axes.set_ylabel("share of the\ngradients")
-    panels[0].set_yscale("log")
-    panels[0].set_ylim(floor, 1.5)
-    decades = 10.0 ** np.arange(math.ceil(math.log10(floor)), 1)
-    panels[0].set_yticks(decades, [f"{100 * share:g} %" for share in decades])
-    panels[0].set_yticks([], minor=True)
-    panels[-1].set_xlabel("staleness (gradients applied meanwhile)")
     return how_repeated(groups)
 
 
@@ -165,6 +109,50 @@ def timeline(runs: Sequence[Run], figure: "Figure") -> str:
     panels[-1].set_xlim(0, scale * length)
     panels[-1].set_xlabel(f"time in the window ({unit})")
     return ""
+
+
+def staleness(runs: Sequence[Run], figure: "Figure") -> str:
+    """Share of the gradients by their staleness, with the mean and the reference n - 1."""
+    groups = repetitions(runs)
+    values = {run.path: run.column("steps", "staleness") for run in runs}
+    for path, column in values.items():
+        if not len(column):
+            raise UserError(f"{path}: no step in /steps, so no staleness")
+    most = max(int(column.max()) for column in values.values())
+    width = math.ceil((most + 1) / 60)  # at most 60 bars, of whole numbers
+    edges = np.arange(0, most + 1 + width, width) - 0.5
+    floor = 0.5 / max(len(column) for column in values.values())  # half of the smallest share there can be
+    reference = runs[0].attrs["n_workers"] - 1
+    panels = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    means = [float(np.median([values[run.path].mean() for run in group])) for group in groups]
+    titles = [
+        wrapped(f"{group[0].label}: mean {mean:.3g}{how_ended(group)}", ENTRY)
+        for group, mean in zip(groups, means, strict=True)
+    ]
+    figure.set_figheight(0.3 + 0.8 * len(groups) + LINE_HEIGHT * line_count(titles))
+    for axes, group, mean, title in zip(panels, groups, means, titles, strict=True):
+        colour = look_of(group[0], runs)["color"]
+        shares = np.array([np.histogram(values[run.path], edges)[0] / len(values[run.path]) for run in group])
+        shares = np.maximum(shares, floor)  # no bar on a logarithmic axis
+        axes.stairs(np.median(shares, axis=0), edges, baseline=floor, fill=True, color=colour, alpha=0.45)
+        if len(group) < INTERVAL_FROM:
+            for share in shares:
+                axes.stairs(share, edges, baseline=floor, color=colour, linewidth=0.7)
+        else:
+            low, high = interval_of_median(shares)
+            axes.stairs(high, edges, baseline=low, fill=True, color=colour)
+        top = axes.get_xaxis_transform()
+        axes.plot(mean, 1, "v", color="black", transform=top, clip_on=False, label="mean")
+        axes.axvline(reference, label=f"n − 1 = {reference}", dashes=(5, 2), **LAW)
+        axes.set_title(title, pad=8)
+        axes.set_ylabel("share of the\ngradients")
+    panels[0].set_yscale("log")
+    panels[0].set_ylim(floor, 1.5)
+    decades = 10.0 ** np.arange(math.ceil(math.log10(floor)), 1)
+    panels[0].set_yticks(decades, [f"{100 * share:g} %" for share in decades])
+    panels[0].set_yticks([], minor=True)
+    panels[-1].set_xlabel("staleness (gradients applied meanwhile)")
+    return how_repeated(groups)
 
 
 def _window(run: Run) -> tuple[float, float]:

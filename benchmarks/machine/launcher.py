@@ -52,8 +52,10 @@ def mpiexec() -> list[str]:
 
 
 def command(module: str, ranks: int, arguments: Sequence[str], placement: Sequence[str] = ()) -> list[str]:
-    """The command line that runs `module` on `ranks` ranks; `placement` is the launcher's own options."""
-    return [*mpiexec(), *placement, "-n", str(ranks), sys.executable, "-m", "mpi4py", "-m", module, *arguments]
+    """The command line that runs `module`, a dotted name or the path of a .py file, on `ranks` ranks; `placement` is
+    the launcher's own options."""
+    program = [module] if module.endswith(".py") else ["-m", module]
+    return [*mpiexec(), *placement, "-n", str(ranks), sys.executable, "-m", "mpi4py", *program, *arguments]
 
 
 def one_a_node(hosts: str) -> tuple[int, list[str]]:
@@ -100,7 +102,7 @@ class Ended:
     cause: str = ""
 
 
-class Launch:
+class Started:
     """A running launch. Its output passes through, or goes to `log` if given, a file open for appending.
 
     The processes inherit the file descriptors in `hold`. They are in a session of their own, out of reach of the
@@ -176,8 +178,8 @@ def launch(
     module: str, ranks: int, arguments: Sequence[str], inside: Sequence[str] = (), placement: Sequence[str] = ()
 ) -> Ended:
     """Print the command line and run it. SIGTERM, SIGUSR1 and Ctrl-C are passed on, and the end of the terminal as a
-    SIGTERM, unless nohup has it ignored. `inside` and `placement` are as in `Launch`."""
-    running = Launch(module, ranks, arguments, inside=inside, placement=placement)
+    SIGTERM, unless nohup has it ignored. `inside` and `placement` are as in `Started`."""
+    running = Started(module, ranks, arguments, inside=inside, placement=placement)
 
     def pass_on(number: int, _: object) -> None:
         running.send(signal.SIGTERM if number == signal.SIGHUP else number)

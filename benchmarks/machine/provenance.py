@@ -3,7 +3,9 @@
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, Final
@@ -69,6 +71,13 @@ def ranks_share_cores(seats: list[tuple[str, frozenset[int], float]]) -> bool:
 def usable_cores() -> int:
     """Cores that this process may use: its affinity mask, cut by the CPU quota of its control group."""
     return max(1, int(min(len(os.sched_getaffinity(0)), _quota_cores())))
+
+
+def command(ranks: int) -> str:
+    """The command line of this job, which runs it again from the same folder."""
+    module = sys.modules["__main__"].__spec__  # None for a program that was started as a file
+    program = ["-m", module.name] if module else sys.argv[:1]
+    return shlex.join(["mpiexec", "-n", str(ranks), "python", "-m", "mpi4py", *program, *sys.argv[1:]])
 
 
 def describe(comm: MPI.Intracomm, gpu: bool) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from outpace.benchmarks.problems import splits
 from outpace.benchmarks.problems.layers import kernels
-from outpace.benchmarks.problems.problem import Setting
+from outpace.benchmarks.problems.problem import Problem, Setting
 from outpace.comm import agreement
 from outpace.comm.spec import NonNegativeInt
 from outpace.comm.streams import INIT, SPLIT
@@ -36,14 +36,12 @@ class Images:
         return Images(self.pixels[index], self.labels[index])
 
 
-class Digits:
+class Digits(Problem):
     """One worker's images and its part of the held-out ones.
 
     The flat model holds W_1 (64, hidden), b_1, W_2 (hidden, 10), b_2; softmax regression has only the last two,
     with W_2 of shape (64, 10).
     """
-
-    f_star = None
 
     def __init__(self, spec: Spec, setting: Setting, train: Images, held_out: Images, n_total: int) -> None:
         xp = self.xp = setting.xp

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -11,30 +11,46 @@ from mpi4py import MPI
 from outpace.comm.arrays import to_host
 
 
-class Problem(Protocol):
-    """One worker's share of an objective. Vectors are flat, shape (dim,), on the backend's device.
-
-    What is known in closed form stands beside these as attributes: `L`, `mu`, `x_star`, `sigma2`, `zeta2`.
-    """
+class Objective:
+    """What every rank knows of an objective. Vectors are flat, shape (dim,), on the backend's device."""
 
     xp: ModuleType  # numpy or cupy
     dim: int
     n_samples: int  # this worker's
     n_total: int  # all workers'
-    f_star: float | None  # minimum of the whole objective, where it is known
-    # Problems with labelled data also have `label_counts`, shape (labels,): this worker's samples of each label.
+
+    # What some problems know beside these; None where it is not known.
+    label_counts: np.ndarray | None = None  # shape (labels,): this worker's samples of each label
+    L: float | None = None  # largest smoothness constant of what the objective is a mean of
+    L_mean_square: float | None = None  # root mean square of these constants, or a bound on it
+    mu: float | None = None  # strong convexity of the objective, or a bound on its curvature from below
+    x_star: Any = None  # where the whole objective has its minimum
 
     def x0(self) -> Any:
         """The start, the same on every worker; a new array of the run's dtype."""
+        raise NotImplementedError
+
+
+class Problem(Objective):
+    """One worker's share of an objective: base of every problem."""
+
+    f_star: float | None = None  # minimum of the whole objective, where it is known
 
     def loss(self, x: Any) -> float:
         """f_i(x) over all samples of this worker, in the precision of x."""
+        raise NotImplementedError
 
     def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
         """Mean gradient over `batch` (sample numbers, shape (b,)) into `out`; over all samples if None."""
+        raise NotImplementedError
 
     def correct(self, x: Any) -> tuple[int, int] | None:
         """Of this worker's held-out samples, how many are classified correctly and how many there are."""
+        return None
+
+    def answer(self, comm: MPI.Intracomm, x: np.ndarray) -> dict[str, float]:
+        """How far x, float64, is from what is known otherwise; collective over comm, whose ranks have a share each."""
+        return {}
 
 
 @dataclass(frozen=True)
@@ -50,7 +66,7 @@ class Setting:
     xp: ModuleType
 
 
-class Unshared:
+class Unshared(Objective):
     """The objective as a rank knows it that holds no samples of it, a server: its size and its start, on the host."""
 
     xp = np

@@ -15,7 +15,7 @@ import numpy as np
 from mpi4py import MPI
 
 from outpace.benchmarks.problems import splits
-from outpace.benchmarks.problems.problem import Setting
+from outpace.benchmarks.problems.problem import Problem, Setting
 from outpace.comm import agreement
 from outpace.comm.arrays import to_host
 from outpace.comm.spec import Factor, NonNegativeFloat, PositiveInt
@@ -31,11 +31,9 @@ class Spec:
     samples: PositiveInt = 1024  # nominal: how many make an epoch
 
 
-class Quadratic:
+class Quadratic(Problem):
     """Worker i's f_i. `L` and `mu` are those of every f_i, `x_star` and `f_star` belong to their mean."""
 
-    f_star: float
-    x_star: Any
     zeta2: float  # (1/n) sum ||grad f_i(x_star)||^2
 
     def __init__(self, spec: Spec, setting: Setting, worker: int, n_samples: int) -> None:
@@ -70,9 +68,6 @@ class Quadratic:
         np.random.default_rng([*self._key, len(batch), *batch]).standard_normal(out=self._noise, dtype=self.dtype)
         self._noise *= self._sigma / np.sqrt(len(batch))
         out += self.xp.asarray(self._noise)
-
-    def correct(self, x: Any) -> None:
-        return None
 
 
 def build(spec: Spec, setting: Setting) -> list[Quadratic]:

@@ -14,7 +14,7 @@ import numpy as np
 from mpi4py import MPI
 
 from outpace.benchmarks.problems import splits
-from outpace.benchmarks.problems.problem import Setting
+from outpace.benchmarks.problems.problem import Problem, Setting
 from outpace.comm import agreement
 from outpace.comm.errors import UserError
 
@@ -30,11 +30,8 @@ class Data:
     facts: dict[str, Any] = field(default_factory=dict)  # small: told to every rank
 
 
-class Rows:
+class Rows(Problem):
     """One worker's rows X, shape (n_samples, dim)."""
-
-    f_star: float | None = None
-    x_star: np.ndarray | None = None
 
     def __init__(self, rows: np.ndarray, n_total: int, setting: Setting) -> None:
         self.xp, self.dtype = setting.xp, np.dtype(setting.dtype)
@@ -58,9 +55,6 @@ class Rows:
         if self.x_star is None:
             return {}
         return {"relative error": float(np.linalg.norm(x - self.x_star) / np.linalg.norm(self.x_star))}
-
-    def correct(self, x: Any) -> None:
-        return None
 
 
 @dataclass

@@ -140,16 +140,6 @@ def canonical(text: str) -> str:
     return spec.render(spec.parse(text, SPLITS, "--split"), SPLITS)
 
 
-def label_table(labels: Labels, shares: list[Indices]) -> NDArray[np.int64]:
-    """How many samples of each label each worker holds, shape (n, n_labels), labels in increasing order.
-
-    >>> label_table(np.array([5, 5, 7, 5]), [np.array([0, 2]), np.array([1, 3])]).tolist()
-    [[1, 1], [2, 0]]
-    """
-    names, numbered = np.unique(labels, return_inverse=True)
-    return np.array([np.bincount(numbered[share], minlength=len(names)) for share in shares])
-
-
 def _cut(samples: Indices, weights: NDArray[np.float64]) -> list[Indices]:
     """Parts of `samples` in proportion to `weights`, which sum to 1, to within one sample."""
     ends = np.rint(np.cumsum(weights[:-1]) * len(samples)).astype(np.intp)

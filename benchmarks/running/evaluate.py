@@ -62,8 +62,9 @@ def _reduced(
     block: Sequence[Sequence[np.ndarray]],
     at: Callable[[np.ndarray], None],
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[float]]]:
-    """Of every point of the block the mean model, the gradient there, and the spread, the loss, and how many held-out
-    samples are classified correctly, of how many. A block takes three Allreduces, however many its points."""
+    """Per point of the block: the mean model, the gradient there, and [spread, loss, correct, held-out]: the sum of the
+    models' squared distances to their mean over the models, the loss at the mean, and how many of how many held-out
+    samples are classified correctly there. A block takes three Allreduces, however many its points."""
     X_bar, G_bar = np.zeros((len(block), dim)), np.zeros((len(block), dim))
     for values, x_bar in zip(block, X_bar, strict=True):
         for part, x in zip(held, values, strict=True):

@@ -29,8 +29,8 @@ DEFAULT_EPOCHS: Final = 10.0
 
 
 def names(purpose: str, catalogue: Mapping[str, Any]) -> Any:
-    """The help of a flag that takes a SPEC: its purpose and the names allowed."""
-    return tyro.conf.arg(help=f"SPEC of {purpose}: {', '.join(catalogue)}")
+    """The help of a flag that takes a SPEC: its purpose, and the names allowed with their keys."""
+    return tyro.conf.arg(help=f"SPEC of {purpose}: {'; '.join(spec.forms(catalogue))}")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Launch:
     epochs: PositiveFloat | None = None  # passes over the data by all workers; 10 without a time budget
     time_budget: PositiveFloat | None = None  # seconds; whichever of the two ends first
     compute_time: NonNegativeFloat = 0.0  # seconds a batch takes at least, by sleeping
-    evaluations: PositiveInt = 20  # at least, start and end not counted, once the run has had as many steps
+    evaluations: PositiveInt = 20  # at least so many between start and end; fewer if the run has fewer steps
     checkpoint_every: PositiveFloat | None = None  # seconds between checkpoints; one is written on SIGTERM and SIGUSR1
     geometry: bool = False  # at the evaluations: densities of gradient, noise and curvature, signal to noise
     ranks: PositiveInt | None = None  # refuse to run unless the communicator has this size
@@ -92,6 +92,11 @@ class Plan:
     def n(self) -> int:
         """Workers."""
         return self.layout.workers
+
+    def steps(self, n_total: int) -> int | None:
+        """Steps of a worker, on average where they share them, for a problem of n_total samples; None: no limit."""
+        epochs = self.launch.epochs or (None if self.launch.time_budget else DEFAULT_EPOCHS)
+        return None if epochs is None else max(1, round(epochs * self.config.steps_per_epoch(n_total, self.n)))
 
 
 def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:

@@ -1,7 +1,7 @@
 """`outpace show --recover`: the parts of killed runs become traces."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +9,9 @@ from mpi4py import MPI
 
 from outpace.benchmarks import problems
 from outpace.benchmarks.problems import Setting
-from outpace.benchmarks.running.evaluate import evaluate
+from outpace.benchmarks.running.finish import Course, finish
 from outpace.benchmarks.trace import checkpoint
-from outpace.benchmarks.trace.archive import Parts, common, merge
+from outpace.benchmarks.trace.archive import Parts
 from outpace.benchmarks.trace.parts import models_path, running
 from outpace.benchmarks.trace.snapshots import SLOT_S, Snapshots
 from outpace.comm import prox
@@ -61,22 +61,16 @@ def _recover(target: Path) -> None:
         Snapshots.read(models_path(target, rank), parts.headers[rank]["capacity"], part.stop - part.start, dtype)
         for rank, part in held.items()
     ]
-    tags = _recoverable(parts, stores, header["per_step"])
-    x0 = shares[0].x0().astype(np.float64)
-    points = [[x0[part] for part in held.values()], *([store[tag] for store in stores] for tag in tags)]
-    psi = prox.parse(config.get("prox", "none"))
-    values, x_mean = evaluate(MPI.COMM_SELF, layout, shares, list(held.values()), dim, points, psi=psi)
-    merge(target, {"status": "partial"}, tags, values, x_mean, keep=resumable)
+    x_start, reached = shares[0].x0().astype(np.float64), _reached(parts, header["per_step"], len(stores))
+    course = Course(MPI.COMM_SELF, layout, shares, x_start, list(held.values()), stores, reached)
+    finish(course, target, {"status": "partial"}, prox.parse(config.get("prox", "none")), keep=resumable)
 
 
-def _recoverable(parts: Parts, stores: Sequence[Snapshots], per_step: bool) -> np.ndarray:
-    """The tags that every rank has and that the flushed rows reach."""
-    tags = common([store.tags() for store in stores])
+def _reached(parts: Parts, per_step: bool, holders: int) -> float:
+    """How far the flushed rows of all ranks come, in the unit of the snapshots' tags."""
     if not parts.started:
-        return tags[:0]
+        return 0.0
     steps = parts.steps()
     if per_step:
-        reached = [int((steps["rank"] == rank).sum()) for rank in range(len(stores))]
-        return tags[tags <= min(reached)]
-    end_s: float = steps["t_s"].max(initial=0.0)
-    return tags[tags * SLOT_S <= end_s]
+        return min(int((steps["rank"] == rank).sum()) for rank in range(holders))
+    return float(steps["t_s"].max(initial=0.0)) / SLOT_S

@@ -22,8 +22,8 @@ _PIPE: Final = os.pipe()  # signals are the process's: their numbers, from the C
 
 
 def listen() -> None:
-    """Take SIGUSR1 from now on, for the watcher, when there is one: who sends it wants a checkpoint and waits, and for
-    that there must first be a run. MPI would swallow the signal."""
+    """Install the handler of SIGUSR1, early, since MPI would let the signal end the process. The watcher acts on it
+    once a run exists."""
     os.set_blocking(_PIPE[1], False)
     signal.set_wakeup_fd(_PIPE[1], warn_on_full_buffer=False)
     signal.signal(signal.SIGUSR1, lambda *_: None)

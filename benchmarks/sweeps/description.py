@@ -1,6 +1,6 @@
 """Sweeps: a TOML file says which runs, and every one of them becomes a point with an id and a command line.
 
-    programs = ["allreduce_sgd", "ad_psgd"]   # or "all"
+    programs = ["allreduce_sgd", "ad_psgd"]   # or "all"; one of your own by its file: "./my_sgd.py"
     workers = [4, 8]
     repetitions = 10                  # seeds 0 to 9; default 1
     folder = "results/runs/slow"      # default results/runs/<name of the file>
@@ -31,10 +31,8 @@ how many points there are and their checksum, so that a half-written one is know
 """
 
 import dataclasses
-import importlib
 import io
 import itertools
-import pkgutil
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -42,9 +40,9 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from outpace import algorithms
 from outpace.benchmarks.sweeps.manifest import HEADER, Sweep, read_manifest
 from outpace.benchmarks.sweeps.point import Point
+from outpace.benchmarks.sweeps.programs import config_of, module_of, name_of, programs
 from outpace.benchmarks.sweeps.scripts import installed
 from outpace.comm.errors import UserError
 
@@ -64,11 +62,6 @@ OWN_OPTIONS: Final = (  # of sbatch, likewise: what we read of the queue and of 
 )
 
 Values = dict[str, list[Any]]  # of every key, those that it takes in turn
-
-
-def programs() -> list[str]:
-    """The programs, by name."""
-    return sorted(module.name for module in pkgutil.iter_modules(algorithms.__path__))
 
 
 def load(path: Path, folder: Path | None = None) -> Sweep:
@@ -137,8 +130,10 @@ class _Description:
         if not self.programs:
             raise UserError('programs is missing: "all", or a list of ' + ", ".join(programs()))
         for program in self.programs:
-            if program not in programs():
-                raise UserError(f"programs: unknown program '{program}'; allowed: {', '.join(programs())}")
+            try:
+                module_of(str(program))
+            except UserError as error:
+                raise UserError(f"programs: {error}") from None
         self.repetitions = _typed(table, "repetitions", int, 1)
         if self.repetitions < 1:
             raise UserError(f"repetitions is {self.repetitions}; it must be at least 1")
@@ -243,23 +238,23 @@ class _Planner:
         where = f"{program}, workers = {workers}"
         if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
             raise UserError(f"{where}: workers must be a whole number of at least 1")
-        module = importlib.import_module(f"outpace.algorithms.{program}")
+        name = name_of(program)
         rest = {key: value for key, value in settings.items() if key not in ("program", "workers")}
         seed = {key: rest.pop(key) for key in ("seed",) if isinstance(rest.get(key), int)}
         flags = tuple(itertools.chain.from_iterable(_flag(key, value) for key, value in rest.items()))
         try:
             # Parsing takes 50 ms; repetitions differ in the seed only.
             if (program, *flags) not in self._parsed:
-                self._parsed[program, *flags] = _parse(program, module.Config, flags)
+                self._parsed[program, *flags] = _parse(name, config_of(program), flags)
             config, launch = self._parsed[program, *flags]
             config = dataclasses.replace(config, **seed)
             check(config)
             ranks = workers + config.servers
-            plan = make_plan(program, config, launch, ranks)
+            plan = make_plan(name, config, launch, ranks)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         flags += tuple(itertools.chain.from_iterable(_flag(key, value) for key, value in seed.items()))
-        target = self.folder / f"{program}-{workers}-{plan.config_id}.h5"
+        target = self.folder / f"{name}-{workers}-{plan.config_id}.h5"
         return Point(plan.config_id, program, ranks, flags, target)
 
 
@@ -282,8 +277,8 @@ def _flags_of(program: str) -> set[str]:
     """The flags of a program, those common to all included, as TOML keys."""
     from outpace.benchmarks.running.plan import Launch
 
-    module = importlib.import_module(f"outpace.algorithms.{program}")
-    return {each.name.replace("_", "-") for each in (*dataclasses.fields(module.Config), *dataclasses.fields(Launch))}
+    both: tuple[Any, ...] = config_of(program), Launch
+    return {each.name.replace("_", "-") for flags in both for each in dataclasses.fields(flags)}
 
 
 def _flag(key: str, value: Any) -> list[str]:

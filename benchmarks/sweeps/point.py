@@ -14,12 +14,13 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from outpace.benchmarks.machine.launcher import Launch, explain, handling
+from outpace.benchmarks.machine.launcher import Started, explain, handling
+from outpace.benchmarks.sweeps.programs import module_of
 from outpace.benchmarks.trace import checkpoint
 from outpace.benchmarks.trace.checkpoint import GOES_ON
 from outpace.benchmarks.trace.inspection import validate
@@ -44,7 +45,7 @@ EARLIER_LIFE_S: Final = 180  # a lost node's locks are let go by an NFS server a
 DONE, DIVERGED, RUNNING, QUEUED = "done", "diverged", "running", "queued"
 PARTIAL, FAILED, MISSING = "partial", "failed", "missing"
 STATES: Final = (DONE, DIVERGED, RUNNING, QUEUED, PARTIAL, FAILED, MISSING)
-GOES_ON_FROM: Final = "goes on from its checkpoint"
+RESUMES: Final = "goes on from its checkpoint"
 FINISHED: Final = (DONE, DIVERGED)  # a run that diverged is a result: it would diverge again
 STUCK: Final = (
     "no checkpoint was written in this turn, so the job is not requeued; give it a longer time limit, or a signal "
@@ -57,7 +58,7 @@ class Point:
     """One run of a sweep."""
 
     id: str  # the config_id of its trace
-    program: str
+    program: str  # by name, or the path of its file
     ranks: int  # servers included
     flags: tuple[str, ...]  # all but --out
     target: Path  # its trace
@@ -82,6 +83,7 @@ class Standing:
 
     state: str
     reason: str = ""
+    generation: int = field(default=0, compare=False)  # of the checkpoint from which an unfinished point goes on
 
     def __str__(self) -> str:
         return f"{self.state}: {self.reason}" if self.reason else self.state
@@ -101,7 +103,8 @@ def _of_files(point: Point) -> Standing:
         reason = point.beside(".failed").read_text().strip()
     except FileNotFoundError:
         return found
-    return Standing(FAILED, f"{reason}; --retry-failed {GOES_ON_FROM}" if found.reason == GOES_ON_FROM else reason)
+    goes_on = f"; --retry-failed {RESUMES}" if found.generation else ""
+    return Standing(FAILED, reason + goes_on, found.generation)
 
 
 def forgive(point: Point) -> None:
@@ -113,7 +116,7 @@ def _of_parts(point: Point) -> Standing:
     # One look for each rank: a list of a folder of thousands of files, for each of as many points, would take minutes.
     if not any(part_path(point.target, rank).exists() for rank in range(point.ranks)):
         return Standing(MISSING)
-    return Standing(PARTIAL, GOES_ON_FROM if has_checkpoint(point) else "killed without a checkpoint; starts again")
+    return _unfinished(point, "killed")
 
 
 def _of_trace(point: Point) -> Standing:
@@ -121,17 +124,15 @@ def _of_trace(point: Point) -> Standing:
         validate(point.target)
         status = Run(point.target).attrs["status"]
     except UserError as error:
-        return Standing(FAILED, str(error))
+        return Standing(FAILED, str(error), checkpoint.common(point.target, point.ranks))
     if status != "partial":
         return Standing(DIVERGED) if status == "diverged" else Standing(DONE)
-    return Standing(
-        PARTIAL, GOES_ON_FROM if has_checkpoint(point) else "ended early without a checkpoint; starts again"
-    )
+    return _unfinished(point, "ended early")
 
 
-def has_checkpoint(point: Point) -> bool:
-    """Whether the program will go on with the point."""
-    return checkpoint.common(point.target, point.ranks) > 0
+def _unfinished(point: Point, how: str) -> Standing:
+    generation = checkpoint.common(point.target, point.ranks)
+    return Standing(PARTIAL, RESUMES if generation else f"{how} without a checkpoint; starts again", generation)
 
 
 class Busy(Exception):
@@ -219,7 +220,7 @@ class Signals:
     def __init__(self) -> None:
         self.taken = 0
         self.killed = False
-        self.running: Launch | None = None
+        self.running: Started | None = None
         self._interrupts = 0
         self._handling = handling(self._take, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
 
@@ -254,13 +255,12 @@ def run(point: Point, signals: Signals, must_advance: bool = False) -> Standing:
         if before.state in FINISHED or failed.exists():  # whoever held the claim may have come to that
             return before
         # What cannot be gone on with is run again; a trace is only replaced by a whole one.
-        generation = checkpoint.common(point.target, point.ranks)
-        anew = (point.target.exists() or leftovers(point.target)) and not generation
+        anew = (point.target.exists() or leftovers(point.target)) and not before.generation
         flags = [*point.flags, "--out", str(point.target), *(["--overwrite"] if anew else [])]
         with open(point.beside(".log"), "ab", buffering=0) as log:
             log.write(f"\n{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {_myself()}, {before}\n".encode())
             start = log.tell()
-            signals.running = Launch(f"outpace.algorithms.{point.program}", point.ranks, flags, log, [held])
+            signals.running = Started(module_of(point.program), point.ranks, flags, log, [held])
             try:
                 if signals.taken:  # it came while the launch was made
                     signals.pass_on(signals.taken)
@@ -272,7 +272,7 @@ def run(point: Point, signals: Signals, must_advance: bool = False) -> Standing:
             return after
         signals.taken = signals.taken or ENDED_EARLY.get(ended.code, 0)  # it may have been sent to the run alone
         if ended.code in ENDED_EARLY or signals.killed:
-            advanced = checkpoint.common(point.target, point.ranks) > generation
+            advanced = after.generation > before.generation
             if advanced or not must_advance or signals.taken != signal.SIGUSR1:
                 return after
             reason = STUCK

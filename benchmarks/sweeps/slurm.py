@@ -18,6 +18,7 @@ from typing import Any, Final
 from outpace.benchmarks.sweeps.manifest import Sweep, manifest, read_manifest
 from outpace.benchmarks.sweeps.point import Point
 from outpace.benchmarks.sweeps.scripts import SWEEP, jobscripts
+from outpace.benchmarks.trace.files import whole
 from outpace.comm.errors import UserError
 
 FOLDER: Final = "slurm"  # of manifests and of the jobs' own output, in the folder of the sweep
@@ -35,9 +36,8 @@ def submit(sweep: Sweep, chosen: Sequence[Point]) -> int:
     for part in batches(chosen):
         text = manifest(part)
         path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.manifest"
-        unfinished = path.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(text)
-        unfinished.replace(path)
+        with whole(path) as file:
+            file.write(text.encode())
         line = ["sbatch", "--parsable", f"--job-name=outpace-{path.stem}", f"--ntasks={part[0].ranks}"]
         line += [f"--array=1-{len(part)}" + (f"%{throttle}" if throttle else "")]
         line += [f"--output={folder}/%A_%a.out", *own]

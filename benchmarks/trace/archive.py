@@ -80,13 +80,14 @@ class Parts:
             parts.append(_columns(tables["events"]) | {"rank": np.full(len(tables["events"]), rank)})
         return _sorted(_concatenate(parts), "t_start_s")
 
-    def effort(self, tags: np.ndarray, length: int, gradients: np.ndarray) -> Columns:
+    def effort(self, tags: np.ndarray, ended: bool, gradients: np.ndarray) -> Columns:
         """Columns of /evaluations of a synchronous program: gradients, rounds and bytes until `tags`, and to the end
-        where that is one entry more. Rank 0 takes part in every round, and all rounds are of one size."""
+        of a run that ended. Rank 0 takes part in every round, and all rounds are of one size."""
         events = self._tables[0]["events"]
         steps = np.sort(events["step"][np.isin(events["kind"], [schema.KIND[kind] for kind in schema.ROUNDS])])
         rounds = np.searchsorted(steps, tags)
-        rounds = np.append(rounds, len(steps))[:length]
+        if ended:
+            rounds = np.append(rounds, len(steps))
         sent = self.traffic()["nbytes"].sum() * (rounds / max(1, len(steps)))
         return {"gradients": gradients, "rounds": rounds, "nbytes": np.rint(sent)}
 
@@ -128,24 +129,23 @@ def merge(
     tags: np.ndarray,
     values: Columns,
     x_mean: np.ndarray,
+    ended: bool,
     geometry: Columns | None = None,
     keep: bool = False,
 ) -> None:
-    """Write `target` from its parts and the evaluations `values` at the start, at `tags` and, where there is one entry
-    more, at the end; then remove the parts, unless a run is to `keep` them to go on. Errors of the disk leave the
-    parts, and no new target."""
+    """Write `target` from its parts and the evaluations `values` at the start, at `tags` and, of a run that `ended`, at
+    its end; then remove the parts, unless a run is to `keep` them to go on. Errors of the disk leave the parts, and no
+    new target."""
     parts = Parts.read(target)
     header = parts.headers[0]
     steps = parts.steps()
     t_s, samples = evaluation_times(steps, tags, header["per_step"], header["attributes"]["n_workers"])
     t_s, samples = np.concatenate([[0.0], t_s]), np.concatenate([[0], samples])
-    if len(t_s) < len(values["loss"]):
-        t_s, samples = (
-            np.append(t_s, steps["t_s"].max(initial=0.0)),
-            np.append(samples, steps["samples"].sum()),
-        )
+    if ended:
+        t_s = np.append(t_s, steps["t_s"].max(initial=0.0))
+        samples = np.append(samples, steps["samples"].sum())
     if header["per_step"]:
-        values = values | parts.effort(np.append(0, tags), len(t_s), samples / header["attributes"]["n_total"])
+        values = values | parts.effort(np.append(0, tags), ended, samples / header["attributes"]["n_total"])
     labels = parts.labels()
     attributes = header["attributes"] | {"wall_s": float(steps["t_s"].max(initial=0.0))} | attributes
     epoch = samples / attributes["n_total"]
@@ -186,13 +186,13 @@ def write(
         for name, arrays in tables.items():
             _write_table(file.create_group(name), schema.TABLES[name], arrays)
         kind = file["events/kind"]
-        kind.attrs["flag_values"] = np.arange(len(schema.KINDS), dtype=np.int8)
-        kind.attrs["flag_meanings"] = " ".join(schema.KINDS)
+        kind.attrs["flag_values"] = np.array(list(schema.KIND.values()), dtype=np.int8)
+        kind.attrs["flag_meanings"] = " ".join(schema.KIND)
     with whole(target, target.with_name(f"{target.name}.part-merged")) as merged:
         merged.write(image.getbuffer())
 
 
-def common(stores: Sequence[np.ndarray]) -> np.ndarray:
+def tags_of_all(stores: Sequence[np.ndarray]) -> np.ndarray:
     """The tags that every rank has."""
     tags: np.ndarray = stores[0]
     for other in stores[1:]:

@@ -5,13 +5,14 @@ value as `flag_<name>`. A run without a value has an empty cell, null in Parquet
 """
 
 import csv
-import os
-from collections.abc import Callable, Iterable, Sequence
+import io
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from outpace.benchmarks.trace.files import output
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
@@ -24,14 +25,12 @@ Row = dict[str, str | int | float | bool | None]
 def write_csv(paths: Iterable[Path], out: Path) -> int:
     """Write the table as CSV with one line of column names; its number of rows."""
     rows = table(paths)
-
-    def write(unfinished: Path) -> None:
-        with open(unfinished, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-
-    _replace(out, write)
+    with output(out) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        text.detach()  # flushed, and left open for its owner
     return len(rows)
 
 
@@ -44,7 +43,8 @@ def write_parquet(paths: Iterable[Path], out: Path) -> int:
         raise UserError("--parquet needs pyarrow: pip install outpace[parquet]") from None
     rows = table(paths)
     columns = {name: _of_one_type([row[name] for row in rows]) for name in rows[0]}
-    _replace(out, lambda unfinished: pyarrow.parquet.write_table(pyarrow.table(columns), unfinished))
+    with output(out) as file:
+        pyarrow.parquet.write_table(pyarrow.table(columns), file)
     return len(rows)
 
 
@@ -98,15 +98,3 @@ def _of_one_type(values: Sequence[Any]) -> list[Any]:
         return list(values)
     to = float if kinds == {int, float} else str
     return [None if value is None else to(value) for value in values]
-
-
-def _replace(out: Path, write: Callable[[Path], object]) -> None:
-    """Write the file in one step, or leave what is there."""
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        write(unfinished)
-        unfinished.replace(out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written: {error.strerror or error}") from None
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -107,7 +107,7 @@ class Trace:
         return clock.now(self.comm)
 
     def phase(self, kind: str, peer: int = -1, nbytes: int = 0, background: bool = False) -> Phase:
-        """Context manager: an event of `kind` (schema.KINDS). The gradient loop's phases add up to its `wait_s`;
+        """Context manager: an event of `kind` (schema.KIND). The gradient loop's phases add up to its `wait_s`;
         those of the communication thread are `background`. `nbytes` is what this rank sends meanwhile."""
         return Phase(self, KIND[kind], peer, nbytes, background)
 

@@ -15,35 +15,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.benchmarks.trace import schema
+from outpace.benchmarks.trace import schema, titles_before
 from outpace.comm.errors import UserError
-
-# The names that people know the programs by, in the order in which figures and tables list them.
-NAMES: Final = {
-    "allreduce_sgd": "AllReduce-SGD",
-    "a_psgd": "A-PSGD",
-    "d_psgd": "D-PSGD",
-    "ad_psgd": "AD-PSGD",
-    "d2": "D²",
-    "eamsgd": "EAMSGD",
-    "sign_sgd": "signSGD",
-    "quantized_sgd": "Quantized SGD",
-    "svrg": "SVRG",
-    "katyusha_x": "Katyusha X",
-}
-
-# What a flag of a program makes of its name, where people know that by a name of its own; {} is the name so far.
-VARIANTS: Final = {
-    ("allreduce_sgd", "rule", "momentum"): "Momentum SGD",
-    ("allreduce_sgd", "rule", "adam"): "Adam",
-    ("sign_sgd", "variant", "signum"): "Signum",
-    ("sign_sgd", "variant", "ef-signsgd"): "EF-signSGD",
-    ("sign_sgd", "vote", "none"): "{} without a vote",
-    ("katyusha_x", "variant", "s"): "{}ˢ",
-    ("katyusha_x", "variant", "w"): "{}ʷ",
-    ("katyusha_x", "sampling", "stratified"): "{}, stratified",
-    ("svrg", "sampling", "stratified"): "{}, stratified",
-}
 
 # Without these attributes a run can neither be labelled nor be compared with another one.
 NEEDED: Final = (
@@ -101,12 +74,7 @@ class Run:
     @property
     def name(self) -> str:
         """The program, or the variant of it that ran, by its human name."""
-        algorithm = str(self.attrs["algorithm"])
-        name = NAMES.get(algorithm, algorithm)
-        for (program, flag, value), text in VARIANTS.items():
-            if program == algorithm and self.config.get(flag) == value:
-                name = text.format(name)
-        return name
+        return str(self.attrs.get("title") or titles_before.of(self.attrs["algorithm"], self.config))
 
     @property
     def label(self) -> str:

@@ -1,4 +1,4 @@
-"""The trace schema: what one HDF5 file per run holds (described for readers in results/README.md).
+"""The trace schema: what one HDF5 file per run holds (described for readers in docs/trace.md).
 
 The writer, the validator behind `outpace show` and the figures all read this table, so they cannot differ.
 """
@@ -17,11 +17,19 @@ CLAIM_CLASSES: Final = ("measured", "emulated", "simulated")
 PROGRESS: Final = ("wait-free", "progress-limited", "none")
 PROGRESS_LOADS: Final = ("gradient", "numpy", "sleep", "gil")  # what the rank does that is asked
 
-# The kinds of /events, in the order of their numbers. `inject` is the straggler's injected delay, `wait` is
+# The kinds of /events and their numbers. `inject` is the straggler's injected delay, `wait` is
 # for a ticket of the shared budget; time blocked inside a named exchange has the exchange's own kind.
-KINDS: Final = ("compute", "inject", "wait", "exchange", "allreduce", "vote", "pull", "push", "checkpoint")
+KIND: Final = {  # 6 is free: no program had a use for it
+    "compute": 0,
+    "inject": 1,
+    "wait": 2,
+    "exchange": 3,
+    "allreduce": 4,
+    "vote": 5,
+    "push": 7,
+    "checkpoint": 8,
+}
 ROUNDS: Final = ("exchange", "allreduce", "vote")  # of which a synchronous program's rounds are made
-KIND: Final = {name: number for number, name in enumerate(KINDS)}
 
 
 @dataclass(frozen=True)
@@ -160,6 +168,8 @@ ATTRIBUTES: Final[dict[str, type]] = {
     "h5py_version": str,
     "cupy_version": str,
 }
-# JSON, where there is something to say: what the program took from the problem's constants, and how far the final
-# model is from what LAPACK finds.
-OPTIONAL_ATTRIBUTES: Final[dict[str, type]] = {"constants": str, "answer": str}
+OPTIONAL_ATTRIBUTES: Final[dict[str, type]] = {
+    "title": str,  # the program's name for people, or its variant's
+    "constants": str,  # JSON: what the program took from the problem's constants
+    "answer": str,  # JSON: how far the final model is from what LAPACK finds
+}

@@ -45,6 +45,12 @@ FINITE_SUMS = [
     ("katyusha_x", ["--application", "svd"], "--application svd does not fit the problem; allowed: svd"),
 ]
 
+SCHEDULES = [
+    ("sign_sgd", ["--schedule", "inverse-sqrt"], "--schedule: unknown name 'inverse-sqrt'; allowed: constant, sqrt"),
+    ("d_psgd", ["--schedule", "cosine", "--time-budget", "9"], "--schedule cosine: the run's length is not known"),
+    ("a_psgd", ["--schedule", "cosine", "--time-budget", "9"], "--schedule cosine: the run's length is not known"),
+]
+
 
 def launch(
     ranks: int, flags: list[str], folder: Path, program: str = "ad_psgd", **more: str
@@ -74,6 +80,18 @@ def test_refused_by_svrg_and_katyusha_x(tmp_path: Path, program: str, flags: lis
     assert len(lines) == 1, lines
     assert said in lines[0]
     assert [path.name for path in tmp_path.iterdir()] == ["bad.txt"]
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "said"), SCHEDULES, ids=[" ".join([case[0], *case[1]]) for case in SCHEDULES]
+)
+def test_refused_schedules(tmp_path: Path, program: str, flags: list[str], said: str) -> None:
+    done = launch(2, [*QUADRATIC, *flags], tmp_path, program)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert said in lines[0]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_flag_is_said_once(tmp_path: Path) -> None:

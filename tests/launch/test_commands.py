@@ -50,6 +50,8 @@ def structure(path: Path) -> dict[str, tuple[str, int, str]]:
     found: dict[str, tuple[str, int, str]] = {}
     with h5py.File(path) as file:
         for name, value in file.attrs.items():
+            if name in schema.OPTIONAL_ATTRIBUTES:
+                continue
             found[f"@{name}"] = (type(value).__name__, np.ndim(value), "")
 
         def note(name: str, item: object) -> None:
@@ -271,3 +273,20 @@ def test_a_launch_leaves_no_file_open() -> None:
     before = os.listdir("/proc/self/fd")
     assert launcher.launch("outpace.algorithms.allreduce_sgd", 1, ["--help"]).code == 0
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_the_command_alone_shows_a_first_example_that_works(tmp_path: Path) -> None:
+    done = outpace(cwd=tmp_path)
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("    outpace ")]
+    assert done.returncode == 0
+    assert [words[1] for words in lines] == ["run", "run", "show", "plot"]
+    for _, *words in lines:
+        ended = outpace(*words, *(["--epochs", 0.2] if words[0] == "run" else []), cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "loss.png").stat().st_size > 10_000
+
+
+def test_help_of_a_program_has_its_flags_and_the_keys_of_specs(tmp_path: Path) -> None:
+    said = " ".join(re.sub("[│╭╮╰╯─]", " ", outpace("run", "ad_psgd", "--help", cwd=tmp_path).stdout).split())
+    assert "--step-size" in said
+    assert "fixed:rank=,factor=; random:p=,factor=; exponential:scale=1" in said

@@ -69,6 +69,15 @@ def test_trace_is_of_the_servers_model(start: Callable, program: str, servers: i
     assert run.attrs["wall_s"] >= run.column("evaluations", "t_s")[-2]
 
 
+def test_answer_is_the_workers_alone(start: Callable) -> None:
+    """The problem adds up over its rows to compare the result with LAPACK's; a server has no rows."""
+    job = start("a_psgd", 4, "--problem", "svd:samples=200,dim=10", "--servers", "2", "--epochs", "1")
+    code, out, _ = job.end()
+    assert code == 0
+    assert "principal angle" in out
+    assert Run(job.target).attrs["answer"]
+
+
 @pytest.mark.parametrize("lost", [0, 3])
 def test_a_crash_ends_the_job(start: Callable, tmp_path: Path, lost: int) -> None:
     """`kill -9` of a worker or of the server, with what was written kept: the model is the server's alone."""

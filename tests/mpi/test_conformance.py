@@ -14,7 +14,7 @@ import device_on_cpu
 import harness
 import numpy as np
 import pytest
-from harness import Allocations, CheckedComm, RandomStart, execute, share, shares
+from harness import Allocations, CheckedComm, RandomStart, Shown, execute, share, shares
 from mpi4py import MPI
 from reference import allreduce_sgd as allreduce_form
 from reference import d2 as d2_form
@@ -39,6 +39,7 @@ from outpace.algorithms import (
 from outpace.comm import arrays, sign, topology
 from outpace.comm.agreement import on_root
 from outpace.comm.errors import UserError
+from outpace.comm.layout import Layout
 
 GRAPHS = (
     "ring",
@@ -52,6 +53,8 @@ GRAPHS = (
     "random-regular:degree=3",
     "erdos-renyi:p=0.7",
 )
+
+STEPS_DOWN = "step:at=0.1+0.2,factor=0.7,warm-up=0.05"  # within STEPS, for any number of workers
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,12 @@ ROWS = [
         synchronous=True,
         cost=lambda n, dim, degrees: ring_allreduce(n, 8 * dim),
         reference=allreduce_form,
-        variants=({}, {"rule": "momentum"}, {"rule": "adam", "step_size": 0.05}),
+        variants=(
+            {},
+            {"schedule": "cosine", "sampling": "shuffle", "weight_decay": 0.01},
+            {"rule": "momentum", "step_size": 0.2, "schedule": STEPS_DOWN, "weight_decay": 0.01},
+            {"rule": "adam", "sampling": "shuffle"},
+        ),
     ),
     Row(
         d_psgd,
@@ -109,6 +117,7 @@ ROWS = [
         reference=d_psgd_form,
         gossip=True,
         refused=((3, {"topology": "hypercube"}), (3, {"topology": "random-regular:degree=3"})),
+        variants=({}, {"step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"}),
     ),
     Row(
         sign_sgd,
@@ -118,7 +127,7 @@ ROWS = [
         spread=False,  # a majority is no mean
         variants=(
             {"step_size": 0.3},
-            {"step_size": 0.3, "ties": "keep", "exchange": "server", "weight_decay": 0.01},
+            {"step_size": 0.3, "ties": "keep", "exchange": "server", "weight_decay": 0.01, "sampling": "shuffle"},
             {"step_size": 0.3, "ties": "plus", "exchange": "int8"},
             {"step_size": 0.05, "schedule": "constant", "variant": "signum", "momentum": 0.5, "ties": "keep"},
             {
@@ -130,12 +139,13 @@ ROWS = [
                 "ties": "keep",
             },
             {"step_size": 0.1, "vote": "sum"},
-            {"step_size": 0.1, "vote": "sum", "exchange": "server"},
+            {"vote": "sum", "exchange": "server"},
             {"step_size": 0.1, "vote": "sum", "exchange": "int8", "weight_decay": 0.01},
-            {"step_size": 0.3, "vote": "none", "variant": "signum"},
+            {"step_size": 0.3, "vote": "none", "variant": "signum", "weight_decay": 0.01, "decay": "coupled"},
+            {"step_size": 0.3, "schedule": STEPS_DOWN, "weight_decay": 0.1, "decay": "coupled"},
             {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "weight_decay": 0.01},
             {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "exchange": "server"},
-            {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "ties": "keep"},
+            {"step_size": 1.0, "variant": "ef-signsgd", "ties": "keep"},
             {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "vote": "sum"},
             {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "vote": "none"},
         ),
@@ -150,7 +160,12 @@ ROWS = [
         synchronous=True,
         cost=lambda n, dim, degrees: np.full(n, (n - 1) * (4 * 4 * sign.words(dim) + 8)),
         reference=quantized_sgd_form,
-        variants=({}, {"codec": "qsgd:levels=2"}, {"codec": "terngrad"}),
+        variants=(
+            {},
+            {"codec": "qsgd:levels=2,norm=max", "sampling": "shuffle"},
+            {"codec": "terngrad"},
+            {"codec": "terngrad:shared=1", "step_size": 0.3, "schedule": STEPS_DOWN},
+        ),
         refused=((2, {"codec": "qsgd:levels=128"}), (3, {"codec": "terngrad:levels=1"})),
     ),
     Row(
@@ -196,19 +211,19 @@ ROWS = [
         gossip=True,
         fits=lambda W: topology.smallest_eigenvalue(W) > -1 / 3 + 1e-9,
         refused=((3, {"topology": "hypercube"}), (4, {"topology": "ring"}), (8, {"topology": "ring"})),
-        variants=({}, {"schedule": "sqrt", "step_size": 0.5}),
+        variants=({}, {"schedule": "sqrt", "step_size": 0.5, "sampling": "shuffle"}),
     ),
     Row(
         a_psgd,
         synchronous=False,
         cost=lambda n, dim, degrees: (2 * 8 * dim + 16, 2 * 8 * dim + 16),  # a gradient, a model, a ticket
-        variants=({}, {"servers": 2}),
+        variants=({}, {"servers": 2, "step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"}),
     ),
     Row(
         eamsgd,
         synchronous=False,
         cost=lambda n, dim, degrees: (2 * 8 * dim + 16, 2 * 8 * dim + 16),  # with period 1
-        variants=({"period": 1}, {"period": 4}, {"period": 1, "servers": 2}),
+        variants=({"period": 1}, {"period": 4, "sampling": "shuffle"}, {"period": 1, "servers": 2}),
     ),
 ]
 PROBLEM = "quadratic:dim=10,sigma=0.3,zeta=1"
@@ -372,6 +387,22 @@ def test_bytes_are_the_documented_cost(comm: CheckedComm, row: Row) -> None:
             gradients = STEPS * (n - servers)
             tickets = 16 * (n - max(1, servers))  # the asks that are told that none is left
             assert least * gradients <= sent.sum() - tickets <= most * gradients
+
+
+@by_row
+def test_snapshots_are_taken_before_the_update(comm: CheckedComm, row: Row) -> None:
+    """The k-th is the model that k steps lead to, the first of all the start. Taken after the update, or of another
+    vector, it would shift every curve. Of an asynchronous program only the start is known beforehand."""
+    config = configurations(row, comm.size)[0]
+    servers = row.servers(config)
+    problem, layout = share(comm, PROBLEM, servers=servers), Layout(comm.size - servers, servers)
+    models = execute(comm, row.program, problem, 4, recorder=Shown, **config).models
+    start = arrays.to_host(problem.x0())
+    if row.synchronous:
+        ends = [execute(comm, row.program, problem, steps, **config).x for steps in (1, 2, 3)]
+        np.testing.assert_allclose(models, [start, *ends], rtol=0, atol=1e-13)
+    elif part := layout.held(problem.dim).get(comm.rank):
+        np.testing.assert_array_equal(models[0], start[part])
 
 
 @by_row

@@ -31,9 +31,10 @@ def test_a_psgd_is_its_replay(comm: CheckedComm, problem: str) -> None:
     """The model, and every gradient's staleness, follow from the order of the server's log alone: gradients lost,
     applied twice or taken at another model than the last one pulled fail this."""
     mine, n = share(comm, problem, servers=1), comm.size - 1
-    outcome = execute(comm, a_psgd, mine, 40, compute_time=0.001, stragglers=UNEVEN)
+    config = {"schedule": "step:at=0.2+0.4,factor=0.5,warm-up=0.1", "sampling": "shuffle"}
+    outcome = execute(comm, a_psgd, mine, 40, compute_time=0.001, stragglers=UNEVEN, **config)
     log = comm.bcast(outcome.applied, n)
-    x, staleness = a_psgd_form.replay(shares(problem, n), a_psgd.Config(dtype="float64"), log["worker"])
+    x, staleness = a_psgd_form.replay(shares(problem, n), a_psgd.Config(dtype="float64", **config), log["worker"])
     np.testing.assert_allclose(outcome.mean, x, rtol=0, atol=1e-12)
     assert len(log) == 40 * n
     assert (log["staleness"] == staleness).all()
@@ -65,14 +66,18 @@ def test_mean_staleness_is_n_minus_1_whatever_the_speeds(comm: CheckedComm, stra
 
 @pytest.mark.ranks(2, 3, 4, 5)
 def test_eamsgd_is_its_replay(comm: CheckedComm) -> None:
-    """Centre and local models follow from the order of the exchanges."""
+    """Centre and local models follow from the order of the exchanges, and with one worker also from step sizes that
+    differ from gradient to gradient; of several workers who got which k is open."""
+    schedule = "cosine" if comm.size == 2 else "constant"
     for period in (1, 3):
         mine, n = share(comm, NOISY, servers=1), comm.size - 1
-        outcome = execute(comm, eamsgd, mine, 40, compute_time=0.001, stragglers=UNEVEN, period=period)
+        outcome = execute(
+            comm, eamsgd, mine, 40, compute_time=0.001, stragglers=UNEVEN, period=period, schedule=schedule
+        )
         events = comm.bcast(outcome.events, n)
         order = events["peer"][events["kind"] == KIND["exchange"]]
         steps = comm.allgather(len(outcome.steps))[:n]
-        cfg = eamsgd.Config(dtype="float64", period=period)
+        cfg = eamsgd.Config(dtype="float64", period=period, schedule=schedule)
         centre, X = eamsgd_form.replay(shares(NOISY, n), cfg, order, steps)
         assert len(order) == sum(-(-count // period) for count in steps)
         np.testing.assert_allclose(outcome.mean, centre, rtol=0, atol=1e-12)

@@ -116,7 +116,7 @@ def test_two_bits_per_coordinate(comm: CheckedComm) -> None:
 class Scripted:
     """A problem whose gradient in step k is row k of a table, whatever the model."""
 
-    xp, n_samples, f_star = np, 1, None
+    xp, n_samples, n_total, f_star = np, 1, 1, None
 
     def __init__(self, gradients: Any) -> None:
         self._gradients = np.array(gradients, dtype=float)

@@ -1,15 +1,51 @@
 """The programs' second source: each algorithm in matrix form, all workers in one process.
 
-Row i of X is worker i's model. The batches come from the same streams as the programs', nothing else is shared.
+Row i of X is worker i's model. The batches come from the same streams as the programs', and a topology's edges from
+where W is not zero, which tests of their own hold; nothing else is shared.
 """
 
 import numpy as np
 
+from outpace.comm import topology
 from outpace.comm.streams import BATCHES
 
 
 def start(shares):
     return np.stack([share.x0() for share in shares])
+
+
+def keys(text):
+    """The keys and values of a SPEC, as texts."""
+    return dict(pair.split("=") for pair in text.partition(":")[2].split(",") if pair)
+
+
+def step_size(shares, cfg, k, steps, own=None):
+    """gamma in step k of `steps`, by cfg.schedule and cfg.step_size, or `own` in its place."""
+    name, values = cfg.schedule.partition(":")[0], keys(cfg.schedule)
+    gamma = cfg.step_size if own is None else own
+    if name == "sqrt":
+        gamma /= np.sqrt(k + 1)
+    elif name == "cosine":
+        gamma *= np.cos(np.pi * k / steps / 2) ** 2  # (1 + cos 2a) / 2
+    if values:
+        samples = cfg.batch_size * (1 if cfg.asynchronous else len(shares))  # of all workers in a step
+        before, after = (i * samples / shares[0].n_total for i in (k, k + 1))  # epochs
+        if name == "step":
+            for at in values["at"].split("+"):
+                gamma *= float(values.get("factor", 0.1)) if before >= float(at) else 1
+        gamma *= min(1, after / float(values.get("warm-up", after)))
+    return gamma
+
+
+def mixing_matrix(text, n):
+    """Metropolis weights, 1 / (1 + the larger degree) on an edge; lazy: half of them."""
+    edges = (topology.mixing_matrix(text, n) != 0) & ~np.eye(n, dtype=bool)
+    W = np.zeros((n, n))
+    for i, j in np.argwhere(edges):
+        W[i, j] = 1 / (1 + max(edges[i].sum(), edges[j].sum()))
+    for i in range(n):
+        W[i, i] = 1 - W[i].sum()
+    return (W + np.eye(n)) / 2 if keys(text).get("lazy") == "1" else W
 
 
 class Batches:
@@ -18,6 +54,8 @@ class Batches:
     def __init__(self, shares, cfg):
         self.shares, self.cfg = shares, cfg
         self.rngs = [np.random.default_rng([BATCHES, cfg.seed, rank]) for rank in range(len(shares))]
+        self.orders = [np.arange(share.n_samples) for share in shares]  # of the last pass
+        self.ahead = [np.empty(0, dtype=int) for _ in shares]  # of it, what no batch has had
 
     def gradients(self, X):
         """G, whose row i is worker i's gradient at X[i]."""
@@ -26,5 +64,14 @@ class Batches:
     def gradient(self, i, x):
         """Worker i's gradient at x."""
         g, share = np.empty_like(x), self.shares[i]
-        share.gradient(x, self.rngs[i].integers(share.n_samples, size=self.cfg.batch_size), g)
+        share.gradient(x, self.batch(i, share.n_samples, self.cfg.batch_size), g)
         return g
+
+    def batch(self, i, n_samples, size):
+        if self.cfg.sampling == "replacement":
+            return self.rngs[i].integers(n_samples, size=size)
+        while len(self.ahead[i]) < size:
+            self.rngs[i].shuffle(self.orders[i])
+            self.ahead[i] = np.append(self.ahead[i], self.orders[i])
+        batch, self.ahead[i] = np.split(self.ahead[i], [size])
+        return batch

@@ -1,12 +1,11 @@
 """X <- W X - gamma G(X)."""
 
-from outpace.comm import topology
-from reference import Batches, start
+from reference import Batches, mixing_matrix, start, step_size
 
 
 def run(shares, cfg, steps):
-    W = topology.mixing_matrix(cfg.topology, len(shares))
+    W = mixing_matrix(cfg.topology, len(shares))
     X, batches = start(shares), Batches(shares, cfg)
-    for _ in range(steps):
-        X = W @ X - cfg.step_size * batches.gradients(X)
+    for k in range(steps):
+        X = W @ X - step_size(shares, cfg, k, steps) * batches.gradients(X)
     return X

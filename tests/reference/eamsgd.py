@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from reference import Batches, start
+from reference import Batches, start, step_size
 
 
 def replay(shares, cfg, order, steps):
@@ -12,8 +12,9 @@ def replay(shares, cfg, order, steps):
     done = [0] * len(shares)
 
     def train(i, until):
-        for _ in range(done[i], until):
-            V[i] = cfg.momentum * V[i] - cfg.step_size * batches.gradient(i, X[i] + cfg.momentum * V[i])
+        for k in range(done[i], until):  # of one worker alone the k of all
+            gamma = step_size(shares, cfg, k, sum(steps))
+            V[i] = cfg.momentum * V[i] - gamma * batches.gradient(i, X[i] + cfg.momentum * V[i])
             X[i] = X[i] + V[i]
         done[i] = until
 

@@ -2,14 +2,12 @@
 
 import numpy as np
 
-from outpace.algorithms.quantized_sgd import CODECS
-from outpace.comm import sign, spec
+from outpace.comm import sign
 from outpace.comm.streams import CODEC
-from reference import Batches, start
+from reference import Batches, keys, start, step_size
 
 
-def quantised(v, name, levels, u):
-    norm = np.linalg.norm(v) if name == "qsgd" else np.abs(v).max()
+def quantised(v, norm, levels, u):
     return norm / levels * np.sign(v) * np.floor(levels / norm * np.abs(v) + u)
 
 
@@ -21,11 +19,15 @@ def uniform(rng, dim):
 
 def run(shares, cfg, steps):
     X, batches = start(shares), Batches(shares, cfg)
-    x, name = X[0], cfg.codec.partition(":")[0]
-    levels = spec.parse(cfg.codec, CODECS, "--codec").levels
+    x, codec = X[0], {"qsgd": {"levels": "7", "norm": "l2"}, "terngrad": {"levels": "1", "norm": "max"}}
+    codec = codec[cfg.codec.partition(":")[0]] | keys(cfg.codec)
+    levels = int(codec["levels"])
     rngs = [np.random.default_rng([CODEC, cfg.seed, rank]) for rank in range(len(shares))]
-    for _ in range(steps):
+    for k in range(steps):
         G = batches.gradients(np.tile(x, (len(shares), 1)))
-        Q = [quantised(g, name, levels, uniform(rng, len(g))) for g, rng in zip(G, rngs, strict=True)]
-        x = x - cfg.step_size * np.mean(Q, axis=0)
+        norms = np.abs(G).max(axis=1) if codec["norm"] == "max" else np.linalg.norm(G, axis=1)
+        if codec.get("shared") == "1":
+            norms[:] = norms.max()
+        Q = [quantised(g, N, levels, uniform(rng, len(g))) for g, N, rng in zip(G, norms, rngs, strict=True)]
+        x = x - step_size(shares, cfg, k, steps) * np.mean(Q, axis=0)
     return np.tile(x, (len(shares), 1))

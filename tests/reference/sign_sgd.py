@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from outpace.algorithms.sign_sgd import warm_up_steps
-from outpace.comm import sign, spec
-from outpace.comm.adversaries import ADVERSARY
+from outpace.comm import sign
 from outpace.comm.streams import ADVERSARIES, TIES
-from reference import Batches, start
+from reference import Batches, keys, start, step_size
+
+WARM_UP = {0.2: 1, 0.5: 1, 0.9: 54}  # C(beta), by hand and as the paper has it
 
 
 def tossed(key, dim):
@@ -32,11 +32,13 @@ def run(shares, cfg, steps):
     x, M, E = X[0], np.zeros((n, dim)), np.zeros((n, dim))
     error = np.zeros(dim)  # where the mean is compressed
     rng = np.random.default_rng([TIES, cfg.seed])
-    lie = spec.parse(cfg.adversaries, ADVERSARY, "--adversaries")
-    liars = {rank: np.random.default_rng([ADVERSARIES, cfg.seed, rank]) for rank in getattr(lie, "rank", ())}
+    lying = map(int, keys(cfg.adversaries)["rank"].split("+")) if cfg.adversaries != "none" else ()
+    liars = {rank: np.random.default_rng([ADVERSARIES, cfg.seed, rank]) for rank in lying}
+    default = 1 if cfg.variant == "ef-signsgd" else 0.1 / n if cfg.vote == "sum" else 0.1
+    decoupled, coupled = (cfg.weight_decay * (cfg.decay == name) for name in ("decoupled", "coupled"))
     for k in range(steps):
-        gamma = cfg.step_size / np.sqrt(k + 1) if cfg.schedule == "inverse-sqrt" else cfg.step_size
-        G = batches.gradients(np.tile(x, (n, 1)))
+        gamma = step_size(shares, cfg, k, steps, default if cfg.step_size is None else None)
+        G = batches.gradients(np.tile(x, (n, 1))) + coupled * x
         if cfg.vote == "none":
             G = np.tile(G.mean(axis=0), (n, 1))
         coin, zero = np.ones(dim), np.ones((n, dim))  # of ties, and of each worker's zeros
@@ -51,7 +53,7 @@ def run(shares, cfg, steps):
             S = signs(G, zero)
         elif cfg.variant == "signum":
             M = cfg.momentum * M + (1 - cfg.momentum) * G
-            S = signs(G if cfg.warm_up and k < warm_up_steps(cfg.momentum) else M, zero)
+            S = signs(G if cfg.warm_up and k < WARM_UP[cfg.momentum] else M, zero)
         else:
             P = gamma * G + E
             S = signs(P, zero)
@@ -69,5 +71,5 @@ def run(shares, cfg, steps):
                 p = move + error
                 move = np.concatenate([np.abs(p[c]).mean() * signs(p[c], coin[c]) for c in chunks(cfg, dim, n)])
                 error = p - move
-        x = (1 - gamma * cfg.weight_decay) * x - move
+        x = (1 - gamma * decoupled) * x - move
     return np.tile(x, (n, 1))

@@ -22,6 +22,8 @@ FLOORS = (
 )
 FLOOR = {room: floor for floor, of_floor in enumerate(FLOORS) for room in of_floor}
 APART = {"config", "trace", "machine", "problems"}  # rooms of one floor that know nothing of one another
+MOST_LINES = 350
+MOST_OF_A_CLASS = 200
 BETWEEN_PROGRAMS = {("katyusha_x", "svrg")}  # the one import between programs
 
 
@@ -81,6 +83,12 @@ def test_a_program_reads_like_one(path: Path) -> None:
     loops = [node for node in ast.walk(run) if isinstance(node, ast.For)]
     assert any(isinstance(loop.iter, ast.Name) and loop.iter.id == "budget" for loop in loops)
     assert path.read_text().rstrip().endswith('if __name__ == "__main__":\n    main(run, Config)')
+
+
+def test_files_and_classes_can_be_read_in_one_sitting() -> None:
+    for path in (rooms.ROOT / "benchmarks").rglob("*.py"):
+        assert path.read_text().count("\n") <= MOST_LINES, path
+        assert rooms.longest_class(path) <= MOST_OF_A_CLASS, path
 
 
 def test_every_folder_with_code_is_packaged() -> None:

@@ -20,7 +20,7 @@ def draws(text: str, v: np.ndarray) -> np.ndarray:
     coder, rng = codec(text, v), np.random.default_rng(1)
     message, result = np.zeros((1, coder.message_words), np.uint32), np.empty((DRAWS, v.size), v.dtype)
     for row in result:
-        coder.encode(v, rng, message[0])
+        coder.encode(v, coder.norm(v), rng, message[0])
         coder.mean(message, row)
     return result
 
@@ -67,18 +67,18 @@ def test_messages(text: str, bits: int, dtype: str) -> None:
         assert 4 * coder.message_words == 4 * bits * -(-dim // 32) + V.itemsize
         messages, decoded, mean = np.zeros((3, coder.message_words), np.uint32), np.empty_like(V), np.empty_like(V[0])
         for v, message, row in zip(V, messages, decoded, strict=True):
-            coder.encode(v, rng, message)
+            coder.encode(v, coder.norm(v), rng, message)
             coder.mean(message[None], row)
             assert (row * v >= 0).all()
         coder.mean(messages, mean)
         np.testing.assert_allclose(mean, decoded.mean(axis=0), rtol=0, atol=1e-5 * np.linalg.norm(V[0]))
-        coder.encode(np.zeros_like(mean), rng, messages[0])
+        coder.encode(np.zeros_like(mean), 0.0, rng, messages[0])
         coder.mean(messages[:1], mean)
         assert not mean.any()
         for bad in (np.nan, np.inf):
             V[0, dim // 2] = bad
             with np.errstate(invalid="ignore"):
-                coder.encode(V[0], rng, messages[0])
+                coder.encode(V[0], coder.norm(V[0]), rng, messages[0])
                 coder.mean(messages, mean)
             assert not np.isfinite(mean[dim // 2])
 
@@ -88,7 +88,7 @@ def test_no_vector_is_allocated() -> None:
     coder, rng = codec("qsgd:levels=7", v), np.random.default_rng(5)
     messages = np.zeros((2, coder.message_words), np.uint32)
     tracemalloc.start()
-    coder.encode(v, rng, messages[0])
+    coder.encode(v, coder.norm(v), rng, messages[0])
     coder.mean(messages, v)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -102,7 +102,7 @@ def test_rounding_is_uniform(dtype: str) -> None:
     rng = np.random.default_rng(6)
     counts = np.zeros(64)
     for _ in range(20):
-        coder.encode(np.zeros(100_000, dtype), rng, np.zeros(coder.message_words, np.uint32))
+        coder.encode(np.zeros(100_000, dtype), 0.0, rng, np.zeros(coder.message_words, np.uint32))
         u = coder._uniform(coder.hashes)
         assert u.dtype == dtype
         assert 0 <= u.min() < u.max() < 1

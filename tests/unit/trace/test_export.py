@@ -14,7 +14,7 @@ from outpace.benchmarks.trace.export import write_csv, write_parquet
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "trace-v1.h5"
+GOLDEN = Path(__file__).parents[2] / "golden" / "trace-v1.h5"
 
 
 @pytest.fixture

@@ -166,7 +166,7 @@ def test_sums_of_signs_fit_a_byte(config: dict[str, Any]) -> None:
 class SparseNoise:
     """f = |x|^2 / 2 in 100 dimensions, the gradient's noise N(0, 100^2) in the first alone, x0 standard normal."""
 
-    xp, dim, n_samples, f_star = np, 100, 1, 0.0
+    xp, dim, n_samples, n_total, f_star = np, 100, 1, 1, 0.0
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng([21, seed])
@@ -213,7 +213,7 @@ def test_loss_against_sign_flippers(liars: int, published: float) -> None:
 class Valley:
     """f = 0.1 |x1 + x2| + |x1 - x2|, by a subgradient: its signs are always (+1, -1) or (-1, +1)."""
 
-    xp, dim, n_samples, f_star = np, 2, 1, 0.0
+    xp, dim, n_samples, n_total, f_star = np, 2, 1, 1, 0.0
 
     def x0(self) -> np.ndarray:
         return np.array([1.0, 1.0])

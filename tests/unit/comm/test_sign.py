@@ -15,6 +15,7 @@ import pytest
 from mpi4py import MPI
 
 from outpace.benchmarks import micro
+from outpace.benchmarks.machine import twins
 from outpace.comm import arrays, cuda, sign, sign_gpu
 from outpace.comm.arrays import Wired
 from outpace.comm.meter import MeteredComm
@@ -276,7 +277,7 @@ def test_no_kernel_allocates_a_vector() -> None:
 def test_micro_compares_every_kernel(name: str, dtype: str) -> None:
     """One that does nothing, in one of the real types, is found out."""
     kernels = {each: getattr(sign, each) for each in KERNELS}
-    micro._validate_twins(SimpleNamespace(**kernels), SimpleNamespace(asarray=np.array))
+    twins.validate(SimpleNamespace(**kernels), SimpleNamespace(asarray=np.array))
 
     def idle(*arguments: Any) -> None:
         reals = {str(a.dtype) for a in arguments if isinstance(a, np.ndarray) and a.dtype.kind == "f"}
@@ -284,7 +285,7 @@ def test_micro_compares_every_kernel(name: str, dtype: str) -> None:
             getattr(sign, name)(*arguments)
 
     with pytest.raises(RuntimeError, match="differ"):
-        micro._validate_twins(SimpleNamespace(**kernels | {name: idle}), SimpleNamespace(asarray=np.array))
+        twins.validate(SimpleNamespace(**kernels | {name: idle}), SimpleNamespace(asarray=np.array))
 
 
 def test_a_copy_is_complete_on_return(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 from outpace.comm import cuda
 
 nvrtc: Any = pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings (extra dev) is not installed")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SOURCES = sorted(path for folder in ("algorithms", "benchmarks", "comm") for path in (ROOT / folder).rglob("*.cu"))
 
 

@@ -1,0 +1,91 @@
+"""The page of a figure: its sizes and style, text that fits, the facts above the panels and the legend below."""
+
+import re
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from outpace.benchmarks.figures.grouping import compute_per_sample
+from outpace.benchmarks.trace.run import Run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WIDTH: Final = 3.5  # inches: one column of a two-column page
+HEIGHT: Final = 1.95  # inches: one panel with its labels, without the facts above and the legend below
+LINE: Final = 55  # characters of 8 pt in WIDTH
+ENTRY: Final = 42  # the same beside a handle of the legend or above a panel
+LINE_HEIGHT: Final = 0.14  # inches of a line of text
+NO_BREAK: Final = "\u00a0"  # a space at which no line ends
+
+STYLE: Final = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "figure.titlesize": 8,
+    "figure.labelsize": 8,
+    "axes.titlelocation": "left",
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "legend.handlelength": 3.2,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+    "hatch.linewidth": 0.6,
+    "pdf.fonttype": 42,  # journals refuse Type 3 fonts
+    "savefig.dpi": 300,
+}
+
+
+def house_style() -> Any:
+    """The style of all figures, whatever the user's matplotlibrc says."""
+    import matplotlib.style
+
+    return matplotlib.style.context(["default", STYLE])
+
+
+def facts_of(runs: Sequence[Run], note: str, width: float) -> str:
+    """What every figure states: problem, split, workers, claim class, emulated compute time; for so many inches."""
+    attrs, config = runs[0].attrs, runs[0].config
+    counts = sorted({run.attrs["n_workers"] for run in runs})
+    numbers = f" {'to' if len(counts) > 2 else 'and'} ".join(map(str, sorted({counts[0], counts[-1]})))
+    workers = f"{numbers} worker{'s' * (counts[-1] > 1)}"
+    claim = attrs["claim_class"]
+    if compute_per_sample(runs[0]):
+        claim += f": compute slept to {1e3 * config['compute_time']:g} ms per {config['batch_size']} samples"
+    kinds = " and ".join(dict.fromkeys(run.attrs["split"] for run in runs))
+    facts = [attrs["problem"], f"split {kinds}", workers, note, claim]
+    line = int(LINE * width / WIDTH)
+    whole = [fact.replace(" ", NO_BREAK) if len(fact) < line else fact for fact in facts if fact]
+    return wrapped("; ".join(whole), line)
+
+
+def add_legend(figure: "Figure") -> None:
+    """One legend below all panels, in as many columns as fit; the figure grows by its height."""
+    entries: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    if not entries:
+        return
+    labels = [wrapped(label, ENTRY) for label in entries]
+    for columns in range(8, 0, -1):
+        legend = figure.legend(entries.values(), labels, loc="outside lower center", ncols=columns)
+        box = legend.get_window_extent()
+        if box.width <= figure.bbox.width or columns == 1:
+            break
+        legend.remove()
+    figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)
+
+
+def wrapped(text: str, width: int = LINE) -> str:
+    """The text in lines that fit; the commas of a SPEC become places to break."""
+    return textwrap.fill(re.sub(r",(?=\S)", ", ", text), width)
+
+
+def line_count(texts: list[str]) -> int:
+    return sum(text.count("\n") + 1 for text in texts)

@@ -1,0 +1,56 @@
+"""What a trace says of its run that is known before it begins."""
+
+import dataclasses
+import datetime
+import json
+from typing import Any
+
+import numpy as np
+
+from outpace.benchmarks.machine import async_progress, provenance
+from outpace.benchmarks.problems import Problem, Setting, Unshared
+from outpace.benchmarks.running.pace import rehearsal
+from outpace.benchmarks.running.plan import Plan
+from outpace.benchmarks.trace import schema
+from outpace.comm.meter import MeteredComm
+
+
+def beforehand(
+    comm: MeteredComm, plan: Plan, problem: Problem | Unshared, setting: Setting, derived: dict[str, Any]
+) -> dict[str, Any]:
+    """Root attributes of the trace; collective. `derived` are the constants that the Config took from the problem."""
+    resolved = dataclasses.asdict(plan.config) | dataclasses.asdict(plan.launch) | plan.texts
+    resolved |= {"backend": setting.xp.__name__, "ranks": comm.size, "out": str(plan.target)}
+    return {
+        "status": "partial",
+        "algorithm": plan.name,
+        "title": plan.config.title or plan.name,
+        "command": provenance.command(comm.size),
+        "config": json.dumps(resolved),
+        "config_id": plan.config_id,
+        **plan.texts,
+        "backend": setting.xp.__name__,
+        "dtype": plan.config.dtype,
+        "n_workers": plan.n,
+        "dim": problem.dim,
+        "n_total": problem.n_total,
+        "n_samples": comm.allgather(problem.n_samples)[: plan.n],
+        "seed": plan.config.seed,
+        "claim_class": provenance.claim_class(comm, emulated=plan.launch.compute_time > 0),
+        **_certificate(comm, plan, problem),
+        "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **provenance.describe(comm, gpu=setting.xp is not np),
+        **({"constants": json.dumps(derived)} if derived else {}),
+    }
+
+
+def _certificate(comm: MeteredComm, plan: Plan, problem: Problem | Unshared) -> dict[str, Any]:
+    """Whether a rank that computes serves messages meanwhile, where the program relies on it; collective."""
+    if not plan.shared or comm.size == 1:
+        return {"progress": "none", "progress_wait_s": []}
+    loads = async_progress.loads(comm)
+    if not isinstance(problem, Unshared):
+        loads["gradient"] = rehearsal(problem, plan.config.batch_size, comm, plan.launch.compute_time)
+    ordered = [loads.get(name) for name in schema.PROGRESS_LOADS]
+    waits = async_progress.waits(comm, ordered, target=plan.n - 1, prober=plan.n % comm.size)
+    return {"progress": async_progress.verdict(waits[0]), "progress_wait_s": waits}

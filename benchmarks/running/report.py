@@ -1,0 +1,63 @@
+"""What a run says at its end: one line, and its exit code."""
+
+import json
+import signal
+import sys
+from typing import Final
+
+from mpi4py import MPI
+
+from outpace.benchmarks.running.plan import Plan
+from outpace.benchmarks.trace.checkpoint import GOES_ON
+from outpace.benchmarks.trace.run import Run
+from outpace.comm.budget import Stop
+
+STATUS: Final = {
+    Stop.NO: "complete",
+    Stop.DONE: "complete",
+    Stop.TIME: "complete",
+    Stop.SIGNAL: "partial",
+    Stop.DIVERGED: "diverged",
+}
+
+
+def report(
+    comm: MPI.Intracomm, plan: Plan, step_size: float | None, reason: Stop, diverged_step: int, signalled: int
+) -> int:
+    """Print the one result line, or what went wrong, on rank 0; the exit code on every rank. Collective.
+
+    `diverged_step` is this rank's, -1 where nothing diverged; `signalled` is the last signal that it took.
+    """
+    failures = [(step, rank) for rank, step in enumerate(comm.allgather(diverged_step)) if step >= 0]
+    code = 1 if failures else 0
+    if reason is Stop.SIGNAL:
+        number = max(comm.allgather(signalled))
+        code = GOES_ON if number == signal.SIGUSR1 else 128 + number
+    if comm.rank == 0:
+        run = Run(plan.target)
+        if failures:
+            step, rank = min(failures)
+            chosen = "" if step_size is None else f" (--step-size {step_size:g})"
+            print(
+                f"{plan.name}: rank {rank}, step {step}: gradient or model is not finite{chosen}; trace kept in "
+                f"{plan.target} with status diverged",
+                file=sys.stderr,
+                flush=True,
+            )
+        else:
+            later = "; the same command goes on from its checkpoint" if reason is Stop.SIGNAL else ""
+            about = f"{STATUS[reason]}, {run.attrs['claim_class']}, wrote {plan.target}{later}"
+            print(f"{plan.name}: {_result(run)}; {about}", flush=True)
+    return code
+
+
+def _result(run: Run) -> str:
+    """The result of a run in words. No rate without a valid result: the loss must be finite and have fallen."""
+    loss = run.column("evaluations", "loss")
+    text = f"loss {loss[0]:.4g} -> {loss[-1]:.4g} in {run.attrs['wall_s']:.2f} s"
+    if run.has("evaluations", "accuracy"):
+        text += f", accuracy {run.column('evaluations', 'accuracy')[-1]:.3f}"
+    text += "".join(f", {name} {value:.2g}" for name, value in json.loads(run.attrs.get("answer", "{}")).items())
+    if not run.improved():
+        return f"{text}; the loss did not fall, so no rate is given"
+    return f"{text}, {run.samples_per_s():.0f} samples/s"

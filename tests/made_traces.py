@@ -1,0 +1,157 @@
+"""Traces, and parts of killed runs, made of numbers that are known."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from outpace.benchmarks.trace import schema
+from outpace.benchmarks.trace.parts import Part
+from outpace.benchmarks.trace.recorder import STEPS
+from outpace.benchmarks.trace.run import Run
+
+SLOW = "fixed:rank=1,factor=10"
+
+
+def write_trace(
+    path: Path, groups: dict[str, dict[str, Any]], config: dict[str, Any] | None = None, **attrs: Any
+) -> Path:
+    """A trace after benchmarks/trace/schema.py with these columns; further attributes replace the usual ones."""
+    usual = {"schema": schema.SCHEMA, "schema_version": schema.VERSION, "status": "complete", "seed": 0}
+    usual |= {"algorithm": "ad_psgd", "problem": "digits:hidden=64", "split": "iid", "stragglers": "none"}
+    usual |= {"n_workers": 4, "n_total": 1000, "claim_class": "emulated"}
+    usual["config"] = json.dumps({"step_size": 0.1, "batch_size": 32, "compute_time": 0.01} | (config or {}))
+    with h5py.File(path, "w") as file:
+        file.attrs.update(usual | attrs)
+        for name, columns in groups.items():
+            group = file.create_group(name)
+            rows = len(next(iter(columns.values())))
+            scale = group.create_dataset("row", data=np.arange(rows))
+            scale.make_scale("row")
+            for column, values in columns.items():
+                about = (schema.GROUPS.get(name) or schema.TABLES[name].columns)[column]
+                data = group.create_dataset(column, data=np.asarray(values, about.dtype))
+                data.attrs.update({"units": about.units, "long_name": about.long_name})
+                data.dims[0].attach_scale(scale)
+    return path
+
+
+def simulate(
+    path: Path,
+    algorithm: str = "ad_psgd",
+    n: int = 4,
+    stragglers: str = "none",
+    seed: int = 0,
+    steps: int = 120,
+    **more: Any,
+) -> Path:
+    """A trace as a run of 10 ms gradients would leave it: `ad_psgd` and `a_psgd` wait for nobody, others for all."""
+    rng = np.random.default_rng([1, seed, n, *algorithm.encode()])
+    alone = algorithm in ("ad_psgd", "a_psgd")
+    base = 0.01 * (1 + rng.gamma(2.0, 0.02, (n, steps)))
+    injected = np.zeros((n, steps))
+    if stragglers.startswith("fixed"):
+        rank, factor = re.findall(r"=(\d+)", stragglers)
+        injected[int(rank)] = (int(factor) - 1) * base[int(rank)]
+    busy, exchange = base + injected, 0.0015 * (1 + rng.gamma(2.0, 0.1, (n, steps)))
+    if alone:
+        end = np.cumsum(busy + 1e-4, axis=1)
+        start, done = end - busy, np.minimum(end + exchange, end[:, -1:])
+        kept = end <= end[:, -1].min()
+        begin = end
+    else:
+        barrier = np.cumsum(busy.max(axis=0) + exchange.max(axis=0))
+        start = np.concatenate([[0.0], barrier[:-1]]) * np.ones((n, 1))
+        begin, done = start + busy, barrier * np.ones((n, 1))
+        end, kept = done, np.ones((n, steps), bool)
+    rank, step = np.nonzero(kept)
+    order = np.argsort(end[kept], kind="stable")
+    rank, step = rank[order], step[order]
+    at = (rank, step)
+    ends = np.sort(end[at])
+    stale = np.searchsorted(ends, end[at], "left") - np.searchsorted(ends, start[at], "right")
+    zeros = np.zeros(len(rank))
+    columns = {
+        "rank": rank,
+        "step": step,
+        "t_s": end[at],
+        "compute_s": base[at],
+        "injected_s": injected[at],
+        "wait_s": zeros if alone else (end - start - busy)[at],
+        "staleness": stale if alone else zeros,
+        "local_writes": zeros,
+        "samples": 32 + zeros,
+    }
+    kinds = [
+        ("compute", start, start + base),
+        ("inject", start + base, start + busy),
+        ("exchange" if algorithm.endswith("d_psgd") else "allreduce", begin, done),
+    ]
+    events: dict[str, Any] = {column: [] for column in schema.GROUPS["events"]}
+    for kind, low, high in kinds:
+        some = (high - low)[at] > 0
+        for column, values in zip(
+            events, [rank, zeros + schema.KIND[kind], low[at], high[at], step, zeros - 1, zeros], strict=True
+        ):
+            events[column].append(values[some])
+    t_s = np.linspace(0, ends[-1], 40)
+    samples = 32 * np.searchsorted(ends, t_s, "right")
+    loss = (0.08 + 2.2 / (1 + samples / 2500) ** 2) * np.exp(rng.normal(0, 0.06, len(t_s)))
+    spread = (
+        (0 if algorithm == "allreduce_sgd" else 0.3)
+        * (samples > 0)
+        * np.exp(-samples / 20000 + rng.normal(0, 0.2, len(t_s)))
+    )
+    evaluations = {
+        "t_s": t_s,
+        "samples": samples,
+        "epoch": samples / 1000,
+        "loss": loss,
+        "gradient_norm": loss,
+        "consensus": spread,
+        "accuracy": 1 - loss / 3,
+        "suboptimality": loss - 0.01,
+        "gradients": samples / 1000,
+        "rounds": np.arange(len(t_s)),
+    }
+    snr = np.exp(-t_s / t_s[-1])
+    geometry = {"t_s": t_s, "epoch": evaluations["epoch"], "snr_above": snr / 3, "live": np.ones(len(t_s))}
+    geometry |= {
+        f"{kind}_density": value * snr for kind, value in (("gradient", 0.4), ("noise", 0.5), ("curvature", 0.3))
+    }
+    geometry |= {f"snr_p{q}": q / 50 * snr for q in (5, 25, 50, 75, 95)}
+    groups = {
+        "evaluations": evaluations,
+        "geometry": geometry,
+        "workers": {"data_share": np.full(n, 1 / n), "update_share": np.bincount(rank, minlength=n) / len(rank)},
+        "steps": columns,
+        "events": {k: np.concatenate(v) for k, v in events.items()},
+        "traffic": {"nbytes": 40_000 * (1 - np.eye(n)), "messages": 10 * (1 - np.eye(n))},
+    }
+    return write_trace(path, groups, algorithm=algorithm, n_workers=n, stragglers=stragglers, seed=seed, **more)
+
+
+def losses(path, loss, t_s=None, **more):
+    """A trace with these evaluations only."""
+    t_s = np.arange(len(loss), dtype=float) if t_s is None else t_s
+    columns = {"t_s": t_s, "epoch": 2 * np.asarray(t_s), "loss": loss, "consensus": loss}
+    return Run(write_trace(path, {"evaluations": columns}, **more))
+
+
+def rates(path, samples_per_s, **more):
+    """A trace whose two gradients make this rate; n_total is 1000."""
+    end = 1000 / samples_per_s
+    return Run(write_trace(path, {"steps": {"t_s": [end, end / 2], "samples": [500, 500]}}, **more))
+
+
+def written(path: Path, rank: int, steps: list[tuple[float, float]], **header: Any) -> None:
+    """A part whose steps are (read_s, t_s)."""
+    part = Part(path, rank, {"rank": rank, **header})
+    rows = np.zeros(len(steps), dtype=STEPS)
+    for k, (read_s, t_s) in enumerate(steps):
+        rows[k] = (k, t_s, read_s, 0.1, 0.0, 0.0, 0, 4)
+    part.append("steps", rows.tobytes())
+    part.close()

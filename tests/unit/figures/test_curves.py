@@ -1,0 +1,50 @@
+"""Curves against time, epochs or effort."""
+
+import numpy as np
+from drawn import lines
+from made_traces import losses
+
+from outpace.benchmarks.figures import compose
+
+
+def test_loss_is_drawn_as_recorded_against_time_and_epochs(tmp_path):
+    run = losses(tmp_path / "a.h5", [2.0, 1.0, 0.5], t_s=[0.0, 1.0, 3.0])
+    for name, xs in (("loss-time", [0.0, 1.0, 3.0]), ("loss-epochs", [0.0, 2.0, 6.0])):
+        (line,) = lines(compose(name, [run]).axes[0]).values()
+        np.testing.assert_array_equal(line.get_xydata(), np.stack([xs, [2.0, 1.0, 0.5]], 1))
+
+
+def test_a_run_that_explodes_does_not_flatten_the_others(tmp_path):
+    good = losses(tmp_path / "a.h5", [2.0, 1.0, 0.5])
+    bad = losses(tmp_path / "b.h5", [2.0, 1e30, np.inf], algorithm="d_psgd", status="diverged")
+    low, high = compose("loss-time", [good, bad]).axes[0].get_ylim()
+    assert 0.1 < low < 0.5
+    assert 2.0 < high < 50
+
+
+def test_a_negative_loss_is_drawn(tmp_path):
+    (axes,) = compose("loss-time", [losses(tmp_path / "a.h5", [2.0, 0.1, -20.0])]).axes
+    assert axes.get_yscale() == "linear"
+    assert axes.get_ylim()[0] < -20
+
+
+def test_runs_of_very_different_length_share_a_logarithmic_time_axis_with_its_zero(tmp_path):
+    long = losses(tmp_path / "a.h5", [2.0, 1.0, 0.5], t_s=[0.0, 10.0, 100.0])
+    short = losses(tmp_path / "b.h5", [2.0, 1.0, 0.5], t_s=[0.0, 0.5, 1.0], algorithm="d_psgd")
+    (axes,) = compose("loss-time", [long, short]).axes
+    assert axes.get_xscale() == "symlog"
+    assert axes.get_xlim()[0] == 0
+    assert "logarithmic from 0.5 on" in axes.get_xlabel()
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1", "10"]
+    assert compose("loss-time", [long]).axes[0].get_xscale() == "linear"
+
+
+def test_consensus_is_logarithmic_and_leaves_out_exact_zeros(tmp_path):
+    gossip = losses(tmp_path / "a.h5", [0.0, 0.5, 0.25], algorithm="d_psgd")
+    exact = losses(tmp_path / "b.h5", [0.0, 0.0, 0.0], algorithm="allreduce_sgd")
+    (axes,) = compose("consensus", [gossip, exact]).axes
+    assert axes.get_yscale() == "log"
+    drawn = lines(axes)
+    np.testing.assert_array_equal(drawn["D-PSGD, no stragglers"].get_xydata(), [[1.0, 0.5], [2.0, 0.25]])
+    assert not len(drawn["AllReduce-SGD, no stragglers, exactly\u00a00"].get_xydata())
+    compose("consensus", [exact])

@@ -1,0 +1,90 @@
+"""Repetitions: medians, single runs, intervals."""
+
+import numpy as np
+import pytest
+from drawn import lines
+from made_traces import SLOW, losses, rates
+
+from outpace.benchmarks.figures import compose
+from outpace.comm.errors import UserError
+
+
+def test_a_few_repetitions_are_drawn_thin_with_their_median(tmp_path):
+    runs = [losses(tmp_path / f"{seed}.h5", [4.0, value], seed=seed) for seed, value in enumerate((1.0, 2.0, 3.9))]
+    figure = compose("loss-time", runs)
+    (axes,) = figure.axes
+    (median,) = lines(axes).values()
+    np.testing.assert_allclose(median.get_ydata(), [4.0, 2.0])  # the mean would be 2.3
+    assert [line.get_ydata()[-1] for line in axes.get_lines() if line.get_linewidth() == 0.5] == [1.0, 2.0, 3.9]
+    assert "medians of 3 runs" in figure.get_suptitle().replace("\u00a0", " ")
+    assert len(figure.legends[0].get_texts()) == 1
+
+
+def test_repetitions_meet_on_a_common_grid_as_far_as_all_reach(tmp_path):
+    runs = [
+        losses(tmp_path / "a.h5", [4.0, 2.0, 1.0], t_s=[0.0, 1.0, 3.0], seed=1),
+        losses(tmp_path / "b.h5", [4.0, 0.0], t_s=[0.0, 2.0], seed=2),
+    ]
+    (median,) = lines(compose("loss-time", runs).axes[0]).values()
+    np.testing.assert_allclose(median.get_xdata(), [0.0, 1.0, 2.0])
+    np.testing.assert_allclose(median.get_ydata(), [4.0, 2.0, 0.75])
+
+
+def test_ten_repetitions_are_drawn_as_the_median_with_the_2nd_and_9th_value(tmp_path):
+    runs = [losses(tmp_path / f"{seed}.h5", [seed, seed], seed=seed) for seed in range(1, 11)]
+    (axes,) = compose("loss-time", runs).axes
+    (median,) = lines(axes).values()
+    np.testing.assert_allclose(median.get_ydata(), 5.5)
+    (band,) = axes.collections
+    assert set(band.get_paths()[0].vertices[:, 1]) == {2.0, 9.0}
+    assert len(axes.get_lines()) == 1
+
+
+def test_a_diverged_repetition_counts_as_worse_than_the_median_not_as_absent(tmp_path):
+    runs = [
+        losses(tmp_path / "a.h5", [8.0, 1.0, 1.0], seed=1),
+        losses(tmp_path / "b.h5", [8.0, 3.0, 3.0], seed=2),
+        losses(tmp_path / "c.h5", [8.0, 2.0], seed=3, status="diverged"),
+    ]
+    drawn = lines(compose("loss-time", runs).axes[0])
+    (median,) = drawn.values()
+    np.testing.assert_allclose(median.get_ydata(), [8.0, 2.0, 3.0])
+    assert list(drawn) == ["AD-PSGD, no stragglers, 1 of 3 diverged"]
+
+
+def test_runs_that_differ_in_a_setting_are_no_repetitions(tmp_path):
+    first = losses(tmp_path / "a.h5", [2.0, 1.0])
+    longer = {"epochs": 40, "out": "b.h5", "evaluations": 9, "seed": 1, "time_budget": 3.0, "overwrite": True}
+    compose("loss-time", [first, losses(tmp_path / "b.h5", [2.0, 1.0], config=longer)])
+    with pytest.raises(UserError, match=r"a\.h5 and .*c\.h5 differ in step_size \(0\.1, 0\.2\)"):
+        compose("loss-time", [first, losses(tmp_path / "c.h5", [2.0, 1.0], config={"step_size": 0.2})])
+
+
+def test_ratios_of_ten_runs_have_a_bootstrap_interval_about_the_ratio_of_medians(tmp_path):
+    rng = np.random.default_rng([1, 0])
+    fast, slow = 1000 / rng.normal(10, 0.2, 12), 1000 / rng.normal(30, 0.6, 12)
+    runs = [rates(tmp_path / f"a{k}.h5", rate, seed=k) for k, rate in enumerate(fast)]
+    runs += [rates(tmp_path / f"b{k}.h5", rate, seed=k, stragglers=SLOW) for k, rate in enumerate(slow)]
+    absolute, relative = compose("epoch-time", runs).axes
+    ratio = np.median(1 / slow) / np.median(1 / fast)
+    for axes, unit in ((absolute, 1000 * np.median(1 / fast)), (relative, 1.0)):
+        ends = [collection.get_segments()[0][:, 1] for collection in axes.collections]
+        low, high = ends[-1]  # at factor 10
+        assert 2.8 * unit < low < ratio * unit < high < 3.2 * unit
+    assert len(absolute.collections) == 2
+    assert len(relative.collections) == 1  # the homogeneous runs are 1 by definition
+    _, relative = compose("epoch-time", runs[:3] + runs[12:]).axes
+    assert not relative.collections  # three runs to compare with are too few for an interval
+
+
+def test_points_are_medians(tmp_path):
+    runs = [
+        rates(tmp_path / f"{n}{k}.h5", n * rate, n_workers=n, seed=k)
+        for n in (1, 2)
+        for k, rate in enumerate((1, 2, 9))
+    ]
+    (axes,) = compose("speed-up", runs).axes
+    (median,) = lines(axes).values()
+    np.testing.assert_allclose(median.get_ydata(), [1, 2])
+    each = [line.get_ydata().tolist() for line in axes.get_lines() if line.get_markersize() == 3]
+    assert each == [[0.5, 1, 4.5], [1, 2, 9]]

@@ -1,0 +1,98 @@
+"""Single steps: shares, staleness, timelines."""
+
+import numpy as np
+import pytest
+from drawn import bars
+from made_traces import simulate, write_trace
+
+from outpace.benchmarks.figures import compose
+from outpace.benchmarks.figures.steps import BARS
+from outpace.benchmarks.trace import schema
+from outpace.benchmarks.trace.run import Run
+
+
+def test_shares_stand_beside_each_other(tmp_path):
+    shares = {"data_share": [0.5, 0.25, 0.125, 0.125], "update_share": [0.1, 0.3, 0.3, 0.3]}
+    (axes,) = compose("shares", [Run(write_trace(tmp_path / "a.h5", {"workers": shares}))]).axes
+    heights = [bar.get_height() for bar in axes.patches]
+    np.testing.assert_allclose(heights, [*shares["data_share"], *shares["update_share"]])
+    (fair,) = (line for line in axes.get_lines() if "1/n" in line.get_label())
+    assert set(fair.get_ydata()) == {0.25}
+
+
+def test_staleness_shows_shares_mean_and_reference(tmp_path):
+    sync = {"steps": {"staleness": 8 * [0]}}
+    late = {"steps": {"staleness": [2, 3, 3, 3, 3, 3, 3, 12]}}
+    runs = [
+        Run(write_trace(tmp_path / "a.h5", late)),
+        Run(write_trace(tmp_path / "b.h5", sync, algorithm="d_psgd")),
+    ]
+    panels = compose("staleness", runs).axes
+    assert [axes.get_title(loc="left") for axes in panels] == [
+        "D-PSGD, no stragglers: mean 0",
+        "AD-PSGD, no stragglers: mean 4",
+    ]
+    values, edges, floor = panels[1].patches[0].get_data()
+    centres = (edges[1:] + edges[:-1]) / 2
+    assert {c: v for c, v in zip(centres, values, strict=True) if v > floor} == {2: 1 / 8, 3: 6 / 8, 12: 1 / 8}
+    marks = {line.get_label(): line.get_xdata()[0] for line in panels[1].get_lines()}
+    assert marks == {"mean": 4.0, "n − 1 = 3": 3}
+
+
+def test_every_staleness_falls_into_a_bar_when_bars_are_wide(tmp_path):
+    run = Run(write_trace(tmp_path / "a.h5", {"steps": {"staleness": np.arange(1000)}}))
+    (axes,) = compose("staleness", [run]).axes
+    values, edges, _ = axes.patches[0].get_data()
+    assert values.sum() == pytest.approx(1.0)
+    assert len(values) <= 61
+    assert set(np.diff(edges)) == {17.0}
+
+
+def test_a_timeline_knows_every_kind_of_event():
+    shown = [kind for _, kinds, _, _ in BARS for kind in kinds]
+    assert sorted(shown) == sorted(schema.KIND)
+
+
+@pytest.mark.parametrize("algorithm", ["ad_psgd", "d_psgd"])
+def test_a_timeline_shows_twelve_usual_steps_or_one_whole_slow_one(tmp_path, algorithm):
+    usual = Run(simulate(tmp_path / "a.h5", algorithm))  # steps of 10 to 13 ms
+    slow = Run(simulate(tmp_path / "b.h5", algorithm, stragglers="fixed:rank=1,factor=30"))  # of 300 to 330
+    (axes,) = compose("timeline", [usual]).axes
+    assert 9 <= len(bars(axes)["computes", 0]) <= 14
+    panels = compose("timeline", [usual, slow]).axes
+    for axes in panels:  # one window, so that the panels compare
+        begin, length = axes.get_xlim()
+        assert begin == 0
+        assert 320 < length < 400
+        assert axes.get_ylim()[0] > axes.get_ylim()[1]  # rank 0 on top
+        spans = [span for spans in bars(axes).values() for span in spans]
+        assert min(low for low, _ in spans) >= 0
+        assert max(high for _, high in spans) <= length + 1e-9
+    shown = bars(panels[1])
+    assert {rank for label, rank in shown if label == "delayed by injection"} == {1}
+    longest = max(high - low for low, high in shown["delayed by injection", 1])
+    assert np.isclose(longest, 1e3 * slow.column("steps", "injected_s")).any()
+    assert len(bars(panels[0])["computes", 0]) > 20
+
+
+def test_a_timeline_places_events_where_they_happened(tmp_path):
+    steps = {"rank": [0, 1], "t_s": [1.0, 1.0], "compute_s": [0.5, 0.75], "injected_s": [0.0, 0.0]}
+    kinds = [schema.KIND[name] for name in ("compute", "allreduce", "compute", "push")]
+    events = {"rank": [0, 0, 1, 2], "kind": kinds, "t_start_s": [0.0, 0.5, 0.0, 0.25], "t_end_s": [0.5, 1, 0.75, 1]}
+    (axes,) = compose(
+        "timeline", [Run(write_trace(tmp_path / "a.h5", {"steps": steps, "events": events}, n_workers=2))]
+    ).axes
+    scale = 1.0 if "(s)" in axes.get_xlabel() else 1e3
+    found = {
+        (label, rank, round(low / scale, 6), round(high / scale, 6))
+        for (label, rank), spans in bars(axes).items()
+        for low, high in spans
+    }
+    communicates = "communicates, blocked time included"
+    assert found == {
+        ("computes", 0, 0.0, 0.5),
+        ("computes", 1, 0.0, 0.75),
+        (communicates, 0, 0.5, 1.0),
+        (communicates, 2, 0.25, 1.0),
+    }
+    assert axes.yaxis.get_major_formatter()(2, 0) == "server 2"

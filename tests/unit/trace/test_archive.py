@@ -1,0 +1,77 @@
+"""The merge of the parts into one trace."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from made_traces import written
+
+from outpace.benchmarks.trace import archive
+from outpace.benchmarks.trace.archive import Parts, evaluation_times
+from outpace.benchmarks.trace.parts import Part
+from outpace.benchmarks.trace.recorder import STEPS
+from outpace.comm.clock import Offset
+from outpace.comm.errors import UserError
+
+
+def test_staleness_counts_gradients_applied_between(tmp_path: Path) -> None:
+    """Worked by hand: worker 0 applies at 1, 4, 9; worker 1 reads at 0.5 and applies at 5 (1 and 4 lie between)."""
+    target = tmp_path / "run.h5"
+    for rank, steps in enumerate([[(0.0, 1.0), (1.0, 4.0), (4.5, 9.0)], [(0.5, 5.0), (5.0, 8.0)]]):
+        written(target, rank, steps, ranks=2, started_s=0.0)
+    columns = Parts.read(target).steps()
+    assert columns["t_s"].tolist() == [1.0, 4.0, 5.0, 8.0, 9.0]
+    assert columns["rank"].tolist() == [0, 0, 1, 1, 0]
+    assert columns["staleness"].tolist() == [0, 0, 2, 0, 2]
+
+
+def test_times_are_on_the_clock_of_rank_0(tmp_path: Path) -> None:
+    """Rank 1's clock is 100 s ahead and drifts by one second in a thousand."""
+    target = tmp_path / "run.h5"
+    written(target, 0, [(np.nan, 11.0)], ranks=2, started_s=10.0)
+    part = Part(target, 1, {"rank": 1})
+    part.append_offset(Offset(110.0, -100.0, 1e-5))
+    row = np.zeros(1, dtype=STEPS)
+    row[0] = (0, 610.0, np.nan, 0, 0, 0, 0, 1)
+    part.append("steps", row.tobytes())
+    part.append_offset(Offset(1110.0, -101.0, 3e-5))
+    part.close()
+    parts = Parts.read(target)
+    assert parts.steps()["t_s"].tolist() == pytest.approx([1.0, 610 - 100.5 - 10])
+    clock = parts.clock()
+    assert clock["drift"].tolist() == pytest.approx([0.0, -1e-3])
+    assert clock["uncertainty_s"].tolist() == [0.0, 3e-5]
+
+
+def test_evaluation_times() -> None:
+    """Synchronous: when the last rank had made that step. Asynchronous: that moment, with what was used by then."""
+    steps = {
+        "step": np.array([0, 0, 1, 1]),
+        "t_s": np.array([0.010, 0.012, 0.020, 0.025]),
+        "samples": np.array([4, 4, 4, 4]),
+    }
+    t_s, samples = evaluation_times(steps, np.array([1, 2]), per_step=True, n=2)
+    assert t_s.tolist() == [0.012, 0.025]
+    assert samples.tolist() == [8, 16]
+    t_s, samples = evaluation_times(steps, np.array([5, 12, 24]), per_step=False, n=2)
+    assert t_s.tolist() == pytest.approx([0.005, 0.012, 0.024])
+    assert samples.tolist() == [0, 8, 12]
+
+
+def test_missing_part_is_named(tmp_path: Path) -> None:
+    target = tmp_path / "run.h5"
+    written(target, 0, [], ranks=2)
+    with pytest.raises(UserError, match="part-1: No such file"):
+        Parts.read(target)
+
+
+def test_attributes_of_thousands_of_ranks(tmp_path: Path) -> None:
+    target, hosts = tmp_path / "run.h5", [f"node{rank:05}.cluster.example" for rank in range(5000)]
+    attributes = {"n_workers": 1, "n_total": 4, "n_samples": [4], "hostnames": hosts}
+    attributes |= {"claim_class": "measured", "started_utc": ""}
+    written(target, 0, [(np.nan, 1.0)], ranks=1, started_s=0.0, per_step=True, labels=[], attributes=attributes)
+    losses = {name: np.zeros(1) for name in ("loss", "gradient_norm", "consensus")}
+    archive.merge(target, {}, np.empty(0, dtype=np.int64), losses, np.zeros(1), ended=False)
+    with h5py.File(target) as file:
+        assert list(file.attrs["hostnames"]) == hosts

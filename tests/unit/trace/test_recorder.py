@@ -1,0 +1,58 @@
+"""Recording the steps of one rank."""
+
+import time
+
+import numpy as np
+from mpi4py import MPI
+
+from outpace.benchmarks.trace import parts
+from outpace.benchmarks.trace.recorder import Trace
+from outpace.benchmarks.trace.schema import KIND
+from outpace.benchmarks.trace.snapshots import Snapshots
+
+COMM = MPI.COMM_SELF
+F8 = np.dtype("f8")
+
+
+def recorder() -> Trace:
+    trace = Trace(COMM, Snapshots(0, 3, F8, per_step=True))
+    trace.start(0.0)
+    return trace
+
+
+def test_phases_and_rows() -> None:
+    trace = recorder()
+    trace.computed(1.0, 1.5, 1.75, 16)
+    with trace.phase("allreduce", nbytes=8):
+        time.sleep(0.01)
+    with trace.phase("exchange", 3, 24, background=True):
+        time.sleep(0.02)
+    trace.record()
+    trace.computed(2.0, 2.5, 2.5, 16)
+    trace.record(read_s=1.9, local_writes=2)
+    drained = {table: np.frombuffer(data, parts.TABLES[table]) for table, data in trace.drain().items()}
+    rows, events = drained["steps"], drained["events"]
+    assert rows["step"].tolist() == [0, 1]
+    assert rows["compute_s"].tolist() == [0.5, 0.5]
+    assert rows["injected_s"].tolist() == [0.25, 0.0]
+    assert 0.01 <= rows["wait_s"][0] < 0.02  # the background phase is not the loop's
+    assert rows["wait_s"][1] == 0
+    assert np.isnan(rows["read_s"][0])
+    assert rows["local_writes"].tolist() == [0, 2]
+    kinds = [KIND[name] for name in ("compute", "inject", "allreduce", "exchange", "compute")]
+    assert events["kind"].tolist() == kinds
+    assert events["peer"].tolist() == [-1, -1, -1, 3, -1]
+    assert events["step"].tolist() == [0, 0, 0, 0, 1]
+
+
+def test_recording_is_cheap() -> None:
+    """Under 10 us per call on this machine, most of a microsecond each: no file and no HDF5 in the loop."""
+    trace, x = recorder(), np.zeros(3)
+    start = time.process_time()
+    for _ in range(5000):
+        trace.computed(0.0, 1.0, 2.0, 1)
+        with trace.phase("exchange", 1, 8):
+            pass
+        trace.snapshot(x)
+        trace.record()
+    assert (time.process_time() - start) / 5000 < 40e-6  # four calls

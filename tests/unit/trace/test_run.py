@@ -1,0 +1,139 @@
+"""The reader, over made traces whose numbers are known."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from made_traces import losses, rates, write_trace
+
+from outpace.benchmarks.trace.run import Run
+from outpace.comm.errors import UserError
+
+
+def test_attributes_are_plain_and_columns_are_arrays(tmp_path):
+    run = losses(tmp_path / "a.h5", [2.0, 1.0], n_samples=np.array([3, 4]))
+    assert type(run.attrs["n_workers"]) is int
+    assert run.attrs["n_samples"] == [3, 4]
+    assert run.config["step_size"] == 0.1
+    np.testing.assert_array_equal(run.column("evaluations", "loss"), [2.0, 1.0])
+    assert run.has("evaluations", "loss")
+    assert not run.has("evaluations", "accuracy")
+    assert not run.has("steps", "rank")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "stragglers", "label"),
+    [
+        ("ad_psgd", "none", "AD-PSGD, no stragglers"),
+        ("allreduce_sgd", "fixed:rank=3,factor=10", "AllReduce-SGD, rank 3 slowed 10×"),
+        ("d_psgd", "fixed:rank=0+3,factor=2.5", "D-PSGD, ranks 0, 3 slowed 2.5×"),
+        ("d2", "random:p=0.1,factor=5", "D², random:p=0.1,factor=5"),
+        ("my_sgd", "none", "my_sgd, no stragglers"),
+    ],
+)
+def test_labels_name_the_program_and_the_injected_delays(tmp_path, algorithm, stragglers, label):
+    run = losses(tmp_path / "a.h5", [1.0], algorithm=algorithm, stragglers=stragglers)
+    assert run.label == label
+    assert run.label.startswith(run.name)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "config", "name"),
+    [
+        ("katyusha_x", {"variant": "s", "sampling": "iid"}, "Katyusha Xˢ"),
+        ("katyusha_x", {"variant": "w", "sampling": "stratified"}, "Katyusha Xʷ, stratified"),
+        ("svrg", {"sampling": "stratified"}, "SVRG, stratified"),
+        ("sign_sgd", {"variant": "signum"}, "Signum"),
+        ("sign_sgd", {"variant": "signsgd"}, "signSGD"),
+    ],
+)
+def test_names_tell_variants_apart(tmp_path, algorithm, config, name):
+    assert losses(tmp_path / "a.h5", [1.0], algorithm=algorithm, config=config).name == name
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "config", "name"),
+    [
+        ("allreduce_sgd", {"rule": "adam"}, "Adam"),
+        ("allreduce_sgd", {"rule": "sgd"}, "AllReduce-SGD"),
+        ("sign_sgd", {"variant": "signum", "vote": "majority"}, "Signum"),
+        ("sign_sgd", {"variant": "signum", "vote": "none"}, "Signum without a vote"),
+        ("sign_sgd", {"variant": "signsgd"}, "signSGD"),
+        ("my_program", {}, "my_program"),
+    ],
+)
+def test_a_variant_has_its_own_name(tmp_path: Path, algorithm: str, config: dict[str, str], name: str) -> None:
+    run = Run(write_trace(tmp_path / "run.h5", {}, config, algorithm=algorithm))
+    assert run.name == name
+    assert run.label == f"{name}, no stragglers"
+
+
+def test_effort_and_rounds(tmp_path):
+    """The first evaluation at 1 % of the first suboptimality; never is infinite. Three steps of each of 4 workers."""
+    evaluations = {"suboptimality": [2.0, 0.5, 0.02, 0.03], "gradients": [0, 3, 7, 8], "rounds": [0, 10, 20, 30]}
+    groups = {"evaluations": evaluations, "steps": {"step": np.zeros(12)}}
+    run = Run(write_trace(tmp_path / "a.h5", groups))
+    assert (run.effort_to(0.01), run.effort_to(0.01, "rounds"), run.effort_to(1e-3)) == (7, 20, float("inf"))
+    assert run.rounds_per_step() == 10
+
+
+def test_time_to_loss_is_the_first_crossing_between_two_evaluations(tmp_path):
+    run = losses(tmp_path / "a.h5", [2.0, 1.0, 1.5, 0.5], t_s=[0.0, 1.0, 2.0, 4.0])
+    assert run.time_to_loss(1.25) == pytest.approx(0.75)  # not the second crossing, not the evaluation at 1.0
+    assert run.time_to_loss(0.75) == pytest.approx(3.5)
+    assert run.time_to_loss(2.5) == 0.0
+    assert run.time_to_loss(0.4) is None
+    wild = losses(tmp_path / "b.h5", [2.0, np.nan, 0.5], t_s=[0.0, 1.0, 2.0])
+    assert wild.time_to_loss(1.0) == 2.0
+
+
+def test_final_values_are_the_last_ones(tmp_path):
+    run = losses(tmp_path / "a.h5", [2.0, 0.5, 1.0])
+    assert run.final_loss() == 1.0
+    assert run.final_accuracy() is None
+    assert Run(write_trace(tmp_path / "b.h5", {"evaluations": {"accuracy": [0.1, 0.9, 0.8]}})).final_accuracy() == 0.8
+
+
+def test_rate_is_all_samples_over_the_last_end(tmp_path):
+    run = rates(tmp_path / "a.h5", 50)  # the later end in the first row
+    assert run.samples_per_s() == pytest.approx(50.0)
+    assert run.epoch_time() == pytest.approx(20.0)
+    with pytest.raises(UserError, match=r"b\.h5.*no step"):
+        Run(write_trace(tmp_path / "b.h5", {"steps": {"t_s": [], "samples": []}})).samples_per_s()
+
+
+def _truncated(path):
+    write_trace(path, {"evaluations": {"loss": np.zeros(1000)}})
+    path.write_bytes(path.read_bytes()[:-4000])
+
+
+def _garbled(path):
+    with h5py.File(write_trace(path, {}), "r+") as file:
+        file.attrs["config"] = "{"
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.write_text("t_s,loss"), "cannot be read as HDF5"),
+        (_truncated, "cannot be read as HDF5"),
+        (lambda path: write_trace(path, {}, schema="other"), "not a trace"),
+        (lambda path: write_trace(path, {}, schema_version=99), "version 99; this release reads 1"),
+        (lambda path: write_trace(path, {}, n_workers="four"), "attribute n_workers"),
+        (_garbled, "attribute config is not JSON"),
+    ],
+)
+def test_a_file_that_is_no_trace_is_refused_in_one_line(tmp_path, damage, reason):
+    path = tmp_path / "bad.h5"
+    damage(path)
+    with pytest.raises(UserError, match=reason) as error:
+        Run(path)
+    assert "bad.h5" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_column_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"a\.h5: no column t_s in /steps"):
+        losses(tmp_path / "a.h5", [1.0]).column("steps", "t_s")
