@@ -18,8 +18,10 @@ Waits and costs are those of `svrg`. An application adds a full gradient or prod
 Deviations from the paper:
 1. The extra line is computed as a difference, which leaves y_k untouched, to the bit, where tau = 1/2:
    x_{k+1} = y_k + (1/2 (x_k - y_{k-1}) + (1/2 - tau)(y_k - y_{k-1})) / (1 + tau), and X^w likewise.
-2. The applications are the plain forms: a stage has a fixed number of epochs, and the shift is the Rayleigh quotient of
-   the last stage, plus its residual, plus the problem's gap.
+2. The applications are the plain forms: a stage has a fixed number of epochs, where the analysis has a schedule of the
+   accuracies that stages are solved to.
+3. The shift is the Rayleigh quotient of the last stage's v, plus twice its residual, plus the problem's gap.
+4. `--epoch-length fixed` is not the paper's; tau takes its m.
 """
 
 from dataclasses import dataclass

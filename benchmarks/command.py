@@ -6,6 +6,7 @@ mpi4py.rc.initialize = False  # this process launches MPI jobs and is none itsel
 
 import argparse
 import itertools
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -143,6 +144,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.set_defaults(command=micro)
 
+    one = commands.add_parser(
+        "check",
+        help="what a program of your own keeps of what every program must",
+        description="Try a program on a few ranks against the contract of every program, and print what holds. "
+        "Beside Config and run the file may define allowed(n), the numbers of ranks; cost(n, dim, degrees), the bytes "
+        "that each rank sends per round, shape (n,); reference(shares, cfg, steps), the models of all workers after "
+        "the steps, shape (n, dim); and the other fields of outpace.benchmarks.conformance.row.Row. Exit code 1 where "
+        "something does not hold.",
+    )
+    one.add_argument("file", type=Path, metavar="FILE.py")
+    one.add_argument(
+        "-n", dest="sizes", type=_several, default=[1, 2, 3, 4], metavar="RANKS", help="such as 2,4; default 1,2,3,4"
+    )
+    one.add_argument(
+        "--limit", type=_seconds, default=60.0, metavar="SECONDS", help="for one contract (default %(default)g)"
+    )
+    one.set_defaults(command=check)
+
     one = commands.add_parser("doctor", help="what works here: MPI, threads, GPU; messages between nodes")
     one.add_argument(
         "--nodes",
@@ -179,6 +198,17 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not a positive number")
     return number
+
+
+def _several(text: str) -> list[int]:
+    return [_positive(part) for part in text.split(",")]
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return seconds
 
 
 class HelpOfProgram(argparse.Action):
@@ -289,6 +319,12 @@ def micro(options: argparse.Namespace) -> int:
     ranks = options.workers or RANKS[options.name]
     inside = link.inside(options.link, ranks) if options.link else []
     return launcher.launch("outpace.benchmarks.micro", ranks, [options.name, options.backend], inside).code
+
+
+def check(options: argparse.Namespace) -> int:
+    from outpace.benchmarks.conformance.check import check as start
+
+    return start(options.file, options.sizes, options.limit)
 
 
 def doctor(options: argparse.Namespace) -> int:

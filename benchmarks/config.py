@@ -4,9 +4,10 @@ from typing import Any
 
 
 class ProgramConfig:
-    """Base of every program's `Config`, a frozen dataclass of its flags; answers as a plain synchronous program.
+    """Base of every program's `Config`, a frozen dataclass of its flags.
 
-    A program overrides what is otherwise with it, by an attribute, a flag of that name, or a method.
+    The defaults here describe a synchronous program without servers or a graph. A program overrides what differs: by an
+    attribute, by a flag of that name, or by a method.
     """
 
     # Flags that every Config has.

@@ -16,7 +16,7 @@ class Batches:
     order; a batch may end one pass and begin the next. `memory` is what is remembered, by name, for `budget.keep`.
 
     >>> batches = Batches("shuffle", 4, seed=0, rank=0)
-    >>> sorted([*batches.draw(3), *batches.draw(1)])
+    >>> sorted(batches.draw(3).tolist() + batches.draw(1).tolist())
     [0, 1, 2, 3]
     """
 

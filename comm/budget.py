@@ -119,9 +119,9 @@ class AgreedSteps(Budget):
     """k = 0, 1, ... the same on every rank, for synchronous programs.
 
     Every `period` steps, or every `hops` steps where they take longer than LONG_S, each rank posts a non-blocking
-    maximum over the reasons to stop, and reads it the next time. With `period` and `hops` at least the graph's diameter
-    nobody waits for anyone whom the program's own messages have not already waited for; a rank that stopped by its own
-    clock would hang its neighbours.
+    maximum over the reasons to stop, and reads it the next time. If `period` and `hops` are at least the graph's
+    diameter, agreeing adds no waiting beyond that of the program's own messages. A rank that stopped by its own clock
+    would hang its neighbours.
     """
 
     def __init__(

@@ -22,23 +22,28 @@ class Meter:
         self.messages = np.zeros(n, dtype=np.int64)
         self.nbytes = np.zeros(n, dtype=np.int64)
         self._lock = threading.Lock()  # the gradient loop and the communication thread both send
-        self._own = threading.local()
 
     def sent(self, destination: int, nbytes: int, messages: int = 1) -> None:
-        self._own.nbytes = self.by_this_thread + nbytes
         with self._lock:
             self.messages[destination] += messages
             self.nbytes[destination] += nbytes
-
-    @property
-    def by_this_thread(self) -> int:
-        """Payload bytes that the calling thread has sent in its life: what it sent meanwhile is a difference."""
-        return getattr(self._own, "nbytes", 0)
 
     def reset(self) -> None:
         with self._lock:
             self.messages[:] = 0
             self.nbytes[:] = 0
+
+
+def of_allreduce(nbytes: int, rank: int, n: int) -> int:
+    """Bytes that one of n ranks sends in an Allreduce of so many, as a ring does it.
+
+    Every chunk but one is sent while reducing and again while gathering. A chunk is nbytes / n, rounded so that the n
+    of them make nbytes: the sum over the ranks is 2 (n - 1) nbytes, to the byte.
+
+    >>> [of_allreduce(100, rank, 3) for rank in range(3)]
+    [134, 134, 132]
+    """
+    return 2 * (nbytes - (nbytes * (rank + 1) // n - nbytes * rank // n))
 
 
 def payload(buffer: Any) -> int:
@@ -115,12 +120,9 @@ class MeteredComm(MPI.Intracomm):
         super().Bcast(buf, root)
 
     def _charge_allreduce(self, recvbuf: Any) -> None:
-        # A ring sends every chunk but one while reducing and again while gathering; a chunk is B/n rounded so
-        # that the n of them make B, hence the sum over ranks is 2(n-1)B to the byte.
-        n, nbytes = self.size, payload(recvbuf)
-        chunk = nbytes * (self.rank + 1) // n - nbytes * self.rank // n
-        if n > 1:
-            self.meter.sent((self.rank + 1) % n, 2 * (nbytes - chunk), 2 * (n - 1))
+        if self.size > 1:
+            nbytes = of_allreduce(payload(recvbuf), self.rank, self.size)
+            self.meter.sent((self.rank + 1) % self.size, nbytes, 2 * (self.size - 1))
 
 
 class MeteredGraph(MPI.Distgraphcomm):

@@ -23,6 +23,7 @@ from mpi4py import MPI
 from outpace.comm import sign
 from outpace.comm.arrays import Wired
 from outpace.comm.errors import UserError
+from outpace.comm.meter import of_allreduce
 
 ALL: Final = 0xFFFFFFFF
 MOST_INT8: Final = 127  # voters whose sum fits a byte
@@ -134,8 +135,7 @@ class Int8:
         self._sums = Wired((1, sign.BITS * self.words), np.int8, xp, comm)
 
     def sent(self, up: int, down: int) -> int:
-        n, rank, nbytes = self.comm.size, self.comm.rank, self._sums.nbytes
-        return 2 * (nbytes - (nbytes * (rank + 1) // n - nbytes * rank // n))
+        return of_allreduce(self._sums.nbytes, self.comm.rank, self.comm.size)
 
     def majority(self, ballot: Wired, coins: Any, outcome: Wired) -> None:
         self.sum(ballot, self._sums)

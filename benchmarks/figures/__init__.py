@@ -22,7 +22,7 @@ from outpace.benchmarks.figures.curves import (
 from outpace.benchmarks.figures.facets import heterogeneity, loss_facets, splits
 from outpace.benchmarks.figures.grouping import compute_per_sample, difference
 from outpace.benchmarks.figures.page import HEIGHT, WIDTH, add_legend, facts_of, house_style
-from outpace.benchmarks.figures.rates import batches, epoch_time, speed_up, steps_rate
+from outpace.benchmarks.figures.rates import batches, epoch_time, speed_up, step_sizes, steps_rate
 from outpace.benchmarks.figures.steps import shares, staleness, timeline
 from outpace.benchmarks.trace.files import output
 from outpace.benchmarks.trace.run import Run
@@ -45,6 +45,7 @@ FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
     "suboptimality-gradients": suboptimality_gradients,
     "suboptimality-rounds": suboptimality_rounds,
     "batches": batches,
+    "step-sizes": step_sizes,
     "geometry": geometry,
     "heterogeneity": heterogeneity,
     "loss-facets": loss_facets,

@@ -126,8 +126,10 @@ def _levels(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
 
 
 def _common_loss(runs: Sequence[Run]) -> float:
-    """The lowest loss that nine of ten runs reach, less a twentieth of the way there on a logarithmic axis, to two
-    digits: without that room it would be chance whether the next run reaches it."""
+    """The loss that 90 % of the runs reach, relaxed by 5 % towards the start on a logarithmic scale, to two digits.
+
+    Without that room it would be chance whether the next run reaches it.
+    """
     lowest, starts = [], []
     for run in runs:
         loss = run.column("evaluations", "loss")

@@ -1,5 +1,6 @@
-"""Figures of rates: how fast, against workers, delays and batch sizes."""
+"""Figures of rates: how fast, against workers, delays, batch sizes and step sizes."""
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -126,6 +127,36 @@ def batches(runs: Sequence[Run], figure: "Figure") -> str:
     rounds.set_ylabel("rounds per epoch")
     passes.set_ylabel("passes to 1e-8 of the\nstart's suboptimality")
     return how_repeated(groups)
+
+
+def step_sizes(runs: Sequence[Run], figure: "Figure") -> str:
+    """Passes to 1e-8 of the start's suboptimality against the step size, over that of SVRG's analysis."""
+    axes = figure.add_subplot()
+    groups, multiples = list[list[float]](), set[float]()
+    for members in grouped(runs):
+        passes: dict[float, list[float]] = {}
+        for run in members:
+            check_same_settings(members[0], run, besides=("step_size",))
+            passes.setdefault(_over_analysed(run), []).append(run.effort_to(1e-8))
+        groups += list(passes.values())
+        multiples |= passes.keys()
+        look = {**look_of(members[0], runs), "linestyle": DASHES[0]}
+        draw_points(axes, passes, None, label=members[0].name + how_ended(members), **look)
+    log_ticks(axes, sorted(multiples))
+    if np.isfinite([each for group in groups for each in group]).any():
+        log_axis(axes)
+    axes.set_xlabel("step size, over min{1, √(b/m)} / 2L of the analysis")
+    axes.set_ylabel("passes to 1e-8 of the\nstart's suboptimality")
+    return how_repeated(groups)
+
+
+def _over_analysed(run: Run) -> float:
+    """The run's step size over that of SVRG's analysis, to three digits."""
+    constants = json.loads(run.attrs.get("constants", "{}"))
+    if not constants.keys() >= {"m", "L", "step_size"} or not constants["L"]:
+        raise UserError(f"step-sizes: {run.path}: no smoothness is known; allowed: runs of svrg and katyusha_x with L")
+    analysed = min(1, (run.config["batch_size"] / constants["m"]) ** 0.5) / (2 * constants["L"])
+    return float(f"{constants['step_size'] / analysed:.3g}")
 
 
 def _slow_downs(runs: Sequence[Run]) -> tuple[dict[Path, float], int]:

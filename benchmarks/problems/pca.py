@@ -4,7 +4,8 @@
 
 The minimum is at (lambda I - C)^{-1} b: a step of inverse iteration towards the leading component of the rows. b is a
 random vector of length 1. Made rows have normal entries, the c-th scaled by c^(-decay/2), and are scaled to length 1
-each (Katyusha X's reference instance has decay 0); the rows of given data are scaled alike, the longest to length 1.
+each; the rows of given data are scaled alike, the longest to length 1. The sum is Katyusha X's application; the made
+instances are ours, not those of its paper.
 """
 
 from dataclasses import dataclass

@@ -3,9 +3,13 @@
     f_i(x) = 1/2 (x - c_i)' A_i (x - c_i),   A_i diagonal
 
 The eigenvalues of every A_i are log-spaced in [1/condition, 1] and permuted per worker. c_i = c + zeta u_i with c
-and u_i standard normal per coordinate. The gradient over a batch carries normal noise whose standard deviation
-per coordinate is sigma for one sample and sigma / sqrt(b) for b; the same batch has the same noise wherever it
-is drawn, and the gradient over all samples has none.
+and u_i standard normal per coordinate: zeta is the spread of the workers' minima. The papers' zeta^2, which bounds
+(1/n) sum |grad f_i - grad f|^2, is the attribute `zeta2`: its value at the minimum of the mean, where grad f = 0. For
+all x there is no bound where curvatures differ.
+
+f_i is the mean over its samples of f_i(x) + z_j'x. z_j is normal noise, of standard deviation sigma per coordinate, and
+that of sample j + n_i/2 is -z_j, so that the noise of all n_i samples cancels and the full gradient has none; the last
+of an odd number has z = 0. z_j is drawn anew wherever it is needed, from a stream of its own, and never stored.
 """
 
 from dataclasses import dataclass
@@ -27,19 +31,19 @@ class Spec:
     dim: PositiveInt
     condition: Factor = 10.0  # largest over smallest eigenvalue
     sigma: NonNegativeFloat = 0.0  # standard deviation of one sample's gradient noise, per coordinate
-    zeta: NonNegativeFloat = 0.0  # spread of the workers' minima, per coordinate
+    zeta: NonNegativeFloat = 0.0  # standard deviation of the workers' minima, per coordinate; not the papers' zeta
     samples: PositiveInt = 1024  # nominal: how many make an epoch
 
 
 class Quadratic(Problem):
     """Worker i's f_i. `L` and `mu` are those of every f_i, `x_star` and `f_star` belong to their mean."""
 
-    zeta2: float  # (1/n) sum ||grad f_i(x_star)||^2
+    zeta2: float  # (1/n) sum |grad f_i(x_star)|^2, the papers' dissimilarity at x_star
 
     def __init__(self, spec: Spec, setting: Setting, worker: int, n_samples: int) -> None:
         self.xp = setting.xp
         self.dim, self.n_samples, self.n_total = spec.dim, n_samples, spec.samples
-        self.L, self.mu, self.sigma2 = 1.0, 1.0 / spec.condition, spec.sigma**2 * spec.dim
+        self.L, self.mu = 1.0, 1.0 / spec.condition
         self.dtype = np.dtype(setting.dtype)
         rng = np.random.default_rng([MADE_DATA, setting.seed, worker + 1])
         a = np.geomspace(1.0, 1.0 / spec.condition, spec.dim)
@@ -65,9 +69,15 @@ class Quadratic(Problem):
         out *= self.a
         if batch is None or not self._sigma:
             return
-        np.random.default_rng([*self._key, len(batch), *batch]).standard_normal(out=self._noise, dtype=self.dtype)
-        self._noise *= self._sigma / np.sqrt(len(batch))
-        out += self.xp.asarray(self._noise)
+        half = self.n_samples // 2
+        paired = batch[batch < 2 * half]
+        numbers, places = np.unique(paired % half, return_inverse=True)
+        counts = np.bincount(places, np.where(paired < half, 1, -1))
+        for j, count in zip(numbers, counts, strict=True):
+            if count:
+                np.random.default_rng([*self._key, j]).standard_normal(out=self._noise, dtype=self.dtype)
+                self._noise *= count * self._sigma / len(batch)
+                out += self.xp.asarray(self._noise)
 
 
 def build(spec: Spec, setting: Setting) -> list[Quadratic]:

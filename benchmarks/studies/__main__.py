@@ -8,6 +8,9 @@
     python -m outpace.benchmarks.studies flippers        majority vote against workers that negate their signs
     python -m outpace.benchmarks.studies batch-sizes     SVRG and Katyusha X: passes and rounds against the batch size
     python -m outpace.benchmarks.studies condition       the same two against the condition number
+    python -m outpace.benchmarks.studies step-sizes      the same two against the step size
+    python -m outpace.benchmarks.studies tuned           the same two with tuned step sizes, over N and condition number
+    python -m outpace.benchmarks.studies epoch-lengths   SVRG with epochs of random and of fixed length
     python -m outpace.benchmarks.studies workers         Katyusha X: time per pass against the number of workers
 
 A trace that is there already is not made again, so a study that was cut short goes on.
@@ -38,6 +41,9 @@ STUDIES: Final[dict[str, Callable[[Path], object]]] = {
     "flippers": flippers,
     "batch-sizes": variance_reduction.batch_sizes,
     "condition": variance_reduction.condition,
+    "step-sizes": variance_reduction.step_sizes,
+    "tuned": variance_reduction.tuned,
+    "epoch-lengths": variance_reduction.epoch_lengths,
     "workers": variance_reduction.workers,
 }
 

@@ -11,6 +11,7 @@ from mpi4py import MPI
 from outpace.benchmarks.trace.schema import KIND
 from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import clock
+from outpace.comm.meter import of_allreduce
 
 # Times in parts are seconds on the rank's own clock. `read_s` is when the gradient's model was read (NaN where the
 # program is synchronous); the merge turns it into staleness once all clocks are known.
@@ -108,7 +109,10 @@ class Trace:
 
     def phase(self, kind: str, peer: int = -1, nbytes: int = 0, background: bool = False) -> Phase:
         """Context manager: an event of `kind` (schema.KIND). The gradient loop's phases add up to its `wait_s`;
-        those of the communication thread are `background`. `nbytes` is what this rank sends meanwhile."""
+        those of the communication thread are `background`. `nbytes` is what this rank sends meanwhile, of an allreduce
+        the size of the vector: of that the meter's share is recorded."""
+        if kind == "allreduce":
+            nbytes = of_allreduce(nbytes, self.comm.rank, self.comm.size)
         return Phase(self, KIND[kind], peer, nbytes, background)
 
     def computed(self, start: float, computed: float, end: float, samples: int) -> None:

@@ -219,7 +219,7 @@ def test_a_program_of_the_user(tmp_path: Path) -> None:
     """The one of algorithms/README.md: it has the flags, the delays and the meter of any program, and averages every 8
     steps."""
     readme = Path(__file__).parents[2] / "algorithms" / "README.md"
-    (block,) = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
+    block, _ = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
     (tmp_path / "local_sgd.py").write_text(block)
     flags = ["--problem", "quadratic:dim=1000", "--stragglers", "fixed:rank=1,factor=3", "--compute-time", "0.001"]
     line = [*launcher.mpiexec(), "-n", "2", sys.executable, "-m", "mpi4py", "local_sgd.py", *flags]

@@ -52,3 +52,4 @@ def comm() -> Iterator[CheckedComm]:
     comm = CheckedComm(WORLD.Dup())
     yield comm
     comm.Free()
+    assert not comm.left

@@ -1,12 +1,8 @@
 """One table of all programs, one contract for all of them. A new program is one row."""
 
-import functools
 import tempfile
-import tracemalloc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cuda_on_cpu
@@ -14,7 +10,7 @@ import device_on_cpu
 import harness
 import numpy as np
 import pytest
-from harness import Allocations, CheckedComm, RandomStart, Shown, execute, share, shares
+from harness import CheckedComm
 from mpi4py import MPI
 from reference import allreduce_sgd as allreduce_form
 from reference import d2 as d2_form
@@ -36,66 +32,12 @@ from outpace.algorithms import (
     sign_sgd,
     svrg,
 )
+from outpace.benchmarks.conformance import contracts
+from outpace.benchmarks.conformance.row import Row, ring_allreduce
+from outpace.benchmarks.conformance.verdict import NotApplicable
 from outpace.comm import arrays, sign, topology
-from outpace.comm.agreement import on_root
-from outpace.comm.errors import UserError
-from outpace.comm.layout import Layout
 
-GRAPHS = (
-    "ring",
-    "ring:lazy=1",
-    "path",
-    "star",
-    "complete",
-    "torus",
-    "hypercube",
-    "exponential",
-    "random-regular:degree=3",
-    "erdos-renyi:p=0.7",
-)
-
-STEPS_DOWN = "step:at=0.1+0.2,factor=0.7,warm-up=0.05"  # within STEPS, for any number of workers
-
-
-@dataclass(frozen=True)
-class Row:
-    """A program's contract.
-
-    `cost(n, dim, degrees)` is the bytes that each rank sends per round, shape (n,), for dim float64 numbers; for an
-    asynchronous program the bytes of all ranks together, per gradient, as a range (least, most). `work(cfg, n_total, n,
-    steps)` is the rounds, and the samples in the gradients of all workers, that the steps take.
-    """
-
-    program: ModuleType
-    synchronous: bool
-    cost: Callable[[int, int, np.ndarray], Any]
-    reference: ModuleType | None = None
-    work: Callable[[Any, int, int, int], tuple[int, int]] = lambda cfg, n_total, n, steps: (steps, steps * n * 16)
-    gossip: bool = False  # takes --topology
-    spread: bool = True  # finds the minimum of the mean where the workers' own minima differ
-    fits: Callable[[np.ndarray], bool] = lambda W: True  # whether the program can use a mixing matrix
-    refused: tuple[tuple[int, dict[str, Any]], ...] = ()  # (n, config) that raise UserError on every rank
-    variants: tuple[dict[str, Any], ...] = field(default=({},))
-
-    @property
-    def pace(self) -> dict[str, Any]:
-        """Emulated compute time for asynchronous programs: without it the rank that holds the tickets takes most."""
-        return {} if self.synchronous else {"compute_time": 0.001}
-
-    @property
-    def name(self) -> str:
-        return self.program.__name__.rpartition(".")[2]
-
-    def servers(self, config: dict[str, Any]) -> int:
-        """How many of the ranks serve; the others are workers."""
-        return config.get("servers", self.program.Config.servers)
-
-
-def ring_allreduce(n: int, nbytes: int) -> np.ndarray:
-    """2(n-1)/n of the vector; chunks are cut at whole bytes."""
-    chunks = np.diff(nbytes * np.arange(n + 1) // n)
-    return 2 * (nbytes - chunks) if n > 1 else np.zeros(1)
-
+STEPS_DOWN = "step:at=0.1+0.2,factor=0.7,warm-up=0.05"  # within contracts.STEPS, for any number of workers
 
 ROWS = [
     Row(
@@ -177,8 +119,15 @@ ROWS = [
         variants=(
             {"batch_size": 512, "step_size": 0.2},
             {"batch_size": 400, "step_size": 0.2, "sampling": "stratified", "prox": "l1:weight=1e-3"},
+            {"batch_size": 400, "step_size": 0.2, "epoch_length": "fixed:m=2"},
+            {"batch_size": 400, "step_size": 0.2, "epoch_length": "fixed:m=4,option=II"},
         ),
-        refused=((3, {"prox": "l1:weight=-1"}), (2, {"prox": "elastic"})),
+        refused=(
+            (3, {"prox": "l1:weight=-1"}),
+            (2, {"prox": "elastic"}),
+            (2, {"epoch_length": "fixed"}),
+            (3, {"epoch_length": "fixed:m=2,option=III"}),
+        ),
     ),
     Row(
         katyusha_x,
@@ -226,24 +175,6 @@ ROWS = [
         variants=({"period": 1}, {"period": 4, "sampling": "shuffle"}, {"period": 1, "servers": 2}),
     ),
 ]
-PROBLEM = "quadratic:dim=10,sigma=0.3,zeta=1"
-STEPS = 25
-
-
-def allowed(row: Row, text: str, n: int) -> bool:
-    try:
-        return row.fits(topology.mixing_matrix(text, n))
-    except UserError:
-        return False
-
-
-def configurations(row: Row, n: int) -> list[dict[str, Any]]:
-    """What the row is run with on n ranks; skips the test where that is nothing."""
-    graphs = [{"topology": text} for text in GRAPHS if allowed(row, text, n)] if row.gossip else [{}]
-    variants = [variant for variant in row.variants if row.servers(variant) < n]
-    if not variants:
-        pytest.skip("no worker beside the server")
-    return [{**variant, **graph} for variant in variants for graph in graphs]
 
 
 @pytest.fixture(autouse=True, params=["numpy", "emulated", pytest.param("cupy", marks=pytest.mark.gpu)])
@@ -275,162 +206,62 @@ def folder() -> Iterator[Path]:
 by_row = pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 
 
+def hold(contract: Callable[..., None], comm: CheckedComm, row: Row, **options: Any) -> None:
+    try:
+        contract(comm, row, harness.backend, **options)
+    except NotApplicable as reason:
+        pytest.skip(f"{row.name}: {reason}")
+
+
 @by_row
 def test_equals_its_matrix_form(comm: CheckedComm, row: Row) -> None:
-    """To 1e-12, on every graph that allows n. Catches a gradient at the wrong model, a wrong weight, a torn buffer."""
-    if row.reference is None:
-        pytest.skip(f"{row.name} is asynchronous")
-    steps = 5 if isinstance(harness.backend, device_on_cpu.Cupy) else STEPS
-    for problem in (PROBLEM, "digits:hidden=5"):
-        everyone = on_root(comm, functools.partial(shares, problem, comm.size))
-        mine = share(comm, problem)
-        for config in configurations(row, comm.size):
-            x = execute(comm, row.program, mine, steps, **config).x
-            cfg = row.program.Config(**config, dtype="float64")
-            X = comm.bcast(on_root(comm, functools.partial(row.reference.run, everyone, cfg, steps)))
-            np.testing.assert_allclose(x, X[comm.rank], rtol=0, atol=1e-12, err_msg=str(config))
+    steps = 5 if isinstance(harness.backend, device_on_cpu.Cupy) else contracts.STEPS
+    hold(contracts.equals_its_reference, comm, row, steps=steps)
 
 
 @pytest.mark.ranks(1, 2, 3, 4)
 @by_row
 def test_learns_and_counts(comm: CheckedComm, row: Row) -> None:
-    """The mean model improves, and all workers together compute exactly the gradients of the budget."""
-    # Uneven speeds draw an asynchronous program to the fast workers' minima: it gets workers that share one.
-    problem = PROBLEM if row.spread and row.synchronous else "quadratic:dim=10,sigma=0.3"
-    for config in configurations(row, comm.size):
-        servers = row.servers(config)
-        n = comm.size - servers
-        outcome = execute(
-            comm, row.program, share(comm, problem, servers=servers), 40, **row.pace, **{"step_size": 0.1, **config}
-        )
-        everyone = shares(problem, n)
-        loss, start = (sum(f.loss(x) for f in everyone) / n for x in (outcome.mean, everyone[0].x0()))
-        assert loss - everyone[0].f_star < 0.2 * (start - everyone[0].f_star)
-        assert comm.allreduce(len(outcome.steps)) == 40 * n
-        cfg = row.program.Config(**config)
-        assert comm.allreduce(outcome.steps["samples"].sum()) == row.work(cfg, everyone[0].n_total, n, 40)[1]
-        if row.synchronous:
-            assert len(outcome.steps) == 40
-            assert outcome.x.shape == (10,)
+    hold(contracts.learns_and_counts, comm, row)
 
 
 @by_row
 def test_repeats_exactly(comm: CheckedComm, row: Row) -> None:
-    """A synchronous program is a function of its seed."""
-    if not row.synchronous:
-        pytest.skip(f"{row.name} is asynchronous")
-    problem, config = share(comm, PROBLEM), row.variants[0]
-    first, second = (execute(comm, row.program, problem, STEPS, seed=3, **config).x for _ in range(2))
-    np.testing.assert_allclose(first, second, rtol=0, atol=1e-13)
-    other = execute(comm, row.program, problem, STEPS, seed=4, **config).x
-    assert np.abs(other - first).max() > 1e-3
+    hold(contracts.repeats_exactly, comm, row)
 
 
 @pytest.mark.ranks(1, 2, 4)
 @by_row
 def test_goes_on_from_a_checkpoint(comm: CheckedComm, row: Row) -> None:
-    """A synchronous program ends at the same bits, with each of its options: a state that is not kept, or one that
-    set-up overwrites, shows. An asynchronous one computes exactly the gradients of its budget."""
-    for config in configurations(row, comm.size):
-        problem = share(comm, PROBLEM, servers=row.servers(config))
-        if row.synchronous:
-            x, paused = (execute(comm, row.program, problem, STEPS, pause=pause, **config) for pause in (False, True))
-            assert paused.pauses == 1
-            np.testing.assert_array_equal(paused.x, x.x, err_msg=str(config))
-        else:
-            paused = execute(comm, row.program, problem, 40, pause=True, **row.pace, **config)
-            n = comm.size - row.servers(config)
-            assert paused.pauses >= 1
-            assert comm.allreduce(len(paused.steps)) == 40 * n
+    hold(contracts.goes_on_from_a_checkpoint, comm, row)
 
 
 @by_row
 def test_refuses_on_every_rank(comm: CheckedComm, row: Row) -> None:
-    """A graph or a number of workers that the program cannot use is an error everywhere, before any message."""
-    for n, config in row.refused:
-        if n == comm.size:
-            with pytest.raises(UserError):
-                execute(comm, row.program, share(comm, PROBLEM), STEPS, **config)
+    hold(contracts.refuses_on_every_rank, comm, row)
 
 
 @by_row
 def test_two_halves_at_once(comm: CheckedComm, row: Row) -> None:
-    """Two disjoint communicators run side by side: a program that uses COMM_WORLD mixes them up or hangs."""
-    if comm.size not in (2, 4, 8):
-        pytest.skip("needs two equal halves that every graph allows")
-    half = CheckedComm(MPI.Intracomm(comm).Split(comm.rank % 2))
-    config = configurations(row, half.size)[0]
-    problem, servers, seed = "quadratic:dim=10", row.servers(config), comm.rank % 2  # each half has its own minimum
-    mine = share(half, problem, servers=servers, seed=seed)
-    mean = execute(half, row.program, mine, 200, **row.pace, **{**config, "step_size": 0.3}).mean
-    x_star = shares(problem, half.size - servers, seed=seed)[0].x_star
-    assert np.linalg.norm(mean - x_star) < 0.2 * np.linalg.norm(x_star)
-    half.Free()
+    hold(contracts.runs_in_two_halves, comm, row)
 
 
 @by_row
 def test_bytes_are_the_documented_cost(comm: CheckedComm, row: Row) -> None:
-    """The meter against the formula, to the byte; both are bytes sent."""
-    dim, n = 10, comm.size
-    for config in configurations(row, n)[: 1 if not row.gossip else None]:
-        servers = row.servers(config)
-        outcome = execute(comm, row.program, share(comm, PROBLEM, servers=servers), STEPS, agreement=1000, **config)
-        W = topology.mixing_matrix(config.get("topology", "complete"), n)
-        degrees = (W > 0).sum(axis=1) - 1
-        sent = np.array(comm.allgather(outcome.sent.sum()))
-        cost = row.cost(n, dim, degrees)
-        if row.synchronous:  # and one agreement on the end, a single byte
-            rounds, _ = row.work(row.program.Config(**config), 1024, n, STEPS)
-            np.testing.assert_array_equal(sent, rounds * cost + ring_allreduce(n, 1), err_msg=str(config))
-        else:
-            least, most = cost
-            gradients = STEPS * (n - servers)
-            tickets = 16 * (n - max(1, servers))  # the asks that are told that none is left
-            assert least * gradients <= sent.sum() - tickets <= most * gradients
+    hold(contracts.sends_what_its_cost_says, comm, row)
 
 
 @by_row
 def test_snapshots_are_taken_before_the_update(comm: CheckedComm, row: Row) -> None:
-    """The k-th is the model that k steps lead to, the first of all the start. Taken after the update, or of another
-    vector, it would shift every curve. Of an asynchronous program only the start is known beforehand."""
-    config = configurations(row, comm.size)[0]
-    servers = row.servers(config)
-    problem, layout = share(comm, PROBLEM, servers=servers), Layout(comm.size - servers, servers)
-    models = execute(comm, row.program, problem, 4, recorder=Shown, **config).models
-    start = arrays.to_host(problem.x0())
-    if row.synchronous:
-        ends = [execute(comm, row.program, problem, steps, **config).x for steps in (1, 2, 3)]
-        np.testing.assert_allclose(models, [start, *ends], rtol=0, atol=1e-13)
-    elif part := layout.held(problem.dim).get(comm.rank):
-        np.testing.assert_array_equal(models[0], start[part])
+    hold(contracts.shows_the_model_before_each_update, comm, row)
 
 
 @by_row
 def test_averaging_alone_keeps_the_mean(comm: CheckedComm, row: Row) -> None:
-    """With step size 0 from different starts the sum of the models stays and their spread shrinks."""
-    if not row.gossip:
-        pytest.skip(f"{row.name} averages no models")
-    problem = RandomStart(share(comm, PROBLEM), comm.rank)
-    for config in configurations(row, comm.size):
-        x = execute(comm, row.program, problem, 40, **row.pace, **{**config, "step_size": 0.0}).x
-        before, after = (comm.allgather(v) for v in (arrays.to_host(problem.x0()), x))
-        scale = sum(np.linalg.norm(v) for v in before)
-        assert np.linalg.norm(np.sum(after, axis=0) - np.sum(before, axis=0)) <= 1e-12 * scale
-        if comm.size > 1:
-            assert np.var(after, axis=0).sum() < 0.2 * np.var(before, axis=0).sum(), config
+    hold(contracts.keeps_the_mean, comm, row)
 
 
 @pytest.mark.ranks(2)
 @by_row
 def test_no_step_allocates_a_vector(comm: CheckedComm, row: Row) -> None:
-    """Of 4 MB models, nothing as large as a tenth of one is allocated after the first steps, on any rank, by either
-    thread: not even a mask of the coordinates."""
-    dim = 1 << 19
-    for config in configurations(row, comm.size)[:: len(GRAPHS) if row.gossip else 1]:
-        problem = share(comm, f"quadratic:dim={dim},samples=64", servers=row.servers(config))
-        try:
-            peak = execute(comm, row.program, problem, 12, recorder=Allocations, **row.pace, **config).peak
-        finally:
-            tracemalloc.stop()
-        assert peak < 8 * dim / 10, config
-        assert comm.allreduce(peak > 0)
+    hold(contracts.allocates_no_vector_per_step, comm, row)

@@ -38,14 +38,20 @@ def step_size(shares, cfg, k, steps, own=None):
 
 
 def mixing_matrix(text, n):
-    """Metropolis weights, 1 / (1 + the larger degree) on an edge; lazy: half of them."""
+    """The numbers of a file, or Metropolis weights on the edges; lazy: half of them."""
     edges = (topology.mixing_matrix(text, n) != 0) & ~np.eye(n, dtype=bool)
-    W = np.zeros((n, n))
-    for i, j in np.argwhere(edges):
-        W[i, j] = 1 / (1 + max(edges[i].sum(), edges[j].sum()))
-    for i in range(n):
-        W[i, i] = 1 - W[i].sum()
+    W = np.loadtxt(keys(text)["path"]) if text.startswith("file:") else metropolis(edges)
     return (W + np.eye(n)) / 2 if keys(text).get("lazy") == "1" else W
+
+
+def metropolis(edges):
+    """1 / (1 + the larger degree) on an edge, and what is left to 1 for the worker itself."""
+    W, degrees = np.zeros(edges.shape), edges.sum(axis=0)
+    for i, j in np.argwhere(edges):
+        W[i, j] = 1 / (1 + max(degrees[i], degrees[j]))
+    for i in range(len(W)):
+        W[i, i] = 1 - W[i].sum()
+    return W
 
 
 class Batches:

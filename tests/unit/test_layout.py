@@ -1,23 +1,26 @@
 """The rules of the layout, read from the sources: who may import whom, what a program may touch, what is packaged."""
 
-import ast
 import configparser
 from pathlib import Path
 
 import pytest
 import rooms
 
-from outpace.comm.meter import MeteredComm, MeteredGraph
+from outpace.benchmarks.conformance import rules
 
 SOURCES = rooms.sources()
 PROGRAMS = [path for name, path in SOURCES.items() if name.startswith("outpace.algorithms.")]
+SENDING = [  # what programs send by
+    SOURCES["outpace.benchmarks.problems.applications"],
+    *(SOURCES[f"outpace.comm.{name}"] for name in ("outcomes", "server", "vote")),
+]
 FLOORS = (
     ("comm", "jobscripts"),
     ("config", "trace", "machine", "problems"),
     ("running", "figures"),
     ("program",),
     ("algorithms",),
-    ("sweeps", "studies", "micro"),
+    ("sweeps", "studies", "micro", "conformance"),
     ("command",),
 )
 FLOOR = {room: floor for floor, of_floor in enumerate(FLOORS) for room in of_floor}
@@ -57,32 +60,14 @@ def test_programs_do_not_import_each_other() -> None:
                 assert (name.rpartition(".")[2], other.rpartition(".")[2]) in BETWEEN_PROGRAMS
 
 
-@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*PROGRAMS, *SENDING], ids=lambda path: path.stem)
 def test_a_program_touches_only_its_communicator(path: Path) -> None:
-    """No COMM_WORLD, argv, files, clocks, threads or windows; every MPI method it calls is one that is metered."""
-    tree = ast.parse(path.read_text())
-    assert not {name for name, _ in rooms.named(path)} & {"time", "threading", "sys", "os", "queue", "multiprocessing"}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute):
-            assert node.attr not in ("COMM_WORLD", "COMM_SELF", "Request", "Win", "argv", "Barrier"), node.attr
-        if isinstance(node, ast.Name):
-            assert node.id not in ("open", "print", "input")
-    own = {name for kind in (MeteredComm, MeteredGraph) for name in vars(kind)}
-    silent = {"Irecv", "Recv", "Wait", "Free", "Start", "Status", "Split"}  # these send nothing
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr[0].isupper():
-            assert node.func.attr in own | silent, f"{node.func.attr} is not metered"
+    rules.touches_only_its_communicator(path.read_text())
 
 
 @pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.stem)
 def test_a_program_reads_like_one(path: Path) -> None:
-    tree = ast.parse(path.read_text())
-    assert ast.get_docstring(tree)
-    (run,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "run")
-    assert [argument.arg for argument in run.args.args] == ["comm", "problem", "cfg", "budget", "trace"]
-    loops = [node for node in ast.walk(run) if isinstance(node, ast.For)]
-    assert any(isinstance(loop.iter, ast.Name) and loop.iter.id == "budget" for loop in loops)
-    assert path.read_text().rstrip().endswith('if __name__ == "__main__":\n    main(run, Config)')
+    rules.reads_like_a_program(path.read_text())
 
 
 def test_files_and_classes_can_be_read_in_one_sitting() -> None:

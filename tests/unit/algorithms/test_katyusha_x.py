@@ -10,11 +10,13 @@ import pytest
 from harness import CheckedComm, execute, share, shares
 from mpi4py import MPI
 from reference import katyusha_x as form
+from reference import svrg as svrg_form
 from scipy.optimize import minimize
 from scipy.stats import chisquare
 from sklearn.datasets import dump_svmlight_file, load_digits
 
 from outpace.algorithms import katyusha_x, svrg
+from outpace.benchmarks.problems import applications
 from outpace.benchmarks.problems.logistic import newton
 from outpace.benchmarks.trace.recorder import Trace
 from outpace.benchmarks.trace.schema import KIND
@@ -55,6 +57,69 @@ def test_it_equals_the_coupling_form_of_the_proof(variant: str, text: str) -> No
     np.testing.assert_allclose(x, ys[-1], rtol=0, atol=1e-10 * np.linalg.norm(ys[-1]))
 
 
+@pytest.mark.parametrize(
+    ("program", "reference", "config"),
+    [
+        (svrg, svrg_form, {}),
+        (svrg, svrg_form, {"smoothness": "mean-square"}),
+        (svrg, svrg_form, {"epoch_length": "fixed:m=40"}),
+        (svrg, svrg_form, {"epoch_length": "fixed:m=40,option=II"}),
+        (katyusha_x, form, {"prox": "l2:weight=0.01"}),
+        (katyusha_x, form, {"variant": "w", "prox": "l2:weight=0.01"}),
+        (katyusha_x, form, {"epoch_length": "fixed:m=40"}),
+    ],
+)
+def test_what_is_not_given_follows_the_papers(program: Any, reference: Any, config: dict[str, Any]) -> None:
+    """m, eta, sigma, which has psi's part, and tau: as the reference works them out for itself."""
+    problems = shares("logistic:samples=150,dim=6,weight=0.002", 1)
+    expected = reference.run(problems, program.Config(batch_size=11, **config), 12)[0]
+    x = execute(alone(), program, problems[0], 12, batch_size=11, **config).x
+    np.testing.assert_allclose(x, expected, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("variant", ["s", "w"])
+def test_every_stage_of_an_application_begins_anew(variant: str) -> None:
+    """Proximal points as runs of their own, one after the other: momentum or its weights that live on would show."""
+    problems = shares("logistic:samples=120,dim=5,weight=0.1,penalty=nonconvex", 1)
+    flags = {"application": "proximal-point", "regularisation": 0.03, "variant": variant, "batch_size": 12, "stage": 5}
+    expected = form.proximal_points(problems, katyusha_x.Config(**flags), 4)
+    x = execute(alone(), katyusha_x, problems[0], 20, **flags).x
+    np.testing.assert_allclose(x, expected, rtol=0, atol=1e-12)
+
+
+SUMS: list[tuple[str, dict[str, Any]]] = [
+    ("logistic:samples=50,dim=4,weight=0.1,penalty=nonconvex", {"application": "proximal-point"}),
+    ("logistic:samples=50,dim=4,weight=0.1,penalty=nonconvex", {"application": "newton"}),
+    ("svd:samples=50,dim=12,rank=2,gap=1e-4", {"application": "svd"}),
+]
+
+
+@pytest.mark.parametrize(("text", "config"), SUMS)
+def test_constants_of_a_stages_sum_against_its_hessians(text: str, config: dict[str, Any]) -> None:
+    """L is the largest curvature of a sample, where made rows of length 1 reach it; L_mean_square and mu are bounds: mu
+    from below, which for svd, after a few power steps only, needs the shift to be above the eigenvalue itself."""
+    (problem,) = shares(text, 1)
+    comm, cfg = alone(), katyusha_x.Config(**config)
+    task = applications.begin(cfg, problem, comm, Trace(comm, Snapshots(0, problem.dim, np.dtype("f8"), per_step=True)))
+    total = task.sum
+    task.pose(total.x0())
+    g, h = np.empty((2, total.dim))
+
+    def hessian(j: int) -> np.ndarray:
+        """By central differences at 0, where the curvature of `logistic` is largest."""
+        rows = []
+        for e in 1e-4 * np.eye(total.dim):
+            total.gradient(e, np.array([j]), g)
+            total.gradient(-e, np.array([j]), h)
+            rows.append((g - h) / 2e-4)
+        return np.array(rows)
+
+    H = np.array([hessian(j) for j in range(total.n_samples)])
+    assert np.linalg.norm(H, 2, axis=(1, 2)).max() == pytest.approx(total.L, rel=1e-6)
+    assert np.linalg.eigvalsh(np.mean(H @ H, axis=0))[-1] <= total.L_mean_square**2 * (1 + 1e-6)
+    assert np.linalg.eigvalsh(H.mean(axis=0))[0] >= total.mu * (1 - 1e-6)
+
+
 def test_where_tau_is_clipped() -> None:
     """1/2 sqrt(m eta sigma) is below 1/2 from kappa = sqrt(N)/2 on, for b up to sqrt(N); with larger b from less on."""
     for L_over_sigma, b, expected in [
@@ -85,6 +150,26 @@ def test_inner_steps_are_geometric_with_mean_m() -> None:
     seen = np.append(np.bincount(inner, minlength=21)[1:21], (inner > 20).sum())
     assert chisquare(seen, 1500 * np.append(probabilities, 1 - probabilities.sum())).pvalue > 1e-3
     assert (outcome.steps["samples"] == 1024 + 2 * 128 * inner).all()
+
+
+def test_option_two_ends_before_any_of_the_m_steps_alike() -> None:
+    """After t inner steps with t uniform in 0 .. m - 1, by chi-square; option I always after m."""
+    (problem,) = shares("quadratic:dim=2", 1)
+    for text, number in (("fixed:m=8,option=II", 800), ("fixed:m=8", 5)):
+        outcome = execute(alone(), svrg, problem, number, batch_size=128, step_size=0.01, epoch_length=text)
+        inner = np.bincount(outcome.events["step"][outcome.events["kind"] == KIND["allreduce"]]) - 1
+        assert (outcome.steps["samples"] == 1024 + 2 * 128 * inner).all()
+        if text.endswith("II"):
+            assert inner.max() < 8
+            assert chisquare(np.bincount(inner, minlength=8)).pvalue > 1e-3
+        else:
+            assert (inner == 8).all()
+
+
+def test_passes_of_an_epoch() -> None:
+    """`--epochs` counts passes: one, and two for every N / b inner steps on average."""
+    for text, passes in (("geometric", 3), ("fixed:m=50", 11), ("fixed:m=41,option=II", 5)):
+        assert svrg.Config(batch_size=10, epoch_length=text).steps_per_epoch(100, 3) == pytest.approx(1 / passes)
 
 
 @pytest.mark.parametrize("b", [1, 7, 60, 64])

@@ -1,5 +1,7 @@
 """Rates against workers, delays and batch sizes."""
 
+import json
+
 import numpy as np
 import pytest
 from drawn import lines
@@ -140,3 +142,19 @@ def test_batches_shows_rounds_and_passes_by_batch_size(tmp_path):
     np.testing.assert_array_equal(lines(rounds)["SVRG"].get_xydata(), [[1, 1001], [10, 101]])
     to_target = next(line for line in passes.get_lines() if len(line.get_xdata()) == 2)
     np.testing.assert_array_equal(to_target.get_ydata(), [30, 40])
+
+
+def test_step_sizes_are_in_units_of_the_analysis(tmp_path):
+    """m = 25, b = 4, L = 2: the analysis allows 0.4 / 4 = 0.1. A run that has not got there is infinite."""
+    runs = []
+    for multiple, end in ((1, 1e-9), (8, 1e-9), (32, 1e-3)):
+        groups = {"evaluations": {"suboptimality": [1.0, end], "gradients": [0, 300 / multiple]}}
+        constants = json.dumps({"m": 25, "L": 2.0, "step_size": 0.1 * multiple})
+        flags = {"step_size": 0.1 * multiple, "batch_size": 4, "compute_time": 0}
+        path = tmp_path / f"{multiple}.h5"
+        runs.append(Run(write_trace(path, groups, flags, algorithm="svrg", constants=constants)))
+    (axes,) = compose("step-sizes", runs).axes
+    np.testing.assert_array_equal(lines(axes)["SVRG"].get_xydata(), [[1, 300], [8, 37.5], [32, np.inf]])
+    runs[0].attrs["constants"] = json.dumps({"m": 25, "L": None, "step_size": 0.1})
+    with pytest.raises(UserError, match=r"1\.h5: no smoothness is known"):
+        compose("step-sizes", runs)

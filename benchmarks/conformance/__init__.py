@@ -1,0 +1,1 @@
+"""What every program must keep to: contracts, which the tests and `outpace check` try out."""

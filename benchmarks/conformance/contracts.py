@@ -1,0 +1,241 @@
+"""The contracts that are tried out: each runs the program of a row on `comm` and raises what `verdict` has.
+
+All are collective. `xp` is the array module that the program computes with.
+"""
+
+import functools
+import tracemalloc
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+from mpi4py import MPI
+
+from outpace.benchmarks.conformance.row import GRAPHS, Row, configurations, ring_allreduce
+from outpace.benchmarks.conformance.trial import Allocations, CheckedComm, RandomStart, Shown, execute, share, shares
+from outpace.benchmarks.conformance.verdict import NotApplicable, hold
+from outpace.comm import arrays, topology
+from outpace.comm.agreement import on_root
+from outpace.comm.errors import UserError
+from outpace.comm.layout import Layout
+
+PROBLEM: Final = "quadratic:dim=10,sigma=0.3,zeta=1"
+STEPS: Final = 25
+
+
+def leaves_no_message(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
+    """A run of each configuration ends, and every message that was sent has been received."""
+    for config in configurations(row, comm.size):
+        problem = share(comm, PROBLEM, servers=row.servers(config), xp=xp)
+        execute(comm, row.program, problem, STEPS, **row.pace, **config)
+
+
+def learns_and_counts(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
+    """The mean model improves, and all workers together compute exactly the gradients of the budget."""
+    # Uneven speeds draw an asynchronous program to the fast workers' minima: it gets workers that share one.
+    problem, steps = PROBLEM if row.spread and row.synchronous else "quadratic:dim=10,sigma=0.3", 40
+    for config in configurations(row, comm.size):
+        servers = row.servers(config)
+        n, mine = comm.size - servers, share(comm, problem, servers=servers, xp=xp)
+        outcome = execute(comm, row.program, mine, steps, **row.pace, **{"step_size": 0.1, **config})
+        everyone = shares(problem, n)
+        loss, start = (
+            sum(f.loss(x) for f in everyone) / n - everyone[0].f_star for x in (outcome.mean, everyone[0].x0())
+        )
+        fell = f"the mean model's distance from the least loss is {loss:.3g} after {steps} steps, {start:.3g} at first"
+        hold(comm, loss < 0.2 * start, f"{told(config)}{fell}; a fifth of that is allowed")
+        gradients = comm.allreduce(len(outcome.steps))
+        hold(comm, gradients == steps * n, f"{told(config)}{gradients} steps are recorded, {steps * n} were to be made")
+        samples = comm.allreduce(outcome.steps["samples"].sum())
+        _, due = row.work(row.program.Config(**config), everyone[0].n_total, n, steps)
+        hold(comm, samples == due, f"{told(config)}gradients over {samples} samples, {due} were to be used")
+        if row.synchronous:
+            hold(comm, len(outcome.steps) == steps, f"{told(config)}made {len(outcome.steps)} steps of {steps}")
+            hold(comm, outcome.x.shape == (10,), f"{told(config)}returns shape {outcome.x.shape} for a model of (10,)")
+
+
+def equals_its_reference(comm: CheckedComm, row: Row, xp: ModuleType = np, steps: int = STEPS) -> None:
+    """To 1e-12, on every graph that allows n. Catches a gradient at the wrong model, a wrong weight, a torn buffer."""
+    if row.reference is None:
+        raise NotApplicable("no reference(shares, cfg, steps)")
+    for problem in (PROBLEM, "digits:hidden=5"):
+        everyone = on_root(comm, functools.partial(shares, problem, comm.size))
+        mine = share(comm, problem, xp=xp)
+        for config in configurations(row, comm.size):
+            x = execute(comm, row.program, mine, steps, **config).x
+            cfg = row.program.Config(**config, dtype="float64")
+            X = comm.bcast(on_root(comm, functools.partial(row.reference.run, everyone, cfg, steps)))
+            apart = np.abs(x - X[comm.rank]).max()
+            why = f"{told(config)}{apart:.1e} from the reference after {steps} steps on {problem}; 1e-12 is allowed"
+            hold(comm, apart <= 1e-12, why)
+
+
+def repeats_exactly(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
+    """A synchronous program is a function of its seed."""
+    if not row.synchronous:
+        raise NotApplicable("asynchronous")
+    problem, config = share(comm, PROBLEM, xp=xp), configurations(row, comm.size)[0]
+    first, second = (execute(comm, row.program, problem, STEPS, seed=3, **config).x for _ in range(2))
+    apart = np.abs(first - second).max()
+    hold(comm, apart <= 1e-13, f"two runs with one seed end {apart:.1e} apart")
+    other = execute(comm, row.program, problem, STEPS, seed=4, **config).x
+    hold(comm, np.abs(other - first).max() > 1e-3, "another seed gives the same result")
+
+
+def goes_on_from_a_checkpoint(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
+    """A synchronous program ends at the same bits, with each of its options: a state that is not kept, or one that
+    set-up overwrites, shows. An asynchronous one computes exactly the gradients of its budget."""
+    for config in configurations(row, comm.size):
+        problem = share(comm, PROBLEM, servers=row.servers(config), xp=xp)
+        if row.synchronous:
+            x, paused = (execute(comm, row.program, problem, STEPS, pause=pause, **config) for pause in (False, True))
+            hold(comm, paused.pauses == 1, f"{told(config)}paused {paused.pauses} times for one checkpoint")
+            same = np.array_equal(paused.x, x.x)
+            hold(comm, same, f"{told(config)}another result than without the checkpoint: is all given to budget.keep?")
+        else:
+            paused = execute(comm, row.program, problem, 40, pause=True, **row.pace, **config)
+            due = 40 * (comm.size - row.servers(config))
+            hold(comm, paused.pauses >= 1, f"{told(config)}did not pause for a checkpoint")
+            made = comm.allreduce(len(paused.steps))
+            hold(comm, made == due, f"{told(config)}{made} steps with checkpoints between, {due} were to be made")
+
+
+def sends_what_its_cost_says(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
+    """The meter against the formula, to the byte; both are bytes sent."""
+    if row.cost is None:
+        raise NotApplicable("no cost(n, dim, degrees)")
+    dim, n = 10, comm.size
+    for config in configurations(row, n)[: 1 if not row.gossip else None]:
+        servers = row.servers(config)
+        problem = share(comm, PROBLEM, servers=servers, xp=xp)
+        outcome = execute(comm, row.program, problem, STEPS, agreement=1000, **config)
+        W = topology.mixing_matrix(config.get("topology", "complete"), n)
+        degrees = (W > 0).sum(axis=1) - 1
+        sent = np.array(comm.allgather(outcome.sent.sum()))
+        cost = row.cost(n, dim, degrees)
+        if row.synchronous:
+            rounds, _ = row.work(row.program.Config(**config), 1024, n, STEPS)
+            sent = sent - ring_allreduce(n, 1)  # one agreement on the end, a single byte
+            due = np.broadcast_to(rounds * cost, n)
+            why = f"{told(config)}sent {sent[comm.rank]:g} bytes in {rounds} rounds; {due[comm.rank]:g} is their cost"
+            hold(comm, sent[comm.rank] == due[comm.rank], why)
+            told_of = int(outcome.events["nbytes"].sum())
+            why = f"{told(config)}its phases tell of {told_of} bytes, {sent[comm.rank]:g} were sent"
+            hold(comm, told_of == sent[comm.rank], why)
+        else:
+            least, most = cost
+            gradients = STEPS * (n - servers)
+            each = (sent.sum() - 16 * (n - max(1, servers))) / gradients  # less the asks told that no ticket is left
+            why = f"{told(config)}sent {each:.1f} bytes per gradient; their cost is {least} to {most}"
+            hold(comm, least <= each <= most, why)
+
+
+def shows_the_model_before_each_update(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
+    """The k-th snapshot is the model that k steps lead to, the first of all the start. Taken after the update, or of
+    another vector, it would shift every curve. Of an asynchronous program only the start is known beforehand."""
+    config = configurations(row, comm.size)[0]
+    servers = row.servers(config)
+    problem, layout = share(comm, PROBLEM, servers=servers, xp=xp), Layout(comm.size - servers, servers)
+    models = execute(comm, row.program, problem, 4, recorder=Shown, **config).models
+    start, part = arrays.to_host(problem.x0()), layout.held(problem.dim).get(comm.rank)
+    due = [start[part]] if part else []
+    if row.synchronous:
+        due += [execute(comm, row.program, problem, steps, **config).x for steps in (1, 2, 3)]
+        hold(comm, len(models) == len(due), f"{len(models)} snapshots in {len(due)} steps")
+    pairs = enumerate(zip(models, due, strict=False))  # of an asynchronous program there are more models
+    wrong = [k for k, (model, x) in pairs if np.abs(model - x).max() > 1e-13]
+    hold(comm, not wrong, f"snapshots {wrong} are not the models after so many steps")
+
+
+def keeps_the_mean(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
+    """With step size 0 from different starts the sum of the models stays and their spread shrinks."""
+    if not row.gossip:
+        raise NotApplicable("no topology, so no neighbours average")
+    problem = RandomStart(share(comm, PROBLEM, xp=xp), comm.rank)
+    for config in configurations(row, comm.size):
+        x = execute(comm, row.program, problem, 40, **row.pace, **{**config, "step_size": 0.0}).x
+        before, after = (comm.allgather(v) for v in (arrays.to_host(problem.x0()), x))
+        scale = sum(np.linalg.norm(v) for v in before)
+        moved = np.linalg.norm(np.sum(after, axis=0) - np.sum(before, axis=0)) / scale
+        hold(comm, moved <= 1e-12, f"{told(config)}averaging alone moves the mean, by {moved:.1e} of the models' norms")
+        if comm.size > 1:
+            left = np.var(after, axis=0).sum() / np.var(before, axis=0).sum()
+            hold(comm, left < 0.2, f"{told(config)}after 40 steps of averaging {left:.2f} of the variance is left")
+
+
+def refuses_on_every_rank(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
+    """A graph or a number of workers that the program cannot use is an error everywhere, before any message."""
+    refused = [config for n, config in row.refused if n == comm.size]
+    if row.allowed and not row.allowed(comm.size):
+        refused += row.variants
+    if not refused:
+        raise NotApplicable("nothing to refuse")
+    for config in refused:
+        try:
+            execute(comm, row.program, share(comm, PROBLEM, xp=xp), STEPS, **config)
+            runs = True
+        except UserError:
+            runs = False
+        hold(comm, not runs, f"{told(config)}runs, and is not allowed to")
+
+
+def runs_in_two_halves(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
+    """Two disjoint communicators run side by side: a program that uses COMM_WORLD mixes them up or hangs."""
+    if comm.size not in (2, 4, 8):
+        raise NotApplicable("needs two equal halves that every graph allows")
+    half = CheckedComm(MPI.Intracomm(MPI.Intracomm(comm).Split(comm.rank % 2)))
+    config = configurations(row, half.size)[0]
+    problem, servers, seed = "quadratic:dim=10", row.servers(config), comm.rank % 2  # each half has its own minimum
+    mine = share(half, problem, servers=servers, seed=seed, xp=xp)
+    mean = execute(half, row.program, mine, 200, **row.pace, **{**config, "step_size": 0.3}).mean
+    x_star = shares(problem, half.size - servers, seed=seed)[0].x_star
+    away = np.linalg.norm(mean - x_star) / np.linalg.norm(x_star)
+    hold(comm, away < 0.2, f"beside another half of the ranks, {away:.2f} of the way to the minimum is left")
+    half.Free()
+
+
+def allocates_no_vector_per_step(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
+    """Of 4 MB models, nothing as large as a tenth of one is allocated after the first steps, on any rank, by either
+    thread: not even a mask of the coordinates."""
+    dim = 1 << 19
+    for config in configurations(row, comm.size)[:: len(GRAPHS) if row.gossip else 1]:
+        problem = share(comm, f"quadratic:dim={dim},samples=64", servers=row.servers(config), xp=xp)
+        try:
+            peak = execute(comm, row.program, problem, 12, recorder=Allocations, **row.pace, **config).peak
+        finally:
+            tracemalloc.stop()
+        models = peak / (8 * dim)
+        hold(
+            comm,
+            models < 0.1,
+            f"{told(config)}steps allocate {models:.2g} of a model at a time; 0.1 is allowed",
+        )
+        hold(comm, comm.allreduce(peak > 0), f"{told(config)}no step was seen: does run call trace.record()?")
+
+
+CONTRACTS: Final[dict[str, Callable[[CheckedComm, Row], None]]] = {
+    contract.__name__: contract
+    for contract in (
+        leaves_no_message,
+        learns_and_counts,
+        equals_its_reference,
+        repeats_exactly,
+        goes_on_from_a_checkpoint,
+        sends_what_its_cost_says,
+        shows_the_model_before_each_update,
+        keeps_the_mean,
+        refuses_on_every_rank,
+        allocates_no_vector_per_step,
+        runs_in_two_halves,
+    )
+}
+
+
+def told(config: dict[str, Any]) -> str:
+    """The flags that differ from the program's defaults, as the beginning of a line.
+
+    >>> told({"topology": "ring", "step_size": 0.1})
+    'topology=ring, step_size=0.1: '
+    """
+    return ", ".join(f"{name}={value}" for name, value in config.items()) + ": " if config else ""
