@@ -162,7 +162,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.set_defaults(command=check)
 
-    one = commands.add_parser("doctor", help="what works here: MPI, threads, GPU")
+    one = commands.add_parser("doctor", help="what works here: MPI, threads, GPU; messages between nodes")
+    one.add_argument(
+        "--nodes",
+        nargs="?",
+        const="",
+        metavar="HOST,HOST",
+        help="test messages between these hosts, or the nodes of this Slurm job, by one rank on each",
+    )
     one.set_defaults(command=doctor)
 
     one = commands.add_parser("race", help="the main job: the three programs, with and without a slow worker")
@@ -323,7 +330,11 @@ def check(options: argparse.Namespace) -> int:
 def doctor(options: argparse.Namespace) -> int:
     from outpace.benchmarks.machine import launcher
 
-    return launcher.launch("outpace.benchmarks.machine.doctor", 2, []).code
+    module = "outpace.benchmarks.machine.doctor"
+    if options.nodes is None:
+        return launcher.launch(module, 2, []).code
+    ranks, placement = launcher.one_a_node(options.nodes)
+    return launcher.launch(module, ranks, ["--nodes"], placement=placement).code
 
 
 def race(options: argparse.Namespace) -> int:

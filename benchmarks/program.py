@@ -14,7 +14,7 @@ from mpi4py import MPI
 
 from outpace.benchmarks import problems
 from outpace.benchmarks.config import ProgramConfig
-from outpace.benchmarks.machine import launcher, provenance
+from outpace.benchmarks.machine import any_source, launcher, provenance
 from outpace.benchmarks.problems import Problem, Setting, Unshared
 from outpace.benchmarks.running import geometry
 from outpace.benchmarks.running.assembly import RunFunction
@@ -70,6 +70,7 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
     plan = agreement.together(comm, lambda: make_plan(name, config, launch, comm.size))
     if plan.shared:
         threads.check()
+        any_source.check(comm)
     generation = comm.bcast(agreement.on_root(comm, lambda: _check_target(plan)))
     resumed = agreement.together(comm, lambda: _resumed(plan, comm.rank, generation)) if generation else None
     xp = arrays.load(launch.backend, comm)

@@ -1,7 +1,9 @@
-"""`outpace doctor`: what works here. Runs on two ranks; every line is looked up or tried, not assumed."""
+"""`outpace doctor`: what works here, every line looked up or tried, not assumed. Runs on two ranks, or with --nodes on
+one rank of each node."""
 
 import os
 import platform
+import sys
 from typing import Final
 
 import numpy as np
@@ -9,8 +11,9 @@ from mpi4py import MPI
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks.machine import async_progress, provenance
+from outpace.benchmarks.machine import any_source, async_progress, provenance
 from outpace.comm import arrays, clock
+from outpace.comm.errors import UserError
 
 DOING: Final = {"numpy": "inside NumPy", "sleep": "that sleeps", "gil": "inside C code that keeps Python's global lock"}
 
@@ -19,7 +22,7 @@ def examine(comm: MPI.Intracomm) -> list[tuple[str, str, str]]:
     """(subject, verdict, detail) lines; collective."""
     lines = [
         ("Python", "ok", f"{platform.python_version()}, numpy {np.__version__}"),
-        ("MPI", "ok", MPI.Get_library_version().strip("\0 \n").splitlines()[0]),
+        ("MPI", "ok", _library()),
         ("launch", *_launch(comm)),
         ("threads", *_threads()),
         ("message", *_message(comm)),
@@ -37,6 +40,32 @@ def examine(comm: MPI.Intracomm) -> list[tuple[str, str, str]]:
         )
     )
     return lines
+
+
+def examine_nodes(comm: MPI.Intracomm) -> list[tuple[str, str, str]]:
+    """The same of what lies between nodes; collective, with the same result on every rank."""
+    first = any_source.hosts(comm)
+    nodes = comm.bcast(0 if first == MPI.COMM_NULL else first.size)
+    if first != MPI.COMM_NULL:
+        first.Free()
+    lines = [
+        ("MPI", "ok", _library()),
+        ("nodes", "ok" if nodes > 1 else "broken", f"{comm.size} rank(s) in one world, on {nodes} node(s)"),
+        ("threads", *_threads()),
+    ]
+    if nodes > 1 and MPI.Query_thread() == MPI.THREAD_MULTIPLE:
+        start = clock.now(comm)
+        try:
+            any_source.check(comm)
+            took = f"in {clock.now(comm) - start:.2g} s"
+            lines.append(("messages", "ok", f"from any source arrive in a second thread, between all nodes, {took}"))
+        except UserError as error:
+            lines.append(("messages", "broken", str(error)))
+    return lines
+
+
+def _library() -> str:
+    return MPI.Get_library_version().strip("\0 \n").splitlines()[0]
 
 
 def _launch(comm: MPI.Intracomm) -> tuple[str, str]:
@@ -107,12 +136,15 @@ def _gpu() -> tuple[str, str]:
 
 def main() -> None:
     comm = MPI.COMM_WORLD
-    lines = examine(comm)
+    lines = examine_nodes(comm) if sys.argv[1:] == ["--nodes"] else examine(comm)
     if comm.rank == 0:
         shown = Table(show_header=False, box=None)
         for line in lines:
             shown.add_row(*line)
         Console().print(shown)
+    if sys.argv[1:] == ["--nodes"] and any(verdict == "broken" for _, verdict, _ in lines):
+        MPI.Finalize()
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, BinaryIO, Final, TextIO
 
+from outpace.benchmarks.machine import transport
 from outpace.comm.errors import UserError
 
 # Programs are benchmarked one thread per rank; `python -m` must not put the working directory on the path, where a
@@ -50,20 +51,46 @@ def mpiexec() -> list[str]:
     return [found]
 
 
-def command(module: str, ranks: int, arguments: Sequence[str]) -> list[str]:
-    """The command line that runs `module`, a dotted name or the path of a .py file, on `ranks` ranks."""
+def command(module: str, ranks: int, arguments: Sequence[str], placement: Sequence[str] = ()) -> list[str]:
+    """The command line that runs `module`, a dotted name or the path of a .py file, on `ranks` ranks; `placement` is
+    the launcher's own options."""
     program = [module] if module.endswith(".py") else ["-m", module]
-    return [*mpiexec(), "-n", str(ranks), sys.executable, "-m", "mpi4py", *program, *arguments]
+    return [*mpiexec(), *placement, "-n", str(ranks), sys.executable, "-m", "mpi4py", *program, *arguments]
 
 
-def environment(ranks: int) -> dict[str, str]:
-    """This environment with what every launch sets; what the user has set stays."""
+def one_a_node(hosts: str) -> tuple[int, list[str]]:
+    """How many ranks, and the options with which the launcher starts one on each of the hosts, or without names on
+    each node of this Slurm job. Raises UserError."""
+    nodes = len(hosts.split(",")) if hosts else int(os.environ.get("SLURM_JOB_NUM_NODES", "0"))
+    if not nodes:
+        raise UserError("--nodes: name the hosts, as in --nodes a,b, or run it in a Slurm job")
+    launcher = mpiexec()
+    if Path(launcher[0]).name == "srun":
+        return nodes, ["--ntasks-per-node=1", f"--nodes={nodes}", *([f"--nodelist={hosts}"] if hosts else [])]
+    if is_hydra(launcher[0]):
+        return nodes, ["-ppn", "1", *(["-hosts", hosts] if hosts else [])]
+    raise UserError(
+        f"--nodes starts ranks by srun or by MPICH's mpiexec, not by {launcher[0]}; start "
+        f"`{sys.executable} -m mpi4py -m outpace.benchmarks.machine.doctor --nodes` with it, once on each node"
+    )
+
+
+def is_hydra(launcher: str) -> bool:
+    """Whether the command is Hydra, MPICH's mpiexec."""
+    there = shutil.which(launcher)
+    return bool(there) and "HYDRA" in subprocess.run([launcher, "--version"], capture_output=True, text=True).stdout
+
+
+def environment(ranks: int, elsewhere: bool = False) -> dict[str, str]:
+    """This environment with what every launch sets, and between hosts a transport (`elsewhere`: there are other hosts);
+    what the user has set stays."""
     terminal = {
         "TTY_COMPATIBLE": "1",
         "TTY_INTERACTIVE": "1",
         "COLUMNS": str(shutil.get_terminal_size().columns),
     }
-    return ENVIRONMENT | (terminal if sys.stderr.isatty() else {}) | dict(os.environ) | {"OUTPACE_RANKS": str(ranks)}
+    set_here = ENVIRONMENT | transport.default(os.environ, elsewhere) | (terminal if sys.stderr.isatty() else {})
+    return set_here | dict(os.environ) | {"OUTPACE_RANKS": str(ranks)}
 
 
 @dataclass(frozen=True)
@@ -80,8 +107,8 @@ class Started:
 
     The processes inherit the file descriptors in `hold`. They are in a session of their own, out of reach of the
     terminal's Ctrl-C, which the launcher would otherwise get twice: whoever started it decides which signal to `send`.
-    `inside` is what `link.inside` puts before the line; a
-    signal then kills all that is in the namespaces.
+    `inside` is what `link.inside` puts before the line; a signal then kills all that is in the namespaces. `placement`
+    is as in `command`.
     """
 
     def __init__(
@@ -92,8 +119,9 @@ class Started:
         log: BinaryIO | None = None,
         hold: Collection[int] = (),
         inside: Sequence[str] = (),
+        placement: Sequence[str] = (),
     ) -> None:
-        line = [*inside, *command(module, ranks, arguments)]
+        line = [*inside, *command(module, ranks, arguments, placement)]
         self._inside = bool(inside)
         if not shutil.which(line[0]):
             raise UserError(f"there is no launcher {line[0]}; see OUTPACE_LAUNCHER")
@@ -109,7 +137,7 @@ class Started:
         self._log, self._start = log, log.tell() if log else 0
         self._process = subprocess.Popen(
             line,
-            env=environment(ranks) | {SOCKET: name},
+            env=environment(ranks, elsewhere=bool(placement)) | {SOCKET: name},
             stdin=None if log is None else subprocess.DEVNULL,
             stdout=subprocess.PIPE if log is None else log,
             stderr=subprocess.PIPE if log is None else log,
@@ -146,10 +174,12 @@ class Started:
         return Path(self._log.name).read_bytes()[self._start :].decode(errors="replace")
 
 
-def launch(module: str, ranks: int, arguments: Sequence[str], inside: Sequence[str] = ()) -> Ended:
+def launch(
+    module: str, ranks: int, arguments: Sequence[str], inside: Sequence[str] = (), placement: Sequence[str] = ()
+) -> Ended:
     """Print the command line and run it. SIGTERM, SIGUSR1 and Ctrl-C are passed on, and the end of the terminal as a
-    SIGTERM, unless nohup has it ignored. `inside` is as in `Started`."""
-    running = Started(module, ranks, arguments, inside=inside)
+    SIGTERM, unless nohup has it ignored. `inside` and `placement` are as in `Started`."""
+    running = Started(module, ranks, arguments, inside=inside, placement=placement)
 
     def pass_on(number: int, _: object) -> None:
         running.send(signal.SIGTERM if number == signal.SIGHUP else number)

@@ -17,6 +17,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from outpace.benchmarks.machine import transport
+from outpace.benchmarks.machine.launcher import is_hydra
 from outpace.comm.errors import UserError
 
 UNITS: Final = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}  # bits per second, as tc writes them
@@ -29,8 +31,6 @@ NAMESPACES: Final = (
     *("unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"),
 )
 VARIABLE: Final = "OUTPACE_LINK"  # tells the ranks their rate
-# libfabric's TCP. UCX sees that all ranks are on one machine; told to use TCP, it hung between namespaces.
-NETWORK: Final = {"MPIR_CVAR_CH4_NETMOD": "ofi", "FI_PROVIDER": "tcp"}
 SWITCH: Final = "10.0.0.254"  # nothing leaves the namespaces, so any addresses will do
 MOST_RANKS: Final = 253
 # Every rank is a host of its own to Hydra, which reaches it by this in place of ssh: options, host, command.
@@ -109,8 +109,7 @@ def _run(line: str) -> tuple[int, str, str]:
 
 def reach_by(launcher: list[str], addresses: list[str]) -> list[str]:
     """Hydra's line with the ranks on these hosts; every host is reached by the script REACH."""
-    version = subprocess.run([launcher[0], "--version"], capture_output=True, text=True).stdout
-    if "HYDRA" not in version:
+    if not is_hydra(launcher[0]):
         raise UserError(f"--link needs Hydra, the mpiexec of MPICH, to start ranks; {launcher[0]} is another launcher")
     script = Path("/run/netns/reach")  # in our own file system, which goes with us
     script.write_text(REACH)
@@ -127,7 +126,8 @@ def main() -> None:
     except UserError as error:
         print(f"outpace: {error}", file=sys.stderr)
         sys.exit(2)
-    os.environ |= {VARIABLE: rate, **NETWORK}
+    # Whatever the user has chosen: UCX sees that all ranks are on one machine, and would go past the links.
+    os.environ |= {VARIABLE: rate, **transport.LIBFABRIC_TCP}
     os.execvp(line[0], line)
 
 

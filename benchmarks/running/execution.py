@@ -158,8 +158,8 @@ class Execution:
         except OSError as error:
             raise Unwritten(f"rank {comm.rank}: cannot write its checkpoint: {error.strerror}") from None
 
-    def _flush(self) -> None:
-        self.storage.part.append_rows(self.trace, self.comm.meter.messages, self.comm.meter.nbytes)
+    def _flush(self) -> bool:
+        return self.storage.part.append_rows(self.trace, self.comm.meter.messages, self.comm.meter.nbytes)
 
     def _last_rows(self, end: clock.Offset) -> None:
         try:

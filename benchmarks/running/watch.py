@@ -1,4 +1,5 @@
-"""The watcher of a rank: one thread that flushes its part file, takes its signals and, on rank 0, shows progress."""
+"""The watcher of a rank: one thread that flushes its part file, takes its signals, tells when nothing happens, and on
+rank 0 shows progress."""
 
 import os
 import select
@@ -10,6 +11,7 @@ from typing import Final
 
 from mpi4py import MPI
 
+from outpace.benchmarks.running.standstill import Standstill
 from outpace.comm import threads
 from outpace.comm.budget import Budget, Stop
 
@@ -35,22 +37,26 @@ class Watch:
     Python handlers do nothing: Python runs handlers in the main thread only, and not inside an MPI call. Instead the C
     handler writes the signal's number to a pipe on which this thread sleeps, whichever thread the signal hits; `listen`
     has told it to.
+
+    `flush` says whether there was something to write. As long as it is called, a rank without it is at a standstill.
     """
 
     def __init__(
-        self, comm: MPI.Intracomm, budget: Budget, flush: Callable[[], None], show: Callable[[], None]
+        self, comm: MPI.Intracomm, budget: Budget, flush: Callable[[], bool], show: Callable[[], None]
     ) -> None:
         self._comm, self._budget, self._flush, self._show = comm, budget, flush, show
         self.signal = 0  # the last one taken
         self._lock = threading.Lock()
         self._flushing = True
+        self._moved = False  # since the last look at a standstill
+        self._standstill = Standstill(comm.rank)
         for number in ENDING:
             signal.signal(number, lambda *_: None)
         threading.Thread(target=self._run, name="watch", daemon=True).start()
 
     def flush(self) -> None:
         with self._lock:
-            self._flush()
+            self._moved |= self._flush()
 
     def last_flush(self) -> None:
         """Flush once more and never again; signals are still taken."""
@@ -70,7 +76,8 @@ class Watch:
             try:
                 with self._lock:
                     if self._flushing:
-                        self._flush()
+                        self._standstill.look(self._flush() or self._moved)
+                        self._moved = False
                         self._show()
             except OSError as error:
                 self._abort(f"cannot write its part of the trace: {error.strerror}", 1)

@@ -75,9 +75,10 @@ class Part:
         if self._file.write(block) != len(block):  # a raw write may be cut short without an error: the disk is full
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
-    def append_rows(self, trace: Trace, messages: np.ndarray, nbytes: np.ndarray) -> None:
-        """What was recorded since the last call, and the traffic so far."""
-        for table, rows in trace.drain().items():
+    def append_rows(self, trace: Trace, messages: np.ndarray, nbytes: np.ndarray) -> bool:
+        """What was recorded since the last call, and the traffic so far; whether anything was recorded."""
+        recorded = trace.drain()
+        for table, rows in recorded.items():
             self.append(table, rows)
         receivers = np.flatnonzero(messages)
         traffic = np.empty(len(receivers), dtype=TRAFFIC)
@@ -87,6 +88,7 @@ class Part:
             nbytes[receivers],
         )
         self.append("traffic", traffic.tobytes())
+        return any(recorded.values())
 
     def append_offset(self, offset: clock.Offset) -> None:
         self.append("offsets", np.array([(offset.at, offset.seconds, offset.uncertainty)], dtype=OFFSETS).tobytes())

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from cluster import OUTPACE, SlurmSweep
 
+from outpace.benchmarks.sweeps.description import load
 from outpace.benchmarks.trace.run import Run
 
 pytestmark = pytest.mark.slurm
@@ -196,6 +197,43 @@ def test_launcher_that_does_not_fit_is_refused(job) -> None:
     said = job.call(OUTPACE, "sweep", job.file, "--slurm", "--retry-failed", OUTPACE_LAUNCHER="srun --mpi=pmi2")
     assert "1 to submit" in said
     job.until_done(60)
+
+
+def test_asynchronous_programs_over_two_nodes(job) -> None:
+    """By mpiexec and by srun, 4 workers and a server, or 6 workers, on nodes of 4 cores."""
+    case = 'programs = ["a_psgd", "ad_psgd", "eamsgd"]\nworkers = [4, 6]\n'
+    fewer = '[[exclude]]\nprogram = "ad_psgd"\nworkers = 4\n'
+    more = '[[exclude]]\nprogram = ["a_psgd", "eamsgd"]\nworkers = 6\n'
+    job.file.write_text(f"{case}{QUADRATIC}{seconds(0.2)}{fewer}{more}")
+    launchers = {"hydra": f"{OUTPACE.with_name('mpiexec')}", "srun": "srun --mpi=pmi2"}
+    for name, launcher in launchers.items():
+        options = ["--nodes=2", "--ntasks=6", f"--output={name}.out"]
+        line = [*options, SCRIPTS / "steps.sbatch", job.file, "--out", name]
+        job.call("sbatch", *line, OUTPACE_JOBSCRIPTS=str(SCRIPTS), OUTPACE_LAUNCHER=launcher)
+    for name, launcher in launchers.items():
+        points = load(job.file, job.folder / name).points
+        assert sorted(point.ranks for point in points) == [5, 5, 6]
+        job.cluster.until(lambda: all(point.target.exists() for point in points), 150, job.told)  # noqa: B023
+        assert {Run(point.target).attrs["status"] for point in points} == {"complete"}
+        said = job.call("salloc", "-Q", "--nodes=2", OUTPACE, "doctor", "--nodes", OUTPACE_LAUNCHER=launcher)
+        assert "2 rank(s) in one world, on 2 node(s)" in said
+
+
+def test_asynchronous_run_without_a_transport_is_refused(job) -> None:
+    """Started past `outpace run`, the wheel's MPI takes UCX, which loses messages: one line, and 2 from every rank."""
+    program = [sys.executable, "-m", "mpi4py", "-m", "outpace.algorithms.a_psgd", "--problem", "quadratic:dim=4"]
+    line = ["srun", "--mpi=pmi2", "--nodes=2", "--ntasks=5", *program]
+    said = job.call(*line, check=False, PYTHONSAFEPATH="1")
+    remedy = "; set MPIR_CVAR_CH4_NETMOD=ofi FI_PROVIDER=tcp, as `outpace run` does"
+    assert [line.endswith(remedy) for line in said.splitlines() if line.startswith("a_psgd: ")] == [True]
+    ended = re.findall(r"tasks? ([\d,-]+): Exited with exit code 2", said)
+    assert sorted(task for each in ended for task in tasks(each)) == [0, 1, 2, 3, 4]
+
+
+def tasks(text: str) -> list[int]:
+    """The tasks that Slurm means by `0-2,4`."""
+    ranges = [part.partition("-") for part in text.split(",")]
+    return [task for first, _, last in ranges for task in range(int(first), int(last or first) + 1)]
 
 
 def test_time_limit_leads_to_checkpoint_requeue_and_a_whole_trace(limited) -> None:

@@ -1,0 +1,75 @@
+"""A run in which nothing happens: every rank says so once, and where each of its threads waits."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from jobs import LIMIT_S
+
+from outpace.benchmarks.machine import launcher
+
+# Rank 1 works for longer than a standstill takes to be told, then waits for a message that nobody sends; rank 0, which
+# hands out the rounds, can then only wait for rank 1.
+HANGS = """
+from dataclasses import dataclass
+
+from outpace.benchmarks.config import ProgramConfig
+from outpace.benchmarks.program import main
+from outpace.benchmarks.running import standstill
+from outpace.comm import clock
+
+standstill.STILL_S = 2.0
+
+
+@dataclass(frozen=True)
+class Config(ProgramConfig):
+    step_size: float = 0.1
+    batch_size: int = 1
+    dtype: str = "float64"
+    seed: int = 0
+    asynchronous = True
+
+
+def run(comm, problem, cfg, budget, trace):
+    x = problem.x0()
+    for k in budget:
+        clock.sleep(comm, 0.1)
+        trace.record()
+        if comm.rank == 1 and k >= 60:
+            comm.Recv(x, 0, 99)
+    return x
+
+
+if __name__ == "__main__":
+    main(run, Config)
+"""
+
+
+def test_every_rank_says_where_it_waits(tmp_path: Path) -> None:
+    (tmp_path / "hangs.py").write_text(HANGS)
+    program = [sys.executable, "-m", "mpi4py", "hangs.py", "--problem", "quadratic:dim=3", "--out", "run.h5"]
+    process = subprocess.Popen(
+        [*launcher.mpiexec(), "-n", "2", *program, "--epochs", "0.07"],
+        env=launcher.environment(2) | {"MPIEXEC_TIMEOUT": str(LIMIT_S)},
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    told: list[str] = []
+    with process:
+        assert process.stderr
+        for text in process.stderr:
+            told += [text] if "nothing has happened" in text else []
+            if len(told) == 2:
+                process.terminate()  # it ends some seconds later, in which nobody says it again
+    told.sort()
+    assert len(told) == 2
+    line = next(number for number, text in enumerate(HANGS.splitlines(), 1) if "Recv(x" in text)
+    start = r"rank {}: nothing has happened here for \d+ s; its threads are at: "
+    since = r", for \d+ s: "
+    assert re.match(start.format(0), told[0])
+    assert re.search(f"MainThread{since}comm/budget.py:\\d+ \\(handing_out.join\\(\\)\\)", told[0])
+    assert re.search(f"_hand_out{since}comm/budget.py:\\d+ \\(.*ANY_SOURCE.*\\)", told[0])
+    here = f"hangs.py:{line} \\(comm.Recv\\(x, 0, 99\\)\\)"
+    assert re.match(start.format(1) + f"MainThread{since}{here}", told[1])
