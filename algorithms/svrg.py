@@ -40,7 +40,6 @@ from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
 from outpace.comm import prox, spec
 from outpace.comm.arrays import copy, twin
-from outpace.comm.errors import UserError
 from outpace.comm.spec import PositiveFloat, PositiveInt, Seed
 from outpace.comm.streams import EPOCHS, SHARED_BATCHES
 
@@ -85,12 +84,13 @@ class Fixed:
         return 0.1 / L  # their example after Theorem 1
 
 
+WITHOUT_L = 0.2  # step size for a problem that does not know its smoothness, as the suite's other programs have it
 EPOCH_LENGTHS = {"geometric": Geometric, "fixed": Fixed}
 
 
 @dataclass(frozen=True)
 class Config(ProgramConfig):
-    step_size: PositiveFloat | None = None  # eta; without, from L, see above
+    step_size: PositiveFloat | None = None  # eta; without, from L, see above, or 0.2 where a problem has no L
     batch_size: PositiveInt = 16  # b, samples in a batch of all workers together
     epoch_length: str = "geometric"  # SPEC of the inner steps of an epoch: geometric, fixed:m=,option=I|II
     smoothness: Literal["largest", "mean-square"] = "largest"  # which L: of the f_j, or of their mean square
@@ -124,13 +124,11 @@ class Config(ProgramConfig):
         return asdict(self.constants(problem))
 
     def constants(self, problem):
-        """m, L and eta for a sum of functions. Raises UserError where it has no L and no step size is given."""
+        """m, L and eta for a sum of functions."""
         length = self.length()
         m = length.steps(problem.n_total, self.batch_size)
         L = getattr(problem, {"largest": "L", "mean-square": "L_mean_square"}[self.smoothness], None)
-        eta = self.step_size or (length.step_size(m, self.batch_size, L) if L else None)
-        if eta is None:
-            raise UserError(f"--step-size is needed: this problem does not know its {self.smoothness} smoothness")
+        eta = self.step_size or (length.step_size(m, self.batch_size, L) if L else WITHOUT_L)
         return Constants(m, L, eta)
 
 

@@ -38,7 +38,7 @@ CASES = [
 
 
 FINITE_SUMS = [
-    ("svrg", ["--problem", "digits"], "--step-size is needed: this problem does not know its largest smoothness"),
+    ("katyusha_x", ["--problem", "digits"], "--sigma is needed: this problem does not know its strong convexity"),
     ("svrg", ["--prox", "l1:weight=0"], "--prox l1: weight is 0; it must be more than 0"),
     ("svrg", ["--problem", "libsvm:path=bad.txt"], "bad.txt, line 2: not of the form 'label index:value ...'"),
     ("katyusha_x", ["--problem", "logistic:samples=9,dim=2,penalty=nonconvex"], "the objective is not convex"),

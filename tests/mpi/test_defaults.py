@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 from harness import CheckedComm, execute, share
 
-from outpace.algorithms import a_psgd, ad_psgd, allreduce_sgd, d2, d_psgd, eamsgd, quantized_sgd, sign_sgd
+from outpace.algorithms import (
+    a_psgd,
+    ad_psgd,
+    allreduce_sgd,
+    d2,
+    d_psgd,
+    eamsgd,
+    katyusha_x,
+    quantized_sgd,
+    sign_sgd,
+    svrg,
+)
 
 DEFAULTS: list[tuple[ModuleType, dict[str, Any]]] = [
     (allreduce_sgd, {}),
@@ -24,6 +35,8 @@ DEFAULTS: list[tuple[ModuleType, dict[str, Any]]] = [
     (quantized_sgd, {"codec": "qsgd:norm=max"}),
     (quantized_sgd, {"codec": "terngrad"}),
     (quantized_sgd, {"codec": "terngrad:shared=1"}),
+    (svrg, {}),
+    (katyusha_x, {"variant": "w"}),  # X^s needs a strong convexity, which a network does not have
 ]
 NAMES = [" ".join([module.__name__.rpartition(".")[2], *config.values()]) for module, config in DEFAULTS]
 

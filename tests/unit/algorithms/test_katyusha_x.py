@@ -326,8 +326,7 @@ def test_on_a_device_it_is_the_same(
 def test_what_programs_need_of_a_problem() -> None:
     (digits,) = shares("digits:hidden=0", 1)
     (bent,) = shares("logistic:samples=30,dim=2,weight=0.1,penalty=nonconvex", 1)
-    with pytest.raises(UserError, match="--step-size is needed"):
-        svrg.Config().derive(digits)
+    assert svrg.Config().derive(digits) == {"m": 90, "L": None, "step_size": 0.2}
     with pytest.raises(UserError, match="--sigma is needed"):
         katyusha_x.Config(step_size=0.1).derive(digits)
     with pytest.raises(UserError, match="not convex"):
