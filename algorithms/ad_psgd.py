@@ -16,7 +16,7 @@ and a passive one in an exchange for the active one that asked it, which has sen
 exchanges at a passive worker end one after the other. A passive worker says DONE after its last gradient, an active one
 after its own last and its neighbours' DONE; until then it serves who calls, and from then on it asks no more, whatever
 is due. A passive worker answers until its neighbours are DONE. So whoever may be called or asked is there, nothing
-comes after DONE, and a run ends with the exchanges under way at its last gradient, as Algorithm 1 does.
+comes after DONE, and a run ends within an exchange of its last gradient, as Algorithm 1 does.
 
 Deviations from the paper:
 1. The gradient thread itself applies its gradient, under a lock that nobody holds across a message; the paper's
