@@ -392,17 +392,18 @@ def test_bytes_are_the_documented_cost(comm: CheckedComm, row: Row) -> None:
 @by_row
 def test_snapshots_are_taken_before_the_update(comm: CheckedComm, row: Row) -> None:
     """The k-th is the model that k steps lead to, the first of all the start. Taken after the update, or of another
-    vector, it would shift every curve. Of an asynchronous program only the start is known beforehand."""
+    vector, it would shift every curve. Of several asynchronous workers only the start is known beforehand."""
     config = configurations(row, comm.size)[0]
     servers = row.servers(config)
     problem, layout = share(comm, PROBLEM, servers=servers), Layout(comm.size - servers, servers)
     models = execute(comm, row.program, problem, 4, recorder=Shown, **config).models
-    start = arrays.to_host(problem.x0())
-    if row.synchronous:
-        ends = [execute(comm, row.program, problem, steps, **config).x for steps in (1, 2, 3)]
-        np.testing.assert_allclose(models, [start, *ends], rtol=0, atol=1e-13)
-    elif part := layout.held(problem.dim).get(comm.rank):
-        np.testing.assert_array_equal(models[0], start[part])
+    expected = [arrays.to_host(problem.x0())[layout.held(problem.dim).get(comm.rank, slice(0))]]
+    if row.synchronous or layout.workers == 1:
+        expected += [execute(comm, row.program, problem, steps, **config).x for steps in (1, 2, 3)]
+    assert not row.synchronous or len(models) == 4
+    assert comm.allreduce(len(models)) >= 4  # an asynchronous worker may have computed no gradient at all
+    known = min(len(models), len(expected))
+    np.testing.assert_allclose(models[:known], expected[:known], rtol=0, atol=1e-13)
 
 
 @by_row
