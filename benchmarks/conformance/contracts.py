@@ -134,15 +134,16 @@ def sends_what_its_cost_says(comm: CheckedComm, row: Row, xp: ModuleType = np) -
 
 def shows_the_model_before_each_update(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
     """The k-th snapshot is the model that k steps lead to, the first of all the start. Taken after the update, or of
-    another vector, it would shift every curve. Of an asynchronous program only the start is known beforehand."""
+    another vector, it would shift every curve. Of several asynchronous workers only the start is known beforehand."""
     config = configurations(row, comm.size)[0]
     servers = row.servers(config)
     problem, layout = share(comm, PROBLEM, servers=servers, xp=xp), Layout(comm.size - servers, servers)
     models = execute(comm, row.program, problem, 4, recorder=Shown, **config).models
     start, part = arrays.to_host(problem.x0()), layout.held(problem.dim).get(comm.rank)
     due = [start[part]] if part else []
-    if row.synchronous:
-        due += [execute(comm, row.program, problem, steps, **config).x for steps in (1, 2, 3)]
+    if row.synchronous or layout.workers == 1:
+        later = [execute(comm, row.program, problem, steps, **config).x for steps in (1, 2, 3)]
+        due += later if part else []
         hold(comm, len(models) == len(due), f"{len(models)} snapshots in {len(due)} steps")
     pairs = enumerate(zip(models, due, strict=False))  # of an asynchronous program there are more models
     wrong = [k for k, (model, x) in pairs if np.abs(model - x).max() > 1e-13]
