@@ -29,6 +29,15 @@ def test_quadratic() -> None:
     assert columns["snr_above"][0] == pytest.approx((snr > 2 / np.sqrt(3)).mean(), abs=0.02)
 
 
+def test_sparse_noise() -> None:
+    """All noise in one coordinate, the curvature alike in all: the densities at which signSGD gains."""
+    (share,) = shares("sparse-noise:dim=50", 1)
+    row = geometry.measure(MPI.COMM_SELF, 1, [share], 10, 3, 0, share.x0())
+    assert row["noise_density"] == pytest.approx(1 / 50)
+    assert row["live"] == pytest.approx(1 / 50)
+    assert row["curvature_density"] == pytest.approx(1)
+
+
 def test_welford_equals_two_passes() -> None:
     (share,) = shares("digits:hidden=3", 1)
     x = np.random.default_rng(2).standard_normal(share.dim)
