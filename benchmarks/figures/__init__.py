@@ -16,6 +16,7 @@ from outpace.benchmarks.figures.curves import (
     geometry,
     loss_epochs,
     loss_time,
+    noise,
     suboptimality_gradients,
     suboptimality_rounds,
 )
@@ -47,6 +48,7 @@ FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
     "batches": batches,
     "step-sizes": step_sizes,
     "geometry": geometry,
+    "noise": noise,
     "heterogeneity": heterogeneity,
     "loss-facets": loss_facets,
 }
