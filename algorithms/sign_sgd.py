@@ -58,6 +58,7 @@ class Config(ProgramConfig):
     step_size: PositiveFloat | None = None  # gamma; by default 0.1, 0.1 / n for a sum, and for ef-signsgd 1, as of SGD
     schedule: str = "sqrt"  # SPEC of gamma over the steps: constant, sqrt, step:at=30+60, cosine
     batch_size: PositiveInt = 16  # samples per gradient of one worker
+    batches: Literal["constant", "growing"] = "constant"  # growing: k + 1 times as many samples in step k
     sampling: Sampling = "replacement"  # how batches are drawn: with replacement, or shuffled passes
     variant: Literal["signsgd", "signum", "ef-signsgd"] = "signsgd"  # what a worker takes the signs of
     vote: Literal["majority", "sum", "none"] = "majority"  # what becomes of the signs
@@ -78,7 +79,12 @@ class Config(ProgramConfig):
 
     def check(self, n):
         """Raise UserError for flags that do not go together, or not with n workers."""
-        schedules.parse(self.schedule)
+        schedule = schedules.parse(self.schedule)
+        if self.batches == "growing" and (schedule.warm_up or isinstance(schedule, schedules.Step)):
+            raise UserError(
+                f"--schedule {self.schedule} counts epochs, and with --batches growing they differ in steps; "
+                "allowed: constant, sqrt, cosine, without warm-up"
+            )
         if self.vote == "sum":
             check_sums_fit(n, "--vote sum")
         if self.vote == "majority" and self.exchange == "int8":
@@ -88,6 +94,15 @@ class Config(ProgramConfig):
         if self.vote == "none" and self.adversaries != "none":
             raise UserError("--adversaries lie about their signs, and --vote none sends none; allowed: majority, sum")
         adversaries(self.adversaries, n)
+
+    def samples(self, k):
+        """How many are in a worker's gradient of step k."""
+        return self.batch_size * (k + 1) if self.batches == "growing" else self.batch_size
+
+    def steps_in(self, epochs, n_total, n):
+        """Steps of n workers in so many epochs."""
+        steps = super().steps_in(epochs, n_total, n)  # with batches of batch_size
+        return (math.sqrt(1 + 8 * steps) - 1) / 2 if self.batches == "growing" else steps  # K: K (K + 1) / 2 = steps
 
     def first_step(self, n):
         """The step size of n workers."""
@@ -124,7 +139,7 @@ def run(comm, problem, cfg, budget, trace):
     budget.keep(x=x, **batches.memory, ties=ties, lies=lies, **memory, **vote.memory)
     for k in budget:
         step = gamma(k)
-        batch = batches.draw(cfg.batch_size)
+        batch = batches.draw(cfg.samples(k))
         problem.gradient(x, batch, g)
         if penalty is not None:
             xp.multiply(x, cfg.weight_decay, out=penalty)

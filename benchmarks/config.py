@@ -34,6 +34,10 @@ class ProgramConfig:
         """Steps of n workers, each of its own gradient, that together use n_total samples; the mean where they vary."""
         return n_total / (n * self.batch_size)
 
+    def steps_in(self, epochs: float, n_total: int, n: int) -> float:
+        """Steps of n workers in so many epochs."""
+        return epochs * self.steps_per_epoch(n_total, n)
+
     def derive(self, problem: Any) -> dict[str, Any]:
         """Constants taken from the problem, for the trace. Raises UserError where the two do not fit."""
         return {}

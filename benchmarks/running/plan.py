@@ -96,7 +96,7 @@ class Plan:
     def steps(self, n_total: int) -> int | None:
         """Steps of a worker, on average where they share them, for a problem of n_total samples; None: no limit."""
         epochs = self.launch.epochs or (None if self.launch.time_budget else DEFAULT_EPOCHS)
-        return None if epochs is None else max(1, round(epochs * self.config.steps_per_epoch(n_total, self.n)))
+        return None if epochs is None else max(1, round(self.config.steps_in(epochs, n_total, self.n)))
 
 
 def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:

@@ -66,6 +66,7 @@ ROWS = [
         synchronous=True,
         cost=lambda n, dim, degrees: np.full(n, 2 * (n - 1) * 4 * sign.words(dim, n)),
         reference=sign_sgd_form,
+        work=sign_sgd_form.work,
         spread=False,  # a majority is no mean
         variants=(
             {"step_size": 0.3},
@@ -85,6 +86,7 @@ ROWS = [
             {"step_size": 0.1, "vote": "sum", "exchange": "int8", "weight_decay": 0.01},
             {"step_size": 0.3, "vote": "none", "variant": "signum", "weight_decay": 0.01, "decay": "coupled"},
             {"step_size": 0.3, "schedule": STEPS_DOWN, "weight_decay": 0.1, "decay": "coupled"},
+            {"step_size": 0.3, "batches": "growing", "batch_size": 2, "sampling": "shuffle", "variant": "signum"},
             {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "weight_decay": 0.01},
             {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "exchange": "server"},
             {"step_size": 1.0, "variant": "ef-signsgd", "ties": "keep"},
@@ -95,6 +97,8 @@ ROWS = [
             (2, {"variant": "ef-signsgd", "exchange": "int8"}),
             (3, {"adversaries": "flip:rank=3"}),
             (4, {"adversaries": "random:rank=0", "vote": "none"}),
+            (2, {"batches": "growing", "schedule": "step:at=1"}),
+            (2, {"batches": "growing", "schedule": "sqrt:warm-up=1"}),
         ),
     ),
     Row(

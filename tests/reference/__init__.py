@@ -63,14 +63,14 @@ class Batches:
         self.orders = [np.arange(share.n_samples) for share in shares]  # of the last pass
         self.ahead = [np.empty(0, dtype=int) for _ in shares]  # of it, what no batch has had
 
-    def gradients(self, X):
-        """G, whose row i is worker i's gradient at X[i]."""
-        return np.stack([self.gradient(i, x) for i, x in enumerate(X)])
+    def gradients(self, X, times=1):
+        """G, whose row i is worker i's gradient at X[i], over so many times the batch size."""
+        return np.stack([self.gradient(i, x, times) for i, x in enumerate(X)])
 
-    def gradient(self, i, x):
+    def gradient(self, i, x, times=1):
         """Worker i's gradient at x."""
         g, share = np.empty_like(x), self.shares[i]
-        share.gradient(x, self.batch(i, share.n_samples, self.cfg.batch_size), g)
+        share.gradient(x, self.batch(i, share.n_samples, times * self.cfg.batch_size), g)
         return g
 
     def batch(self, i, n_samples, size):

@@ -26,6 +26,11 @@ def chunks(cfg, dim, n):
     return [slice(first, first + size) for first in range(0, dim, size)]
 
 
+def work(cfg, n_total, n, steps):
+    """Rounds, and samples of all workers."""
+    return steps, n * cfg.batch_size * (sum(range(1, steps + 1)) if cfg.batches == "growing" else steps)
+
+
 def run(shares, cfg, steps):
     X, batches = start(shares), Batches(shares, cfg)
     n, dim = X.shape
@@ -38,7 +43,7 @@ def run(shares, cfg, steps):
     decoupled, coupled = (cfg.weight_decay * (cfg.decay == name) for name in ("decoupled", "coupled"))
     for k in range(steps):
         gamma = step_size(shares, cfg, k, steps, default if cfg.step_size is None else None)
-        G = batches.gradients(np.tile(x, (n, 1))) + coupled * x
+        G = batches.gradients(np.tile(x, (n, 1)), k + 1 if cfg.batches == "growing" else 1) + coupled * x
         if cfg.vote == "none":
             G = np.tile(G.mean(axis=0), (n, 1))
         coin, zero = np.ones(dim), np.ones((n, dim))  # of ties, and of each worker's zeros

@@ -14,6 +14,8 @@ from reference import sign_sgd as sign_sgd_form
 from scipy import stats
 
 from outpace.algorithms import allreduce_sgd, sign_sgd
+from outpace.benchmarks.conformance.trial import Shown
+from outpace.benchmarks.running.plan import make_plan, parse_flags
 from outpace.benchmarks.studies.vote_errors import NOISES, SNR, VOTERS, vote_error, vote_errors
 from outpace.benchmarks.trace.recorder import Trace
 from outpace.benchmarks.trace.snapshots import Snapshots
@@ -179,6 +181,43 @@ def test_sparse_noise(alone: CheckedComm) -> None:
     assert losses["signSGD"] < 2
     assert losses["SGD"] > 20
     assert losses["SGD"] == pytest.approx(28.6, rel=0.2)  # the exact expectation
+
+
+def mean_norm(comm: CheckedComm, problem: Any, steps: int, **config: Any) -> float:
+    """The mean of |g|_1 over the models of a run on sparse-noise, where g is x."""
+    models = execute(comm, sign_sgd, problem, steps, recorder=Shown, **config).models
+    return float(np.mean([np.abs(x).sum() for x in models]))
+
+
+def test_theorem_1(alone: CheckedComm) -> None:
+    """n_k = K and delta = 1/sqrt(|L|_1 K): the bound of arXiv:1802.04434 holds, and 4 K steps halve the gradient."""
+    dim, sigma = 10, 30.0
+    (problem,) = shares(f"sparse-noise:dim={dim},sigma={sigma},samples=1e5", 1)
+    norms = {}
+    for K in (16, 64, 256, 1024):
+        delta = 1 / np.sqrt(dim * K)
+        norms[K] = mean_norm(alone, problem, K, batch_size=K, step_size=delta, schedule="constant")
+        bound = np.sqrt(dim) * (problem.loss(problem.x0()) + 0.5) + 2 * sigma
+        assert norms[K] <= bound / np.sqrt(K)
+    assert norms[1024] == pytest.approx(norms[256] / 2, rel=0.1)
+
+
+@pytest.mark.parametrize("variant", ["signsgd", "signum"])
+def test_growing_batches_keep_the_noise_below_the_step(alone: CheckedComm, variant: str) -> None:
+    (problem,) = shares("sparse-noise:dim=10,sigma=30,samples=1e5", 1)
+    config = {"variant": variant, "warm_up": True, "batch_size": 1, "step_size": 0.3}
+    growing, constant = (mean_norm(alone, problem, 1024, batches=name, **config) for name in ("growing", "constant"))
+    assert growing < 0.75 * constant
+
+
+def test_growing_batches_use_the_epochs_that_were_asked() -> None:
+    """Two workers with 2, 4, 6, ... samples use 2 (2 + ... + 2 K): 220 in 10 steps, 924 in 21."""
+    for epochs, steps in ((1, 10), (4.2, 21)):
+        flags = ["--batches", "growing", "--batch-size", "2", "--epochs", str(epochs)]
+        plan = make_plan("sign_sgd", *parse_flags("sign_sgd", sign_sgd.Config, flags), 2)
+        assert plan.steps(220) == steps
+        assert plan.config.steps_in(epochs, 220, 2) == pytest.approx(steps)
+        assert 2 * sum(map(plan.config.samples, range(steps))) == pytest.approx(220 * epochs)
 
 
 @pytest.mark.parametrize(
