@@ -105,7 +105,7 @@ ROWS = [
         reference=allreduce_form,
         variants=(
             {},
-            {"schedule": "cosine", "sampling": "shuffle", "weight_decay": 0.01},
+            {"step_size": 0.3, "schedule": "cosine", "sampling": "shuffle", "weight_decay": 0.01},
             {"rule": "momentum", "step_size": 0.2, "schedule": STEPS_DOWN, "weight_decay": 0.01},
             {"rule": "adam", "sampling": "shuffle"},
         ),
