@@ -150,6 +150,7 @@ ROWS = [
         gossip=True,
         fits=topology.bipartite,
         refused=((3, {"topology": "ring"}), (5, {"topology": "ring"}), (4, {"topology": "complete"})),
+        variants=({}, {"step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"}),
     ),
     Row(
         d2,
