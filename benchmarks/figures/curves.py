@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from outpace.benchmarks.figures.drawing import draw_curves, log_axis
 from outpace.benchmarks.figures.grouping import repetitions
@@ -14,23 +14,48 @@ from outpace.comm.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Columns of /evaluations with their axis labels.
+TIME: Final = ("t_s", "time (s)")
+EPOCHS: Final = ("epoch", "epochs of all workers")
+LOSS: Final = ("loss", "loss at the mean model")
+HELD_OUT_LOSS: Final = ("held_out_loss", "held-out loss\nat the mean model")
+ACCURACY: Final = ("accuracy", "held-out accuracy\nat the mean model")
+
 
 def loss_time(runs: Sequence[Run], figure: "Figure") -> str:
     """Loss against time; logarithmic where it spans a factor of ten."""
-    return draw_curves(runs, figure.add_subplot(), ("t_s", "time (s)"), ("loss", "loss at the mean model"))
+    return draw_curves(runs, figure.add_subplot(), TIME, LOSS)
 
 
 def loss_epochs(runs: Sequence[Run], figure: "Figure") -> str:
     """Loss against passes over the data; logarithmic where it spans a factor of ten."""
-    return draw_curves(
-        runs, figure.add_subplot(), ("epoch", "epochs of all workers"), ("loss", "loss at the mean model")
-    )
+    return draw_curves(runs, figure.add_subplot(), EPOCHS, LOSS)
+
+
+def held_out_loss_time(runs: Sequence[Run], figure: "Figure") -> str:
+    """Mean loss of the held-out samples against time; logarithmic where it spans a factor of ten."""
+    return draw_curves(runs, figure.add_subplot(), TIME, HELD_OUT_LOSS)
+
+
+def held_out_loss_epochs(runs: Sequence[Run], figure: "Figure") -> str:
+    """Mean loss of the held-out samples against passes over the data; logarithmic where it spans a factor of ten."""
+    return draw_curves(runs, figure.add_subplot(), EPOCHS, HELD_OUT_LOSS)
+
+
+def accuracy_time(runs: Sequence[Run], figure: "Figure") -> str:
+    """Share of the held-out samples that is classified correctly, against time."""
+    return draw_curves(runs, figure.add_subplot(), TIME, ACCURACY, share=True)
+
+
+def accuracy_epochs(runs: Sequence[Run], figure: "Figure") -> str:
+    """Share of the held-out samples that is classified correctly, against passes over the data."""
+    return draw_curves(runs, figure.add_subplot(), EPOCHS, ACCURACY, share=True)
 
 
 def consensus(runs: Sequence[Run], figure: "Figure") -> str:
     """Mean squared distance of the local models to their mean, against time."""
     label = "mean squared distance\nto the mean model"
-    return draw_curves(runs, figure.add_subplot(), ("t_s", "time (s)"), ("consensus", label), log=True)
+    return draw_curves(runs, figure.add_subplot(), TIME, ("consensus", label), log=True)
 
 
 def suboptimality_gradients(runs: Sequence[Run], figure: "Figure") -> str:

@@ -101,7 +101,7 @@ def summary(run: Run) -> Table:
     for name in ("constants", "answer"):
         if name in a:
             rows[name] = ", ".join(f"{key} {_short(value)}" for key, value in json.loads(a[name]).items())
-    for name in ("accuracy", "suboptimality", "prox_residual"):
+    for name in ("gradient_norm_1", "held_out_loss", "accuracy", "suboptimality", "prox_residual"):
         if run.has("evaluations", name):
             rows[name] = _course(run, name)
     if run.has("evaluations", "rounds"):
