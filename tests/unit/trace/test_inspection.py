@@ -32,6 +32,14 @@ def test_columns_that_came_later_are_shown_where_they_are(tmp_path: Path) -> Non
     assert shown(new)["gradient_norm_1"] == f"7 -> 0.25 ({rows} evaluations)"
 
 
+def test_time_is_told_by_rank_where_ranks_differ() -> None:
+    """Compute by hand from /steps: 31.86 and 31.76 ms of 34.41; rank 1 waited 0.92 ms."""
+    compute, injected, wait, exchange, idle = shown(GOLDEN)["time by rank, %"].splitlines()
+    assert (compute, injected, wait) == ("compute  92.5 each", "injected 0.0 each", "wait     0.0 2.7")
+    assert exchange.startswith("exchange ")
+    assert idle.startswith("idle ")
+
+
 def test_damage_anywhere_is_a_user_error(tmp_path: Path) -> None:
     """A byte turned over, which may be one that nothing depends on; HDF5 raises this and that for others."""
     whole, path = GOLDEN.read_bytes(), tmp_path / "damaged.h5"
