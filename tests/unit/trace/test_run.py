@@ -106,7 +106,8 @@ def test_rate_is_all_samples_over_the_last_end(tmp_path):
 
 def test_time_by_rank(tmp_path):
     """Ten seconds. Rank 0 exchanges in a thread (1 to 4, 9 to 12) and in its loop (6 to 7), waits for tickets (4 to 5;
-    the last one from 9.5 on) and writes a checkpoint. Rank 1 is of a synchronous program, rank 2 a server."""
+    the last one from 9.5 on) and writes a checkpoint. Rank 1 is of a synchronous program. Rank 2 is a server and has
+    every kind of message."""
     happened = [
         (0, "compute", 0, 2, 0),
         (1, "compute", 0, 1, 0),
@@ -114,9 +115,11 @@ def test_time_by_rank(tmp_path):
         (1, "allreduce", 1, 4, 0),
         (0, "inject", 2, 3, 0),
         (2, "exchange", 2, 3, 0),
-        (2, "push", 3, 5, 1),
+        (2, "push", 3, 4, 1),
+        (2, "allreduce", 4, 4.5, 2),
         (0, "wait", 4, 5, 1),
         (1, "compute", 4, 6, 1),
+        (2, "vote", 4.5, 5, 3),
         (0, "compute", 5, 6, 1),
         (0, "exchange", 6, 7, 1),
         (1, "vote", 6, 8, 1),
