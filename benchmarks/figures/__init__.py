@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from outpace.benchmarks.figures.curves import (
+    accuracy_epochs,
+    accuracy_time,
     consensus,
     geometry,
     gradient_mean,
+    held_out_loss_epochs,
+    held_out_loss_time,
     loss_epochs,
     loss_time,
     suboptimality_gradients,
@@ -35,6 +39,10 @@ if TYPE_CHECKING:
 FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
     "loss-time": loss_time,
     "loss-epochs": loss_epochs,
+    "held-out-loss-time": held_out_loss_time,
+    "held-out-loss-epochs": held_out_loss_epochs,
+    "accuracy-time": accuracy_time,
+    "accuracy-epochs": accuracy_epochs,
     "epoch-time": epoch_time,
     "speed-up": speed_up,
     "steps-rate": steps_rate,
