@@ -1,6 +1,7 @@
 """Traces, and parts of killed runs, made of numbers that are known."""
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -125,9 +126,14 @@ def simulate(
         f"{kind}_density": value * snr for kind, value in (("gradient", 0.4), ("noise", 0.5), ("curvature", 0.3))
     }
     geometry |= {f"snr_p{q}": q / 50 * snr for q in (5, 25, 50, 75, 95)}
+    low = np.arange(-4.75, 4.75, 0.5)
+    bell = np.diff([math.erf(edge / math.sqrt(2)) / 2 for edge in (*low, 4.75)])
+    noise = {"evaluation": np.repeat([0, 39], 2 * len(low)), "coordinate": np.tile(np.repeat([3, 5], len(low)), 2)}
+    noise |= {"sigma": np.ones(4 * len(low)), "low": np.tile(low, 4), "share": np.tile(bell, 4)}
     groups = {
         "evaluations": evaluations,
         "geometry": geometry,
+        "noise": noise,
         "workers": {"data_share": np.full(n, 1 / n), "update_share": np.bincount(rank, minlength=n) / len(rank)},
         "steps": columns,
         "events": {k: np.concatenate(v) for k, v in events.items()},

@@ -21,6 +21,7 @@ from outpace.benchmarks.figures.curves import (
     held_out_loss_time,
     loss_epochs,
     loss_time,
+    noise,
     suboptimality_gradients,
     suboptimality_rounds,
 )
@@ -57,6 +58,7 @@ FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
     "batches": batches,
     "step-sizes": step_sizes,
     "geometry": geometry,
+    "noise": noise,
     "heterogeneity": heterogeneity,
     "loss-facets": loss_facets,
 }

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.benchmarks.figures.drawing import draw_curves, log_axis
+from outpace.benchmarks.figures.drawing import draw_curves, how_ended, log_axis
 from outpace.benchmarks.figures.grouping import repetitions
 from outpace.benchmarks.figures.looks import DASHES, LAW, look_of
-from outpace.benchmarks.figures.page import HEIGHT
+from outpace.benchmarks.figures.page import ENTRY, HEIGHT, LINE_HEIGHT, line_count, wrapped
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
@@ -116,3 +116,54 @@ def geometry(runs: Sequence[Run], figure: "Figure") -> str:
     ratios.set_ylabel("signal to noise\nof a coordinate")
     ratios.set_xlabel("epochs of all workers")
     return "medians over the coordinates, bands of 50 and 90 % of them"
+
+
+def noise(runs: Sequence[Run], figure: "Figure") -> str:
+    """Histograms of the gradient's noise in random coordinates, beside the normal density of the same variance."""
+    last = {run.path: _last_histograms(run) for run in runs}
+    groups = repetitions(runs)
+    titles = []
+    for group in groups:
+        shapes = np.concatenate([_shape(*last[run.path]) for run in group], axis=1)
+        skewness, bimodality = map(_span, shapes)
+        title = f"{group[0].label}{how_ended(group)}: skewness {skewness}, bimodality {bimodality}"
+        titles.append(wrapped(title, ENTRY))
+    panels = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    figure.set_figheight(0.3 + 1.2 * len(groups) + LINE_HEIGHT * line_count(titles))
+    z = np.linspace(-5, 5, 201)
+    for axes, group, title in zip(panels, groups, titles, strict=True):
+        colour = look_of(group[0], runs)["color"]
+        for run in group:
+            edges, shares = last[run.path]
+            for share in shares:
+                axes.stairs(share / np.diff(edges), edges, label="one coordinate each", color=colour, linewidth=0.7)
+        normal = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+        axes.plot(z, normal, label="normal of the same variance", dashes=(5, 2), **LAW)
+        axes.set_title(title)
+        axes.set_ylabel("density")
+    panels[-1].set_xlabel("noise of a coordinate, over its standard deviation")
+    return "at the last evaluation; bimodality (skewness² + 1) / kurtosis: normal 1/3, uniform 5/9, two points 1"
+
+
+def _last_histograms(run: Run) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Edges (bins + 1,) and shares (coordinates, bins) of a run's last evaluation with noise."""
+    if not run.has("noise", "share") or not len(run.column("noise", "share")):
+        raise UserError(f"noise: {run.path}: no rows in /noise; allowed: runs with --geometry and with noise")
+    evaluation = run.column("noise", "evaluation")
+    rows = evaluation == evaluation[-1]
+    low = np.unique(run.column("noise", "low"))
+    return np.append(low, 2 * low[-1] - low[-2]), run.column("noise", "share")[rows].reshape(-1, len(low))
+
+
+def _shape(edges: NDArray[Any], shares: NDArray[Any]) -> NDArray[Any]:
+    """Skewness and Sarle's bimodality coefficient of each histogram, shape (2, coordinates); a bin is its middle."""
+    z = (edges[:-1] + edges[1:]) / 2
+    z = z - (shares @ z)[:, None]
+    second, third, fourth = ((shares * z**power).sum(axis=1) for power in (2, 3, 4))
+    skewness = third / second**1.5
+    return np.stack([skewness, (skewness**2 + 1) / (fourth / second**2)])
+
+
+def _span(values: NDArray[Any]) -> str:
+    low, high = (f"{round(float(value), 2) + 0.0:.2f}" for value in (values.min(), values.max()))  # never -0.00
+    return low if low == high else f"{low} to {high}"

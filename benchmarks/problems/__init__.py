@@ -5,7 +5,7 @@ In those of `rows` f_i is so weighted that the objective is the mean over all sa
 
 from typing import Any
 
-from outpace.benchmarks.problems import digits, libsvm, logistic, pca, quadratic, svd
+from outpace.benchmarks.problems import digits, libsvm, logistic, pca, quadratic, sparse_noise, svd
 from outpace.benchmarks.problems.problem import Problem, Setting, Unshared
 from outpace.comm import spec
 
@@ -14,6 +14,7 @@ __all__ = ["PROBLEMS", "Problem", "Setting", "Unshared", "build", "canonical"]
 MODULES: dict[str, Any] = {
     "digits": digits,
     "quadratic": quadratic,
+    "sparse-noise": sparse_noise,
     "logistic": logistic,
     "libsvm": libsvm,
     "pca": pca,

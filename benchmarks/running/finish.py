@@ -57,30 +57,34 @@ def finish(
     target: Path,
     attributes: dict[str, Any],
     psi: prox.Prox,
-    measure: Callable[[int, np.ndarray], dict[str, float]] | None = None,
+    measure: Callable[[int, np.ndarray], tuple[dict[str, float], archive.Columns]] | None = None,
     keep: bool = False,
 ) -> None:
     """Evaluate the course at its points and merge the parts into `target`; collective over the course's processes.
 
-    `psi` is what the objective has beside the problem's. `measure`, collective as well, gives a row of /geometry for
-    the number and the mean model of a point. The parts are removed unless they are to `keep`. Raises Unwritten.
+    `psi` is what the objective has beside the problem's. `measure`, collective as well, gives a row of /geometry and
+    rows of /noise for the number and the mean model of a point. The parts are removed unless they are to `keep`.
+    Raises Unwritten.
     """
-    comm, shapes = course.comm, list[dict[str, float]]()
+    comm, shapes, noises = course.comm, list[dict[str, float]](), list[archive.Columns]()
 
     def at(x_bar: np.ndarray) -> None:
         if measure:
-            shapes.append(measure(len(shapes), x_bar))
+            row, rows = measure(len(shapes), x_bar)
+            shapes.append(row)
+            noises.append(rows)
 
     tags, dim = course.tags(), course.x_start.size
     values, x_mean = evaluate(comm, course.layout, course.shares, course.held, dim, course.points(tags), at, psi)
     shape = {name: np.array([row[name] for row in shapes]) for name in shapes[0]} if shapes else None
+    noise = {name: np.concatenate([rows[name] for rows in noises]) for name in noises[0]} if noises else None
     if course.ended and psi == prox.NOTHING:
         known = _answer(course, x_mean)
         attributes = attributes | ({"answer": json.dumps(known)} if known else {})
 
     def merge() -> None:
         try:
-            archive.merge(target, attributes, tags, values, x_mean, course.ended, shape, keep)
+            archive.merge(target, attributes, tags, values, x_mean, course.ended, shape, noise, keep)
         except OSError as error:
             raise Unwritten(f"rank 0: cannot write {target}: {error.strerror or error}") from None
 

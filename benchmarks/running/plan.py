@@ -46,7 +46,7 @@ class Launch:
     compute_time: NonNegativeFloat = 0.0  # seconds a batch takes at least, by sleeping
     evaluations: PositiveInt = 20  # at least so many between start and end; fewer if the run has fewer steps
     checkpoint_every: PositiveFloat | None = None  # seconds between checkpoints; one is written on SIGTERM and SIGUSR1
-    geometry: bool = False  # at the evaluations: densities of gradient, noise and curvature, signal to noise
+    geometry: bool = False  # at the evaluations: densities, signal to noise, and histograms of the gradient's noise
     ranks: PositiveInt | None = None  # refuse to run unless the communicator has this size
     out: Path | None = None  # trace file; default <program>-<config id>.h5
     overwrite: bool = False  # replace an existing trace, or the parts that a killed run left

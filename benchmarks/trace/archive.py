@@ -131,6 +131,7 @@ def merge(
     x_mean: np.ndarray,
     ended: bool,
     geometry: Columns | None = None,
+    noise: Columns | None = None,
     keep: bool = False,
 ) -> None:
     """Write `target` from its parts and the evaluations `values` at the start, at `tags` and, of a run that `ended`, at
@@ -159,6 +160,8 @@ def merge(
     }
     if geometry:
         groups["geometry"] = {"t_s": t_s, "epoch": epoch, **geometry}
+    if noise:
+        groups["noise"] = noise
     tables = {"traffic": parts.traffic()} | ({} if labels is None else {"labels": {"samples": labels}})
     write(target, attributes, groups, tables)
     if not keep:

@@ -105,9 +105,16 @@ GROUPS: Final[dict[str, dict[str, Column]]] = {
         "snr_above": Column("f8", "1", "share of them above the critical 2/sqrt(3)"),
         "live": Column("f8", "1", "share of the coordinates with noise"),
     },
+    "noise": {
+        "evaluation": Column("i8", "1", "row of /evaluations"),
+        "coordinate": Column("i8", "1", "of the model"),
+        "sigma": Column("f8", "1", "standard deviation of a batch's gradient there"),
+        "low": Column("f8", "1", "lower edge of a bin of the noise over sigma; the bin is 0.5 wide"),
+        "share": Column("f8", "1", "share of the batches whose noise lies in the bin"),
+    },
     "model": {"x_mean": Column("f8", "1", "mean of the local models at the end")},
 }
-OPTIONAL: Final = ("geometry",)  # groups that a trace need not have
+OPTIONAL: Final = ("geometry", "noise")  # groups that a trace need not have
 SCALES: Final = {"workers": "worker", "clock": "rank", "model": "coordinate"}  # the others: "row"
 
 

@@ -125,6 +125,24 @@ def test_what_a_trace_tells(folder: Path) -> None:
     assert asks in range(2, (steps["rank"] == 1).sum() + 2)
 
 
+def test_geometry_is_measured_at_every_evaluation_and_drawn(tmp_path: Path) -> None:
+    """Two workers, all of whose noise is in one coordinate, 2 / sqrt(16) for a batch."""
+    flags = ["--problem", "sparse-noise:dim=5,sigma=2", "--batch-size", 16, "--epochs", 0.01, "--geometry"]
+    done = outpace("run", "allreduce_sgd", "-n", 2, *flags, "--out", "a.h5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    validate(tmp_path / "a.h5")
+    run = Run(tmp_path / "a.h5")
+    noise = {name: run.column("noise", name) for name in schema.GROUPS["noise"]}
+    evaluations = len(run.column("evaluations", "t_s"))
+    assert run.column("geometry", "noise_density") == pytest.approx(np.full(evaluations, 1 / 5))
+    assert list(dict.fromkeys(noise["evaluation"])) == list(range(evaluations))
+    assert set(noise["coordinate"]) == {0}
+    assert noise["sigma"] == pytest.approx(0.5, rel=0.2)
+    assert noise["share"].reshape(evaluations, -1).sum(axis=1) == pytest.approx(1)
+    for figure in ("geometry", "noise"):
+        assert outpace("plot", figure, "a.h5", "-o", f"{figure}.png", cwd=tmp_path).returncode == 0
+
+
 def test_synchronous_runs_meet_the_same_delays(tmp_path: Path) -> None:
     """The straggler dial: seeded per rank and step, so programs are delayed alike, and by the factor that was asked."""
     expected = [

@@ -163,26 +163,6 @@ def test_sums_of_signs_fit_a_byte(config: dict[str, Any]) -> None:
         sign_sgd.Config(**config).check(128)
 
 
-class SparseNoise:
-    """f = |x|^2 / 2 in 100 dimensions, the gradient's noise N(0, 100^2) in the first alone, x0 standard normal."""
-
-    xp, dim, n_samples, n_total, f_star = np, 100, 1, 1, 0.0
-
-    def __init__(self, seed: int) -> None:
-        self._rng = np.random.default_rng([21, seed])
-        self._x0 = self._rng.standard_normal(self.dim)
-
-    def x0(self) -> np.ndarray:
-        return self._x0.copy()
-
-    def loss(self, x: np.ndarray) -> float:
-        return float(x @ x) / 2
-
-    def gradient(self, x: np.ndarray, batch: Any, out: np.ndarray) -> None:
-        out[:] = x
-        out[0] += 100 * self._rng.standard_normal()
-
-
 def test_sparse_noise(alone: CheckedComm) -> None:
     """Means of 20 repeats: signSGD is below 2 after 300 steps, SGD above 20, at the step sizes of the paper."""
     losses = {}
@@ -190,8 +170,11 @@ def test_sparse_noise(alone: CheckedComm) -> None:
         ("SGD", allreduce_sgd, {"step_size": 1e-3}),
         ("signSGD", sign_sgd, {"step_size": 1e-2, "schedule": "constant"}),
     ):
-        problems = [SparseNoise(seed) for seed in range(20)]
-        ends = [execute(alone, program, problem, 300, batch_size=1, **config).x for problem in problems]
+        problems = [shares("sparse-noise:dim=100", 1, seed=seed)[0] for seed in range(20)]
+        ends = [
+            execute(alone, program, problem, 300, batch_size=1, seed=seed, **config).x
+            for seed, problem in enumerate(problems)
+        ]
         losses[name] = np.mean([problem.loss(x) for problem, x in zip(problems, ends, strict=True)])
     assert losses["signSGD"] < 2
     assert losses["SGD"] > 20

@@ -98,3 +98,24 @@ def test_gradients_are_averaged_over_the_epochs_so_far(tmp_path):
     diverged = Run(write_trace(tmp_path / "b.h5", {"evaluations": columns}, status="diverged"))
     (line,) = lines(compose("gradient-mean", [diverged]).axes[0]).values()
     np.testing.assert_array_equal(line.get_xydata(), [[0, 16], [0, 16]])
+
+
+def test_noise_shows_the_last_histograms_and_their_shapes(tmp_path):
+    """Two equal points, two unequal ones, and seven points alike: their skewness and bimodality are known."""
+    low = np.arange(-4.75, 4.75, 0.5)
+    shares = np.zeros((4, len(low)))
+    shares[0, 0] = 1.0  # an earlier evaluation
+    shares[1, [7, 11]] = 0.5
+    shares[2, [8, 18]] = 0.9, 0.1
+    shares[3, 6:13] = 1 / 7
+    columns = {"evaluation": np.repeat([0, 5, 5, 5], len(low)), "coordinate": np.repeat([1, 2, 0, 3], len(low))}
+    columns |= {"sigma": np.ones(shares.size), "low": np.tile(low, 4), "share": shares.ravel()}
+    (axes,) = compose("noise", [Run(write_trace(tmp_path / "a.h5", {"noise": columns}))]).axes
+    drawn = [patch.get_data() for patch in axes.patches]
+    np.testing.assert_allclose([step.values for step in drawn], 2 * shares[1:])
+    np.testing.assert_allclose(drawn[0].edges, np.append(low, 4.75))
+    title = " ".join(axes.get_title(loc="left").split())
+    assert title.endswith("skewness 0.00 to 2.67, bimodality 0.57 to 1.00")
+    z, density = axes.get_lines()[0].get_data()
+    assert np.trapezoid(density, z) == pytest.approx(1, abs=1e-5)
+    assert np.trapezoid(density * z**2, z) == pytest.approx(1, abs=1e-4)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from harness import shares
 from mpi4py import MPI
+from scipy import stats
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
@@ -13,6 +14,7 @@ from outpace.comm.layout import Layout
 
 TEXTS = (
     "quadratic:dim=7,zeta=1,sigma=0.5",
+    "sparse-noise:dim=7,sigma=2,samples=61",
     "digits:hidden=0",
     "digits:hidden=6",
     "logistic:samples=61,dim=5,weight=0.3",
@@ -96,6 +98,31 @@ def test_quadratic_is_the_same_whoever_builds_it() -> None:
     for two, five in zip(shares("quadratic:dim=5,zeta=1", 2), shares("quadratic:dim=5,zeta=1", 5), strict=False):
         assert (two.c == five.c).all()
         assert (two.a == five.a).all()
+
+
+def test_sparse_noise_closed_forms() -> None:
+    """The paper's numbers by default. The noise is in the first coordinate alone, and each worker's its own; the start
+    is standard normal, the seed's, and everybody's."""
+    problem, second = shares("sparse-noise:dim=2000", 2)
+    noise = []
+    for share in (problem, second):
+        g, z = np.empty(2000), np.empty(share.n_samples)
+        for j in range(share.n_samples):
+            share.gradient(share.x_star, np.array([j]), g)
+            z[j] = g[0]
+            assert not g[1:].any()
+        half = len(z) // 2
+        assert half == 2500
+        np.testing.assert_array_equal(z[half:], -z[:half])
+        assert stats.kstest(z[:half] / 100, "norm").pvalue > 0.01
+        noise.append(z[:half])
+    assert abs(np.corrcoef(noise)[0, 1]) < 0.06
+    assert stats.kstest(problem.x0(), "norm").pvalue > 0.01
+    np.testing.assert_array_equal(problem.x0(), second.x0())
+    (other,) = shares("sparse-noise:dim=2000", 1, seed=1)
+    assert (other.x0() != problem.x0()).all()
+    assert problem.loss(problem.x_star) == problem.f_star == 0
+    assert problem.L == problem.mu == 1
 
 
 def test_digits_are_the_real_ones() -> None:
