@@ -131,6 +131,7 @@ def simulate(
         "events": {k: np.concatenate(v) for k, v in events.items()},
         "traffic": {"nbytes": 40_000 * (1 - np.eye(n)), "messages": 10 * (1 - np.eye(n))},
     }
+    more = {"constants": json.dumps({"m": 25, "L": 1.0, "step_size": 0.1})} | more  # as of a finite sum
     return write_trace(path, groups, algorithm=algorithm, n_workers=n, stragglers=stragglers, seed=seed, **more)
 
 

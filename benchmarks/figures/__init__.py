@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from outpace.benchmarks.figures.curves import (
     consensus,
     geometry,
+    gradient_mean,
     loss_epochs,
     loss_time,
     suboptimality_gradients,
@@ -42,6 +43,7 @@ FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
     "timeline": timeline,
     "staleness": staleness,
     "consensus": consensus,
+    "gradient-mean": gradient_mean,
     "suboptimality-gradients": suboptimality_gradients,
     "suboptimality-rounds": suboptimality_rounds,
     "batches": batches,

@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from outpace.benchmarks.figures.drawing import draw_curves, log_axis
 from outpace.benchmarks.figures.grouping import repetitions
@@ -31,6 +34,22 @@ def consensus(runs: Sequence[Run], figure: "Figure") -> str:
     """Mean squared distance of the local models to their mean, against time."""
     label = "mean squared distance\nto the mean model"
     return draw_curves(runs, figure.add_subplot(), ("t_s", "time (s)"), ("consensus", label), log=True)
+
+
+def gradient_mean(runs: Sequence[Run], figure: "Figure") -> str:
+    """Squared norm of the full gradient at the mean model, averaged over the run so far, against epochs."""
+    label = "squared gradient norm,\nmean over the run so far"
+    x = "epoch", "epochs of all workers"
+    return draw_curves(runs, figure.add_subplot(), x, (_mean_squared_gradient, label), log=True)
+
+
+def _mean_squared_gradient(run: Run) -> NDArray[Any]:
+    """At each evaluation the mean over the epochs before it, between evaluations linear; shape (rows,)."""
+    steps = np.diff(run.column("evaluations", "epoch"))
+    with np.errstate(over="ignore", invalid="ignore"):  # of a run that diverged
+        squares = run.column("evaluations", "gradient_norm") ** 2
+        sums, epochs = np.cumsum(steps * (squares[:-1] + squares[1:]) / 2), np.cumsum(steps)
+        return np.append(squares[:1], np.divide(sums, epochs, out=squares[1:], where=epochs > 0))
 
 
 def suboptimality_gradients(runs: Sequence[Run], figure: "Figure") -> str:

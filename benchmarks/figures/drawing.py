@@ -24,11 +24,17 @@ BOOTSTRAP: Final = 71  # purpose of the random numbers behind the intervals of r
 
 
 def draw_curves(
-    runs: Sequence[Run], axes: "Axes", x: tuple[str, str], y: tuple[str, str], log: bool = False, facet: bool = False
+    runs: Sequence[Run],
+    axes: "Axes",
+    x: tuple[str, str],
+    y: tuple[str | Callable[[Run], NDArray[Any]], str],
+    log: bool = False,
+    facet: bool = False,
 ) -> str:
     """Draw a column of /evaluations against another, each given with its axis label; return the note.
 
-    In a facet all runs have the same stragglers, which its title names and curves need not tell.
+    Instead of a column, y may be what makes its values from the run. In a facet all runs have the same stragglers,
+    which its title names and curves need not tell.
     """
     groups = repetitions(runs)
     drawn = []
@@ -76,8 +82,8 @@ def draw_curves(
     return how_repeated(groups)
 
 
-def _curve(run: Run, x: str, y: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    xs, ys = run.column("evaluations", x), run.column("evaluations", y)
+def _curve(run: Run, x: str, y: str | Callable[[Run], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+    xs, ys = run.column("evaluations", x), y(run) if callable(y) else run.column("evaluations", y)
     if not len(xs):
         raise UserError(f"{run.path}: no evaluation in /evaluations")
     return xs, np.where(np.isfinite(ys), ys, math.inf)

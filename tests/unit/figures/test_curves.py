@@ -2,9 +2,10 @@
 
 import numpy as np
 from drawn import lines
-from made_traces import losses
+from made_traces import losses, write_trace
 
 from outpace.benchmarks.figures import compose
+from outpace.benchmarks.trace.run import Run
 
 
 def test_loss_is_drawn_as_recorded_against_time_and_epochs(tmp_path):
@@ -48,3 +49,16 @@ def test_consensus_is_logarithmic_and_leaves_out_exact_zeros(tmp_path):
     np.testing.assert_array_equal(drawn["D-PSGD, no stragglers"].get_xydata(), [[1.0, 0.5], [2.0, 0.25]])
     assert not len(drawn["AllReduce-SGD, no stragglers, exactly\u00a00"].get_xydata())
     compose("consensus", [exact])
+
+
+def test_gradients_are_averaged_over_the_epochs_so_far(tmp_path):
+    """Squares 16, 4, 0 at the epochs 0, 1, 3: of 10 and 4 + 10 in all. Evaluations are not equally far apart, and two
+    may come before the first step's end."""
+    columns = {"epoch": [0.0, 0.0, 1.0, 3.0], "gradient_norm": [4.0, 4.0, 2.0, 0.0]}
+    run = Run(write_trace(tmp_path / "a.h5", {"evaluations": columns}))
+    (line,) = lines(compose("gradient-mean", [run]).axes[0]).values()
+    np.testing.assert_allclose(line.get_xydata(), [[0, 16], [0, 16], [1, 10], [3, 14 / 3]])
+    columns["gradient_norm"] = [4.0, 4.0, 1e200, np.nan]
+    diverged = Run(write_trace(tmp_path / "b.h5", {"evaluations": columns}, status="diverged"))
+    (line,) = lines(compose("gradient-mean", [diverged]).axes[0]).values()
+    np.testing.assert_array_equal(line.get_xydata(), [[0, 16], [0, 16]])
