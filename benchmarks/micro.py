@@ -142,7 +142,7 @@ def step(comm: MeteredComm) -> Table:
     table = _table(comm, "step overhead, no gradient, dim 1000", ("program", "us per step"))
 
     class Free(Problem):
-        xp, dim, n_samples = np, 1000, 1000
+        xp, dim, n_samples, n_total = np, 1000, 1000, 1000
 
         def x0(self) -> np.ndarray:
             return np.zeros(self.dim, dtype=np.float32)

@@ -112,7 +112,9 @@ def simulate(
         "epoch": samples / 1000,
         "loss": loss,
         "gradient_norm": loss,
+        "gradient_norm_1": 2 * loss,
         "consensus": spread,
+        "held_out_loss": 1.1 * loss,
         "accuracy": 1 - loss / 3,
         "suboptimality": loss - 0.01,
         "gradients": samples / 1000,
@@ -137,13 +139,14 @@ def simulate(
         "events": {k: np.concatenate(v) for k, v in events.items()},
         "traffic": {"nbytes": 40_000 * (1 - np.eye(n)), "messages": 10 * (1 - np.eye(n))},
     }
+    more = {"constants": json.dumps({"m": 25, "L": 1.0, "step_size": 0.1})} | more  # as of a finite sum
     return write_trace(path, groups, algorithm=algorithm, n_workers=n, stragglers=stragglers, seed=seed, **more)
 
 
-def losses(path, loss, t_s=None, **more):
-    """A trace with these evaluations only."""
+def losses(path, loss, t_s=None, besides=None, **more):
+    """A trace with these evaluations only; `besides` are further columns of them."""
     t_s = np.arange(len(loss), dtype=float) if t_s is None else t_s
-    columns = {"t_s": t_s, "epoch": 2 * np.asarray(t_s), "loss": loss, "consensus": loss}
+    columns = {"t_s": t_s, "epoch": 2 * np.asarray(t_s), "loss": loss, "consensus": loss} | (besides or {})
     return Run(write_trace(path, {"evaluations": columns}, **more))
 
 

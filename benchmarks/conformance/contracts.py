@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from mpi4py import MPI
 
-from outpace.benchmarks.conformance.row import GRAPHS, Row, configurations, ring_allreduce
+from outpace.benchmarks.conformance.row import Row, configurations, ring_allreduce
 from outpace.benchmarks.conformance.trial import Allocations, CheckedComm, RandomStart, Shown, execute, share, shares
 from outpace.benchmarks.conformance.verdict import NotApplicable, hold
 from outpace.comm import arrays, topology
@@ -201,7 +201,7 @@ def allocates_no_vector_per_step(comm: CheckedComm, row: Row, xp: ModuleType = n
     """Of 4 MB models, nothing as large as a tenth of one is allocated after the first steps, on any rank, by either
     thread: not even a mask of the coordinates."""
     dim = 1 << 19
-    for config in configurations(row, comm.size)[:: len(GRAPHS) if row.gossip else 1]:
+    for config in configurations(row, comm.size, graphs=1):
         problem = share(comm, f"quadratic:dim={dim},samples=64", servers=row.servers(config), xp=xp)
         try:
             peak = execute(comm, row.program, problem, 12, recorder=Allocations, **row.pace, **config).peak

@@ -93,15 +93,19 @@ def row_of(program: ModuleType) -> Row:
     )
 
 
-def configurations(row: Row, n: int) -> list[dict[str, Any]]:
-    """What the row is run with on n ranks. Raises NotApplicable where that is nothing."""
+def configurations(row: Row, n: int, graphs: int | None = None) -> list[dict[str, Any]]:
+    """What the row is run with on n ranks: its first variant on every graph, or on so many, each other one on one.
+
+    Raises NotApplicable where that is nothing.
+    """
     if row.allowed and not row.allowed(n):
         raise NotApplicable("not allowed")
     variants = [variant for variant in row.variants if row.servers(variant) < n]
     if not variants:
         raise NotApplicable("no worker beside the server")
-    graphs = [{"topology": text} for text in GRAPHS if _usable(row, text, n)] if row.gossip else [{}]
-    found = [{**variant, **graph} for variant in variants for graph in graphs]
+    usable = [{"topology": text} for text in GRAPHS if _usable(row, text, n)] if row.gossip else [{}]
+    found = [{**variants[0], **graph} for graph in usable[:graphs]]
+    found += [{**variant, **graph} for variant in variants[1:] for graph in usable[:1]]
     if row.fits:
         return found
     refusals = [_refusal(row, config, n) for config in found]

@@ -12,8 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from outpace.benchmarks.figures.curves import (
+    accuracy_epochs,
+    accuracy_time,
     consensus,
     geometry,
+    gradient_mean,
+    held_out_loss_epochs,
+    held_out_loss_time,
     loss_epochs,
     loss_time,
     noise,
@@ -35,6 +40,10 @@ if TYPE_CHECKING:
 FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
     "loss-time": loss_time,
     "loss-epochs": loss_epochs,
+    "held-out-loss-time": held_out_loss_time,
+    "held-out-loss-epochs": held_out_loss_epochs,
+    "accuracy-time": accuracy_time,
+    "accuracy-epochs": accuracy_epochs,
     "epoch-time": epoch_time,
     "speed-up": speed_up,
     "steps-rate": steps_rate,
@@ -43,6 +52,7 @@ FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
     "timeline": timeline,
     "staleness": staleness,
     "consensus": consensus,
+    "gradient-mean": gradient_mean,
     "suboptimality-gradients": suboptimality_gradients,
     "suboptimality-rounds": suboptimality_rounds,
     "batches": batches,

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,23 +17,63 @@ from outpace.comm.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Columns of /evaluations with their axis labels.
+TIME: Final = ("t_s", "time (s)")
+EPOCHS: Final = ("epoch", "epochs of all workers")
+LOSS: Final = ("loss", "loss at the mean model")
+HELD_OUT_LOSS: Final = ("held_out_loss", "held-out loss\nat the mean model")
+ACCURACY: Final = ("accuracy", "held-out accuracy\nat the mean model")
+
 
 def loss_time(runs: Sequence[Run], figure: "Figure") -> str:
     """Loss against time; logarithmic where it spans a factor of ten."""
-    return draw_curves(runs, figure.add_subplot(), ("t_s", "time (s)"), ("loss", "loss at the mean model"))
+    return draw_curves(runs, figure.add_subplot(), TIME, LOSS)
 
 
 def loss_epochs(runs: Sequence[Run], figure: "Figure") -> str:
     """Loss against passes over the data; logarithmic where it spans a factor of ten."""
-    return draw_curves(
-        runs, figure.add_subplot(), ("epoch", "epochs of all workers"), ("loss", "loss at the mean model")
-    )
+    return draw_curves(runs, figure.add_subplot(), EPOCHS, LOSS)
+
+
+def held_out_loss_time(runs: Sequence[Run], figure: "Figure") -> str:
+    """Mean loss of the held-out samples against time; logarithmic where it spans a factor of ten."""
+    return draw_curves(runs, figure.add_subplot(), TIME, HELD_OUT_LOSS)
+
+
+def held_out_loss_epochs(runs: Sequence[Run], figure: "Figure") -> str:
+    """Mean loss of the held-out samples against passes over the data; logarithmic where it spans a factor of ten."""
+    return draw_curves(runs, figure.add_subplot(), EPOCHS, HELD_OUT_LOSS)
+
+
+def accuracy_time(runs: Sequence[Run], figure: "Figure") -> str:
+    """Share of the held-out samples that is classified correctly, against time."""
+    return draw_curves(runs, figure.add_subplot(), TIME, ACCURACY, share=True)
+
+
+def accuracy_epochs(runs: Sequence[Run], figure: "Figure") -> str:
+    """Share of the held-out samples that is classified correctly, against passes over the data."""
+    return draw_curves(runs, figure.add_subplot(), EPOCHS, ACCURACY, share=True)
 
 
 def consensus(runs: Sequence[Run], figure: "Figure") -> str:
     """Mean squared distance of the local models to their mean, against time."""
     label = "mean squared distance\nto the mean model"
-    return draw_curves(runs, figure.add_subplot(), ("t_s", "time (s)"), ("consensus", label), log=True)
+    return draw_curves(runs, figure.add_subplot(), TIME, ("consensus", label), log=True)
+
+
+def gradient_mean(runs: Sequence[Run], figure: "Figure") -> str:
+    """Squared norm of the full gradient at the mean model, averaged over the run so far, against epochs."""
+    label = "squared gradient norm,\nmean over the run so far"
+    return draw_curves(runs, figure.add_subplot(), EPOCHS, (_mean_squared_gradient, label), log=True)
+
+
+def _mean_squared_gradient(run: Run) -> NDArray[Any]:
+    """At each evaluation the mean over the epochs before it, between evaluations linear; shape (rows,)."""
+    steps = np.diff(run.column("evaluations", "epoch"))
+    with np.errstate(over="ignore", invalid="ignore"):  # of a run that diverged
+        squares = run.column("evaluations", "gradient_norm") ** 2
+        sums, epochs = np.cumsum(steps * (squares[:-1] + squares[1:]) / 2), np.cumsum(steps)
+        return np.append(squares[:1], np.divide(sums, epochs, out=squares[1:], where=epochs > 0))
 
 
 def suboptimality_gradients(runs: Sequence[Run], figure: "Figure") -> str:

@@ -24,23 +24,32 @@ BOOTSTRAP: Final = 71  # purpose of the random numbers behind the intervals of r
 
 
 def draw_curves(
-    runs: Sequence[Run], axes: "Axes", x: tuple[str, str], y: tuple[str, str], log: bool = False, facet: bool = False
+    runs: Sequence[Run],
+    axes: "Axes",
+    x: tuple[str, str],
+    y: tuple[str | Callable[[Run], NDArray[Any]], str],
+    log: bool = False,
+    facet: bool = False,
+    share: bool = False,
 ) -> str:
     """Draw a column of /evaluations against another, each given with its axis label; return the note.
 
-    In a facet all runs have the same stragglers, which its title names and curves need not tell.
+    Instead of a column, y may be what makes its values from the run. In a facet all runs have the same stragglers,
+    which its title names and curves need not tell. A `share` is drawn from 0, the worst, to 1; other columns are the
+    worse the larger they are.
     """
+    worst = 0.0 if share else math.inf
     groups = repetitions(runs)
     drawn = []
     for group in groups:
         look = look_of(group[0], runs) | ({"linestyle": DASHES[0]} if facet else {})
-        curves = [_curve(run, x[0], y[0]) for run in group]
+        curves = [_curve(run, x[0], y[0], worst) for run in group]
         drawn += curves
         label = (group[0].name if facet else group[0].label) + how_ended(group)
         if log and not any(values.any() for _, values in curves):
             label += f", exactly{NO_BREAK}0"
         if len(group) > 1:
-            grid, table = _on_one_grid(group, curves)
+            grid, table = _on_one_grid(group, curves, worst)
             if len(group) < INTERVAL_FROM:
                 for curve in curves:
                     axes.plot(*curve, color=look["color"], linestyle=look["linestyle"], linewidth=0.5, alpha=0.6)
@@ -50,15 +59,10 @@ def draw_curves(
         xs, ys = curves[0]
         shown = np.isfinite(ys) & (ys > 0 if log else True)  # matplotlib cannot space markers along nothing
         axes.plot(xs[shown], ys[shown], label=label, markevery=0.15 if shown.any() else None, **look)
-    values = np.concatenate([values for _, values in drawn])
-    values = values[np.isfinite(values)]
-    positive = values[values > 0]
-    if log or (len(positive) == len(values) and positive.max() >= 10 * positive.min()):
-        log_axis(axes)
-    # A run that explodes must not flatten the others.
-    start = max(values[0] for _, values in drawn)
-    if 0 < 10 * start < values.max():
-        axes.set_ylim(0.7 * positive.min() if axes.get_yscale() == "log" else None, 10 * start)
+    if share:
+        axes.set_ylim(0, 1)
+    else:
+        _fit(axes, [values for _, values in drawn], log)
     ends = [xs[-1] for xs, _ in drawn]
     if max(ends) >= 5 * min(ends) > 0:  # else the fast runs would stand in a corner
         first = min(xs[xs > 0][0] for xs, _ in drawn)
@@ -76,19 +80,32 @@ def draw_curves(
     return how_repeated(groups)
 
 
-def _curve(run: Run, x: str, y: str) -> tuple[NDArray[Any], NDArray[Any]]:
-    xs, ys = run.column("evaluations", x), run.column("evaluations", y)
+def _fit(axes: "Axes", curves: list[NDArray[Any]], log: bool) -> None:
+    """Make the y axis logarithmic where the curves span a factor of ten, and do not let one that explodes flatten the
+    others."""
+    values = np.concatenate(curves)
+    values = values[np.isfinite(values)]
+    positive = values[values > 0]
+    if log or (len(positive) == len(values) and positive.max() >= 10 * positive.min()):
+        log_axis(axes)
+    start = max(curve[0] for curve in curves)
+    if 0 < 10 * start < values.max():
+        axes.set_ylim(0.7 * positive.min() if axes.get_yscale() == "log" else None, 10 * start)
+
+
+def _curve(run: Run, x: str, y: str | Callable[[Run], NDArray[Any]], worst: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    xs, ys = run.column("evaluations", x), y(run) if callable(y) else run.column("evaluations", y)
     if not len(xs):
         raise UserError(f"{run.path}: no evaluation in /evaluations")
-    return xs, np.where(np.isfinite(ys), ys, math.inf)
+    return xs, np.where(np.isfinite(ys), ys, worst)
 
 
 def _on_one_grid(
-    group: list[Run], curves: list[tuple[NDArray[Any], NDArray[Any]]]
+    group: list[Run], curves: list[tuple[NDArray[Any], NDArray[Any]]], worst: float
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Repetitions at all points x that every run reached, shapes (points,) and (runs, points).
 
-    A run that diverged counts as infinite from its end on: it would be worse than the median, not absent.
+    A run that diverged counts as `worst` from its end on: it would be worse than the median, not absent.
     """
     diverged = [run.attrs["status"] == "diverged" for run in group]
     start = max(xs[0] for xs, _ in curves)
@@ -96,8 +113,7 @@ def _on_one_grid(
     grid = np.unique(np.concatenate([xs for xs, _ in curves]))
     grid = grid[(grid >= start) & (grid <= end)]
     table = [
-        np.interp(grid, xs, ys, right=math.inf if gone else None)
-        for (xs, ys), gone in zip(curves, diverged, strict=True)
+        np.interp(grid, xs, ys, right=worst if gone else None) for (xs, ys), gone in zip(curves, diverged, strict=True)
     ]
     return grid, np.nan_to_num(table, nan=math.inf, posinf=math.inf)
 

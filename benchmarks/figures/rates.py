@@ -145,7 +145,7 @@ def step_sizes(runs: Sequence[Run], figure: "Figure") -> str:
     log_ticks(axes, sorted(multiples))
     if np.isfinite([each for group in groups for each in group]).any():
         log_axis(axes)
-    axes.set_xlabel("step size, over min{1, √(b/m)} / 2L of the analysis")
+    axes.set_xlabel("step size, over that of the analysis")
     axes.set_ylabel("passes to 1e-8 of the\nstart's suboptimality")
     return how_repeated(groups)
 

@@ -12,14 +12,13 @@ from outpace.benchmarks.figures.grouping import repetitions
 from outpace.benchmarks.figures.looks import LAW, look_of
 from outpace.benchmarks.figures.page import ENTRY, LINE, LINE_HEIGHT, NO_BREAK, line_count, wrapped
 from outpace.benchmarks.trace.run import Run
-from outpace.benchmarks.trace.schema import KIND
+from outpace.benchmarks.trace.schema import COMMUNICATION, KIND
 from outpace.comm.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SAMPLES: Final[dict[str, Any]] = {"facecolor": "0.85", "hatch": "////", "edgecolor": "0.5", "linewidth": 0.6}
-COMMUNICATION: Final = ("exchange", "allreduce", "vote", "push")
 
 # How a timeline shows the kinds of events: legend text, kinds, colour, hatch.
 BARS: Final = (

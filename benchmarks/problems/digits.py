@@ -68,10 +68,7 @@ class Digits(Problem):
         return self.xp.asarray(x)
 
     def loss(self, x: Any) -> float:
-        logits = self._forward(x, self.X)
-        logits -= logits.max(axis=1, keepdims=True)
-        rows = self.xp.arange(self.n_samples)
-        return float((self.xp.log(self.xp.exp(logits).sum(axis=1)) - logits[rows, self.y]).mean())
+        return float(self._cross_entropies(self._forward(x, self.X), self.y).mean())
 
     def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
         xp = self.xp
@@ -89,9 +86,15 @@ class Digits(Problem):
             xp.matmul(X.T, dh, out=dW_1)
             dh.sum(axis=0, out=db_1)
 
-    def correct(self, x: Any) -> tuple[int, int]:
-        logits = self._forward(x, self.X_held_out)
-        return int((logits.argmax(axis=1) == self.y_held_out).sum()), len(self.y_held_out)
+    def held_out(self, x: Any) -> tuple[float, int, int]:
+        logits, y = self._forward(x, self.X_held_out), self.y_held_out
+        correct = int((logits.argmax(axis=1) == y).sum())
+        return float(self._cross_entropies(logits, y).sum()), correct, len(y)
+
+    def _cross_entropies(self, logits: Any, y: Any) -> Any:
+        """Cross-entropy of each label, shape (b,), by its logits (b, 10), which are overwritten."""
+        logits -= logits.max(axis=1, keepdims=True)
+        return self.xp.log(self.xp.exp(logits).sum(axis=1)) - logits[self.xp.arange(len(y)), y]
 
     def _forward(self, x: Any, X: Any) -> Any:
         """Logits (b, 10)."""

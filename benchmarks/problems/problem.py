@@ -44,8 +44,9 @@ class Problem(Objective):
         """Mean gradient over `batch` (sample numbers, shape (b,)) into `out`; over all samples if None."""
         raise NotImplementedError
 
-    def correct(self, x: Any) -> tuple[int, int] | None:
-        """Of this worker's held-out samples, how many are classified correctly and how many there are."""
+    def held_out(self, x: Any) -> tuple[float, int, int] | None:
+        """Of this worker's held-out samples: the sum of their losses at x, in the precision of x, how many are
+        classified correctly, and how many there are. None where the problem holds none out."""
         return None
 
     def answer(self, comm: MPI.Intracomm, x: np.ndarray) -> dict[str, float]:

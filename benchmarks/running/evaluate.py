@@ -35,14 +35,16 @@ def evaluate(
     points, rows, x_bar = iter(points), list[dict[str, float]](), np.empty(0)
     f_star = next((problem.f_star for problem in problems), None)
     while block := list(itertools.islice(points, max(1, BLOCK // dim))):
-        for x_bar, g_bar, (spread, loss, correct, held_out) in _reduced(comm, layout, problems, held, dim, block, at):
+        for x_bar, g_bar, sums in _reduced(comm, layout, problems, held, dim, block, at):
+            spread, loss, held_out_loss, correct, held_out = sums
             row = {
                 "loss": loss + psi.value(x_bar),
                 "gradient_norm": float(np.linalg.norm(g_bar)),
+                "gradient_norm_1": float(np.abs(g_bar).sum()),
                 "consensus": spread,
             }
             if held_out:
-                row["accuracy"] = correct / held_out
+                row["held_out_loss"], row["accuracy"] = held_out_loss / held_out, correct / held_out
             if psi != prox.NOTHING:
                 y = x_bar - g_bar
                 psi.apply(y, 1.0, np.empty_like(y))
@@ -62,16 +64,17 @@ def _reduced(
     block: Sequence[Sequence[np.ndarray]],
     at: Callable[[np.ndarray], None],
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[float]]]:
-    """Per point of the block: the mean model, the gradient there, and [spread, loss, correct, held-out]: the sum of the
-    models' squared distances to their mean over the models, the loss at the mean, and how many of how many held-out
-    samples are classified correctly there. A block takes three Allreduces, however many its points."""
+    """Per point of the block: the mean model, the gradient there, and [spread, loss, held-out loss, correct, held-out]:
+    the sum of the models' squared distances to their mean over the models, the loss at the mean, the sum of the
+    held-out samples' losses there, and how many of how many are classified correctly. A block takes three Allreduces,
+    however many its points."""
     X_bar, G_bar = np.zeros((len(block), dim)), np.zeros((len(block), dim))
     for values, x_bar in zip(block, X_bar, strict=True):
         for part, x in zip(held, values, strict=True):
             x_bar[part] += x
     comm.Allreduce(MPI.IN_PLACE, X_bar)
     X_bar /= layout.models
-    sums = np.zeros((len(block), 4))
+    sums = np.zeros((len(block), 5))
     for values, x_bar, g_bar, own in zip(block, X_bar, G_bar, sums, strict=True):
         at(x_bar)
         own[0] = sum(float(np.square(x - x_bar[part]).sum()) for part, x in zip(held, values, strict=True))
@@ -81,7 +84,7 @@ def _reduced(
             problem.gradient(x, None, g)
             g_bar += to_host(g)
             own[1] += problem.loss(x)
-            own[2:] += problem.correct(x) or (0, 0)
+            own[2:] += problem.held_out(x) or (0.0, 0, 0)
     comm.Allreduce(MPI.IN_PLACE, G_bar)
     comm.Allreduce(MPI.IN_PLACE, sums)
     G_bar /= layout.workers

@@ -28,12 +28,12 @@ TUNED: Final[
     "Signum": (
         "sign_sgd",
         "--momentum",
-        [("--variant", "signum", "--vote", "none", "--schedule", each) for each in ("constant", "inverse-sqrt")],
+        [("--variant", "signum", "--vote", "none", "--schedule", each) for each in ("constant", "sqrt")],
     ),
     "Signum, majority": (
         "sign_sgd",
         "--momentum",
-        [("--variant", "signum", "--schedule", each) for each in ("constant", "inverse-sqrt")],
+        [("--variant", "signum", "--schedule", each) for each in ("constant", "sqrt")],
     ),
 }
 

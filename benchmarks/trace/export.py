@@ -19,6 +19,9 @@ from outpace.comm.errors import UserError
 # Attributes that say nothing of one run, or are lists.
 LEFT_OUT: Final = ("schema", "schema_version", "config", "n_samples", "hostnames", "progress_wait_s")
 
+# Columns of /evaluations whose last value is told.
+FINAL: Final = ("loss", "held_out_loss", "accuracy", "gradient_norm", "gradient_norm_1", "consensus", "suboptimality")
+
 Row = dict[str, str | int | float | bool | None]
 
 
@@ -78,7 +81,7 @@ def row(run: Run) -> Row:
     values["staleness_mean"] = float(run.column("steps", "staleness").mean()) if steps else None
     values["staleness_max"] = int(run.column("steps", "staleness").max()) if steps else None
     values["busiest_nbytes_per_gradient"] = run.busiest_nbytes() if steps else None
-    for name in ("loss", "gradient_norm", "consensus", "accuracy", "suboptimality"):
+    for name in FINAL:
         column = run.column("evaluations", name) if run.has("evaluations", name) else np.empty(0)
         values[f"{name}_final"] = float(column[-1]) if len(column) else None
     loss = run.column("evaluations", "loss")

@@ -101,7 +101,7 @@ def summary(run: Run) -> Table:
     for name in ("constants", "answer"):
         if name in a:
             rows[name] = ", ".join(f"{key} {_short(value)}" for key, value in json.loads(a[name]).items())
-    for name in ("accuracy", "suboptimality", "prox_residual"):
+    for name in ("gradient_norm_1", "held_out_loss", "accuracy", "suboptimality", "prox_residual"):
         if run.has("evaluations", name):
             rows[name] = _course(run, name)
     if run.has("evaluations", "rounds"):
@@ -115,6 +115,7 @@ def summary(run: Run) -> Table:
             rows["samples/s"] = "not given: the loss did not fall"
         for name in ("compute_s", "injected_s", "wait_s"):
             rows[f"{name[:-2]}, s"] = _quantiles(steps[name])
+        rows["time by rank, %"] = _time_by_rank(run)
         rows["staleness"] = f"mean {steps['staleness'].mean():.2f}, largest {steps['staleness'].max()}"
         rows["steps by rank"] = " ".join(map(str, np.bincount(steps["rank"], minlength=a["n_workers"])))
         for name in ("update_share", "data_share"):
@@ -150,6 +151,19 @@ def _course(run: Run, name: str) -> str:
 
 def _quantiles(values: np.ndarray) -> str:
     return "median {:.4g}, p5 {:.4g}, p95 {:.4g}".format(*np.quantile(values, [0.5, 0.05, 0.95]))
+
+
+def _time_by_rank(run: Run) -> str:
+    """A line for each kind of time, in percent of the run: one number where the ranks are alike within one percent."""
+    lines = []
+    for name, seconds in run.time_by_rank().items():
+        percent = 100 * seconds / run.attrs["wall_s"]
+        if len(percent) > 1 and np.ptp(percent) < 1:
+            told = f"{percent.mean():.1f} each"
+        else:
+            told = " ".join(f"{share:.1f}" for share in percent)
+        lines.append(f"{name:8} {told}")
+    return "\n".join(lines)
 
 
 def _span(values: Sequence[int]) -> str:

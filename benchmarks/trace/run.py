@@ -125,6 +125,31 @@ class Run:
         busiest = max(nbytes.sum(axis=0).max(), nbytes.sum(axis=1).max())
         return float(busiest * self.attrs["n_workers"] / gradients)
 
+    def time_by_rank(self) -> dict[str, NDArray[np.float64]]:
+        """Seconds of the timed part that each rank spent, by what; each of shape (ranks,), servers last.
+
+        `compute`, `injected` and `wait` are the gradient loop's, the sums of /steps. `exchange` is that of a
+        communication thread or a server: the communication in /events that is not in `wait_s`; it overlaps the others.
+        `idle` is the time in no event: the program's own arithmetic, and nothing.
+        """
+        wall_s, ranks = float(self.attrs["wall_s"]), len(self.attrs["hostnames"])
+        worker = self.column("steps", "rank")
+        rank, kind, step = (self.column("events", name) for name in ("rank", "kind", "step"))
+        start, end = (np.clip(self.column("events", name), 0.0, wall_s) for name in ("t_start_s", "t_end_s"))
+        named = np.isin(kind, [schema.KIND[name] for name in schema.COMMUNICATION])
+        ticket = kind == schema.KIND["wait"]
+        spent = {name: np.zeros(ranks) for name in ("compute", "injected", "wait", "exchange", "idle")}
+        for r in range(ranks):
+            steps, events = worker == r, rank == r
+            for name in ("compute", "injected", "wait"):
+                spent[name][r] = self.column("steps", f"{name}_s")[steps].sum()
+            # The last ticket is waited for after the last step, and in no row of /steps.
+            tickets = events & ticket & (step < np.count_nonzero(steps))
+            communicating = (end - start)[events & named | tickets].sum()
+            spent["exchange"][r] = max(0.0, communicating - spent["wait"][r])
+            spent["idle"][r] = wall_s - _covered(start[events], end[events])
+        return spent
+
     def epoch_time(self) -> float:
         """Seconds in which all workers together use n_total samples, at the run's mean rate."""
         return float(self.attrs["n_total"] / self.samples_per_s())
@@ -192,6 +217,12 @@ class Run:
             raise
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # what h5py raises for damaged files
             raise UserError(f"{self.path}: cannot be read as HDF5: {error}") from None
+
+
+def _covered(start: NDArray[Any], end: NDArray[Any]) -> float:
+    """How much time lies in one or more of the intervals from `start`, in ascending order, to `end`; none before 0."""
+    reached = np.maximum.accumulate(np.concatenate([[0.0], end]))  # by the intervals before each
+    return float(np.maximum(0.0, end - np.maximum(start, reached[:-1])).sum())
 
 
 def _plain(value: Any) -> Any:

@@ -29,6 +29,7 @@ KIND: Final = {  # 6 is free: no program had a use for it
     "push": 7,
     "checkpoint": 8,
 }
+COMMUNICATION: Final = ("exchange", "allreduce", "vote", "push")
 ROUNDS: Final = ("exchange", "allreduce", "vote")  # of which a synchronous program's rounds are made
 
 
@@ -51,7 +52,9 @@ GROUPS: Final[dict[str, dict[str, Column]]] = {
         "epoch": Column("f8", "1", "samples / n_total"),
         "loss": Column("f8", "1", "objective at the mean of the local models, or at the servers' model"),
         "gradient_norm": Column("f8", "1", "Euclidean norm of the full gradient there"),
+        "gradient_norm_1": Column("f8", "1", "sum of the absolute values of the full gradient there", optional=True),
         "consensus": Column("f8", "1", "(1/n) sum of squared distances of the local models to their mean"),
+        "held_out_loss": Column("f8", "1", "mean loss of the held-out samples at the same model", optional=True),
         "accuracy": Column("f8", "1", "share of held-out samples classified correctly", optional=True),
         "suboptimality": Column("f8", "1", "objective minus its known minimum", optional=True),
         "prox_residual": Column("f8", "1", "norm of x - prox(x - gradient), where there is --prox", optional=True),

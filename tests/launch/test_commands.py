@@ -107,12 +107,17 @@ def test_what_a_trace_tells(folder: Path) -> None:
     assert (steps["compute_s"] >= 0.002).all()
     assert run.attrs["wall_s"] == steps["t_s"].max()
     assert 0 < steps["staleness"].max() < 16
-    evaluations = {name: run.column("evaluations", name) for name in ("t_s", "samples", "epoch", "consensus")}
+    evaluations = {
+        name: run.column("evaluations", name)
+        for name in ("t_s", "samples", "epoch", "consensus", "gradient_norm", "gradient_norm_1")
+    }
     assert evaluations["t_s"][0] == 0
     assert evaluations["samples"][0] == 0
     assert evaluations["samples"][-1] == 256
     assert evaluations["epoch"][-1] == 0.25
     assert evaluations["consensus"][0] == 0
+    ratio = evaluations["gradient_norm_1"] / evaluations["gradient_norm"]
+    assert ((ratio >= 1) & (ratio <= 3**0.5)).all()  # of three coordinates
     exchanged = run.column("events", "kind") == schema.KIND["exchange"]
     assert exchanged.sum() in range(2, 2 * 16 + 1, 2)  # an event on each side
     tickets = run.column("traffic", "nbytes").sum() - run.column("events", "nbytes")[exchanged].sum()
@@ -224,9 +229,10 @@ def test_doctor_and_micro(tmp_path: Path) -> None:
     done = outpace("doctor", cwd=tmp_path)
     assert done.returncode == 0
     assert "2 ranks in one world" in done.stdout
-    done = outpace("micro", "record", cwd=tmp_path)
-    assert done.returncode == 0
-    assert "us per step" in done.stdout
+    for name in ("record", "step"):
+        done = outpace("micro", name, cwd=tmp_path)
+        assert done.returncode == 0
+        assert "us per step" in done.stdout
     done = outpace("micro", "gossip", "-n", 3, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines()[1:] == ["outpace: gossip is measured between 2 ranks; -n is 3"]

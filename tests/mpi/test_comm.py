@@ -17,6 +17,7 @@ from outpace.comm import agreement, clock, threads
 from outpace.comm import budget as budgets
 from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
 from outpace.comm.errors import UserError
+from outpace.comm.meter import MeteredComm
 
 
 def begin(comm: CheckedComm) -> float:
@@ -56,6 +57,15 @@ def test_tickets_that_were_not_used_are_handed_out_later(comm: CheckedComm) -> N
             break
     assert end > 0
     assert everyones == list(range(200))
+
+
+@pytest.mark.ranks(1)
+def test_batches_get_smaller_towards_the_end(comm: CheckedComm) -> None:
+    """Asked for 40 tickets at a time, of 100: a quarter of those left, but no fewer than 10, so that nobody is left
+    with many when the others are done."""
+    budget = tickets(comm, 100)
+    sizes = [len(batch) for batch in iter(lambda: budget._take(40), range(0))]
+    assert sizes == [25, 18, 14, 10, 10, 10, 10, 3]
 
 
 @pytest.mark.ranks(2)
@@ -129,6 +139,32 @@ def test_time_budget(comm: CheckedComm, shared: bool) -> None:
     assert 0.19 < time.monotonic() - start < 1.5
 
 
+@pytest.mark.ranks(1)
+def test_checkpoints_do_not_move_the_deadline(comm: CheckedComm) -> None:
+    """0.4 s in all, of loops that end after 0.1 s each; a deadline that begins anew with every loop never comes."""
+    budget = AgreedSteps(comm, None, 0.4, lambda: begin(comm), period=1, hops=1, every=0.1)
+    for loops in range(20):  # noqa: B007
+        for _ in budget:
+            time.sleep(0.005)
+        if budget.reason is not Stop.CHECKPOINT:
+            break
+        budget.go_on()
+    assert budget.reason is Stop.TIME
+    assert loops > 0
+
+
+@pytest.mark.ranks(1, 2)
+def test_the_gravest_reason_to_stop_counts(comm: CheckedComm) -> None:
+    """Whichever came last, and on every rank: a run that has diverged is not one whose time is up."""
+    budget = agreed(comm, 1)
+    for _ in budget:
+        if comm.rank == 0:
+            budget.stop(Stop.DIVERGED)
+        budget.stop(Stop.TIME)
+        comm.Barrier()
+    assert budget.reason is Stop.DIVERGED
+
+
 @pytest.mark.ranks(2, 3, 4)
 def test_agreed_steps_wait_for_nobody(comm: CheckedComm) -> None:
     """With a period of the graph's diameter, the agreement does not tie a fast rank to a slow one more tightly than
@@ -167,6 +203,31 @@ def test_meter_charges_what_is_sent(comm: CheckedComm) -> None:
     assert dup.allreduce(int(comm.meter.nbytes.sum())) == 2 * (n - 1) * 44
     assert (np.flatnonzero(comm.meter.nbytes) == ([right] if n > 1 else [])).all()
     dup.Free()
+
+
+@pytest.mark.ranks(1, 2, 3, 4)
+def test_meter_of_collectives(comm: CheckedComm) -> None:
+    """Of a duplicate, in the meter of its origin: who is charged for how much, by hand, for blocks of 24 bytes."""
+    n, rank = comm.size, comm.rank
+    origin = MeteredComm(MPI.Intracomm(comm).Dup())
+    dup, block, blocks = origin.Dup(), np.ones(3), np.ones((n, 3))
+    right, root = (rank + 1) % n, n - 1
+    others = [24 * (peer != rank) for peer in range(n)]
+
+    def to(peer: int, nbytes: int) -> list[int]:
+        return [nbytes * (each == peer) for each in range(n)]
+
+    for call, sent in (
+        (lambda: dup.Bcast(block, root), to(right, 24 * (right != root))),
+        (lambda: dup.Gather(block, blocks if rank == root else None, root), to(root, 24 * (rank != root))),
+        (lambda: dup.Allgather(block, blocks), to(right, 24 * (n - 1))),
+        (lambda: dup.Alltoall(np.ones((n, 3)), blocks), others),
+    ):
+        origin.meter.reset()
+        call()
+        assert origin.meter.nbytes.tolist() == sent
+    dup.Free()
+    origin.Free()
 
 
 def test_meter_of_a_graph(comm: CheckedComm) -> None:

@@ -47,7 +47,7 @@ ROWS = [
         reference=allreduce_form,
         variants=(
             {},
-            {"schedule": "cosine", "sampling": "shuffle", "weight_decay": 0.01},
+            {"step_size": 0.3, "schedule": "cosine", "sampling": "shuffle", "weight_decay": 0.01},
             {"rule": "momentum", "step_size": 0.2, "schedule": STEPS_DOWN, "weight_decay": 0.01},
             {"rule": "adam", "sampling": "shuffle"},
         ),
@@ -85,7 +85,7 @@ ROWS = [
             {"vote": "sum", "exchange": "server"},
             {"step_size": 0.1, "vote": "sum", "exchange": "int8", "weight_decay": 0.01},
             {"step_size": 0.3, "vote": "none", "variant": "signum", "weight_decay": 0.01, "decay": "coupled"},
-            {"step_size": 0.3, "schedule": STEPS_DOWN, "weight_decay": 0.1, "decay": "coupled"},
+            {"step_size": 0.3, "schedule": STEPS_DOWN, "weight_decay": 0.01, "decay": "coupled"},
             {"step_size": 0.3, "batches": "growing", "batch_size": 2, "sampling": "shuffle", "variant": "signum"},
             {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "weight_decay": 0.01},
             {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "exchange": "server"},
@@ -154,6 +154,7 @@ ROWS = [
         gossip=True,
         fits=topology.bipartite,
         refused=((3, {"topology": "ring"}), (5, {"topology": "ring"}), (4, {"topology": "complete"})),
+        variants=({}, {"step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"}),
     ),
     Row(
         d2,

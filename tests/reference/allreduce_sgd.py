@@ -8,7 +8,7 @@ from reference import Batches, start, step_size
 def run(shares, cfg, steps):
     X, batches = start(shares), Batches(shares, cfg)
     x, m, v = X[0], 0.0, 0.0
-    default = {"sgd": 0.2, "momentum": 0.02, "adam": 0.05}[cfg.rule]
+    default = 0.05 if cfg.rule == "adam" else 0.2
     for t in range(1, steps + 1):
         g = batches.gradients(np.tile(x, (len(shares), 1))).mean(axis=0) + cfg.weight_decay * x
         gamma = step_size(shares, cfg, t - 1, steps, default if cfg.step_size is None else None)

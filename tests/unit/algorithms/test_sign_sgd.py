@@ -1,4 +1,4 @@
-"""What the papers on signSGD say about votes, noise and error feedback, at the numbers worked out in advance."""
+"""Votes, noise and error feedback of the papers on signSGD, at numbers of ours that were worked out beforehand."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ from outpace.comm.vote import EXCHANGES, Coins
 
 COORDINATES = 64_000
 
-# The chance that a gradient in noise has the wrong sign, and the published errors of the vote.
+# The chance that a gradient in noise has the wrong sign, and the errors of the vote: binomial sums, none of a paper.
 WRONG: dict[str, tuple[float, tuple[float, ...]]] = {
     "Gaussian": (stats.norm.cdf(-SNR), (0.382, 0.326, 0.256, 0.173, 0.105, 0.043)),
     "Laplace": (
@@ -52,10 +52,10 @@ def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], fl
 @pytest.mark.parametrize("n", VOTERS)
 @pytest.mark.parametrize("noise", WRONG)
 def test_vote_error(errors: dict[tuple[str, int], float], noise: str, n: int) -> None:
-    """Against the exact binomial sum and the published digits, to five standard deviations."""
-    wrong, published = WRONG[noise]
+    """Against the exact binomial sum and the digits worked out beforehand, to five standard deviations."""
+    wrong, digits = WRONG[noise]
     exact = stats.binom.sf(n // 2, n, wrong)
-    assert published[VOTERS.index(n)] == pytest.approx(exact, abs=6e-4)
+    assert digits[VOTERS.index(n)] == pytest.approx(exact, abs=6e-4)
     assert errors[noise, n] == pytest.approx(exact, abs=5 * np.sqrt(exact * (1 - exact) / COORDINATES) + 1e-4)
 
 
@@ -221,15 +221,15 @@ def test_growing_batches_use_the_epochs_that_were_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("liars", "published"), [(0, 0.75), (4, 1.1), (8, 1.9), (10, 3.7), (12, 25.0), (13, 142.0), (14, 3500.0)]
+    ("liars", "worked_out"), [(0, 0.75), (4, 1.1), (8, 1.9), (10, 3.7), (12, 25.0), (13, 142.0), (14, 3500.0)]
 )
-def test_loss_against_sign_flippers(liars: int, published: float) -> None:
-    """27 workers, 1,000 dimensions, unit noise, 400 steps of 0.01, in matrix form; a start and a noise of our own."""
+def test_loss_against_sign_flippers(liars: int, worked_out: float) -> None:
+    """27 workers, 1,000 dimensions, unit noise, 400 steps of 0.01, in matrix form; start, noise and losses are ours."""
     adversaries = f"flip:rank={'+'.join(map(str, range(liars)))}" if liars else "none"
     everyone = shares("quadratic:dim=1000,condition=1,sigma=1,samples=1e6", 27, seed=1)
     config = {"batch_size": 1, "step_size": 0.01, "schedule": "constant", "adversaries": adversaries, "seed": 1}
     X = sign_sgd_form.run(everyone, sign_sgd.Config(**config, dtype="float64"), 400)
-    assert everyone[0].loss(X[0]) == pytest.approx(published, rel=0.1)
+    assert everyone[0].loss(X[0]) == pytest.approx(worked_out, rel=0.1)
 
 
 class Valley:
@@ -251,7 +251,7 @@ class Valley:
 
 @pytest.mark.parametrize("vote", ["majority", "sum", "none"])
 def test_error_feedback_leaves_the_valley(alone: CheckedComm, vote: str) -> None:
-    """Counter-example 2 of arXiv:1901.09847: x1 + x2 never moves under signSGD; error feedback drives it to 0."""
+    """An example as in arXiv:1901.09847: x1 + x2 never moves under signSGD; error feedback drives it to 0."""
     config = {"batch_size": 1, "step_size": 0.01, "schedule": "constant", "vote": vote}
     stuck = execute(alone, sign_sgd, Valley(), 2000, **config).x
     assert stuck.sum() == pytest.approx(2.0, abs=1e-9)

@@ -7,6 +7,7 @@ from made_traces import losses, write_trace
 
 from outpace.benchmarks.figures import compose
 from outpace.benchmarks.trace.run import Run
+from outpace.comm.errors import UserError
 
 
 def test_loss_is_drawn_as_recorded_against_time_and_epochs(tmp_path):
@@ -14,6 +15,40 @@ def test_loss_is_drawn_as_recorded_against_time_and_epochs(tmp_path):
     for name, xs in (("loss-time", [0.0, 1.0, 3.0]), ("loss-epochs", [0.0, 2.0, 6.0])):
         (line,) = lines(compose(name, [run]).axes[0]).values()
         np.testing.assert_array_equal(line.get_xydata(), np.stack([xs, [2.0, 1.0, 0.5]], 1))
+
+
+def test_what_is_held_out_is_drawn_as_recorded(tmp_path):
+    columns = {"held_out_loss": [2.5, 1.5, 0.75], "accuracy": [0.09, 0.5, 0.95]}
+    run = losses(tmp_path / "a.h5", [2.0, 1.0, 0.5], t_s=[0.0, 1.0, 3.0], besides=columns)
+    for figure, column in (("held-out-loss", "held_out_loss"), ("accuracy", "accuracy")):
+        for against, xs in (("time", [0.0, 1.0, 3.0]), ("epochs", [0.0, 2.0, 6.0])):
+            (axes,) = compose(f"{figure}-{against}", [run]).axes
+            (line,) = lines(axes).values()
+            np.testing.assert_array_equal(line.get_xydata(), np.stack([xs, columns[column]], 1))
+    assert axes.get_yscale() == "linear"  # though it spans a factor of ten
+    assert axes.get_ylim() == (0, 1)
+
+
+def test_the_accuracy_of_a_run_that_diverged_counts_as_the_worst(tmp_path):
+    runs = [
+        losses(tmp_path / f"{seed}.h5", [2.0] * len(values), seed=seed, status=status, besides={"accuracy": values})
+        for seed, (values, status) in enumerate(
+            [([0.1, 0.5, 0.9], "complete"), ([0.1, 0.6, 0.8], "complete"), ([0.1, 0.7], "diverged")]
+        )
+    ]
+    (median,) = lines(compose("accuracy-time", runs).axes[0]).values()
+    np.testing.assert_allclose(median.get_ydata(), [0.1, 0.6, 0.8])
+
+
+def test_a_trace_without_the_column_is_refused_in_one_line(tmp_path):
+    runs = [
+        losses(tmp_path / "new.h5", [2.0], besides={"held_out_loss": [2.0], "accuracy": [0.1]}),
+        losses(tmp_path / "old.h5", [2.0], algorithm="d_psgd"),
+    ]
+    for figure, column in (("held-out-loss", "held_out_loss"), ("accuracy", "accuracy")):
+        for against in ("time", "epochs"):
+            with pytest.raises(UserError, match=rf"^\S*old\.h5: no column {column} in /evaluations$"):
+                compose(f"{figure}-{against}", runs)
 
 
 def test_a_run_that_explodes_does_not_flatten_the_others(tmp_path):
@@ -50,6 +85,19 @@ def test_consensus_is_logarithmic_and_leaves_out_exact_zeros(tmp_path):
     np.testing.assert_array_equal(drawn["D-PSGD, no stragglers"].get_xydata(), [[1.0, 0.5], [2.0, 0.25]])
     assert not len(drawn["AllReduce-SGD, no stragglers, exactly\u00a00"].get_xydata())
     compose("consensus", [exact])
+
+
+def test_gradients_are_averaged_over_the_epochs_so_far(tmp_path):
+    """Squares 16, 4, 0 at the epochs 0, 1, 3: of 10 and 4 + 10 in all. Evaluations are not equally far apart, and two
+    may come before the first step's end."""
+    columns = {"epoch": [0.0, 0.0, 1.0, 3.0], "gradient_norm": [4.0, 4.0, 2.0, 0.0]}
+    run = Run(write_trace(tmp_path / "a.h5", {"evaluations": columns}))
+    (line,) = lines(compose("gradient-mean", [run]).axes[0]).values()
+    np.testing.assert_allclose(line.get_xydata(), [[0, 16], [0, 16], [1, 10], [3, 14 / 3]])
+    columns["gradient_norm"] = [4.0, 4.0, 1e200, np.nan]
+    diverged = Run(write_trace(tmp_path / "b.h5", {"evaluations": columns}, status="diverged"))
+    (line,) = lines(compose("gradient-mean", [diverged]).axes[0]).values()
+    np.testing.assert_array_equal(line.get_xydata(), [[0, 16], [0, 16]])
 
 
 def test_noise_shows_the_last_histograms_and_their_shapes(tmp_path):

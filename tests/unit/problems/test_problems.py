@@ -144,7 +144,9 @@ def test_softmax_against_scikit_learn() -> None:
     log_p = model.predict_log_proba(problem.X)
     assert problem.loss(x) == pytest.approx(-log_p[np.arange(len(problem.y)), problem.y].mean(), rel=1e-9)
     correct = (model.predict(problem.X_held_out) == problem.y_held_out).sum()
-    assert problem.correct(x) == (correct, len(problem.y_held_out))
+    log_p = model.predict_log_proba(problem.X_held_out)
+    loss = -log_p[np.arange(len(problem.y_held_out)), problem.y_held_out].sum()
+    assert problem.held_out(x) == (pytest.approx(loss, rel=1e-9), correct, len(problem.y_held_out))
 
 
 def test_evaluation_weighs_workers_equally() -> None:
@@ -158,6 +160,26 @@ def test_evaluation_weighs_workers_equally() -> None:
     assert values["consensus"][0] == pytest.approx(np.mean([((x - x_bar) ** 2).sum() for x in models]))
     gradients = [p.a * (x_bar - p.c) for p in problems]
     assert values["gradient_norm"][0] == pytest.approx(np.linalg.norm(np.mean(gradients, axis=0)))
+    assert values["gradient_norm_1"][0] == pytest.approx(sum(abs(sum(g) / 2) for g in zip(*gradients, strict=True)))
+    assert not {"held_out_loss", "accuracy"} & values.keys()  # nothing is held out
+
+
+def test_evaluation_weighs_held_out_samples_equally() -> None:
+    """Seven workers have 51 or 52 of the 360: the loss is no mean of their means. At two points, in float64 though the
+    run is in float32, a perceptron written out."""
+    problems = shares("digits:hidden=6", 7, dtype="float32")
+    rng = np.random.default_rng(3)
+    points = [problems[0].x0() + scale * rng.standard_normal(problems[0].dim) for scale in (0.1, 0.5)]
+    values, _ = evaluate(
+        MPI.COMM_SELF, Layout(7), problems, [slice(None)] * 7, len(points[0]), [[x] * 7 for x in points]
+    )
+    X, y = (np.concatenate([getattr(p, name) for p in problems]) for name in ("X_held_out", "y_held_out"))
+    for k, x in enumerate(points):
+        W_1, b_1, W_2, b_2 = np.split(x, [384, 390, 450])
+        scores = np.exp(np.maximum(X @ W_1.reshape(64, 6) + b_1, 0) @ W_2.reshape(6, 10) + b_2)
+        p = scores / scores.sum(axis=1, keepdims=True)
+        assert values["held_out_loss"][k] == pytest.approx(-np.log(p[np.arange(360), y]).mean(), rel=1e-12)
+        assert values["accuracy"][k] == pytest.approx((p.argmax(axis=1) == y).mean())
 
 
 def test_evaluation_takes_the_servers_model() -> None:

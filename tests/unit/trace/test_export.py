@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pandas
 import pyarrow.parquet
 import pytest
@@ -27,6 +28,7 @@ def runs(tmp_path: Path) -> list[Path]:
         config = json.loads(file.attrs["config"])
         file.attrs["config"] = json.dumps(config | {"servers": 2, "epochs": "no number"})
         file.attrs["stragglers"] = "pareto:alpha=1.5"
+        file["evaluations/held_out_loss"] = np.arange(len(file["evaluations/loss"]), 0, -1.0)
         for name, column in file["steps"].items():
             if name != "row":
                 kept = dict(column.attrs)
@@ -47,6 +49,8 @@ def check(table: pandas.DataFrame, runs: list[Path]) -> None:
     assert first["epoch_s"] == pytest.approx(run.epoch_time())
     assert first["loss_final"] == pytest.approx(run.final_loss())
     assert first["loss_lowest"] == pytest.approx(run.column("evaluations", "loss").min())
+    assert math.isnan(first["held_out_loss_final"])  # made before it was recorded
+    assert second["held_out_loss_final"] == 1
     assert first["staleness_mean"] == pytest.approx(run.column("steps", "staleness").mean())
     assert first["gradients"] == len(run.column("steps", "step")) == 16
     assert second["gradients"] == 0

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from made_traces import losses, rates, write_trace
 
+from outpace.benchmarks.trace import schema
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
@@ -101,6 +102,48 @@ def test_rate_is_all_samples_over_the_last_end(tmp_path):
     assert run.epoch_time() == pytest.approx(20.0)
     with pytest.raises(UserError, match=r"b\.h5.*no step"):
         Run(write_trace(tmp_path / "b.h5", {"steps": {"t_s": [], "samples": []}})).samples_per_s()
+
+
+def test_time_by_rank(tmp_path):
+    """Ten seconds. Rank 0 exchanges in a thread (1 to 4, 9 to 12) and in its loop (6 to 7), waits for tickets (4 to 5;
+    the last one from 9.5 on) and writes a checkpoint. Rank 1 is of a synchronous program. Rank 2 is a server and has
+    every kind of message."""
+    happened = [
+        (0, "compute", 0, 2, 0),
+        (1, "compute", 0, 1, 0),
+        (0, "exchange", 1, 4, 0),
+        (1, "allreduce", 1, 4, 0),
+        (0, "inject", 2, 3, 0),
+        (2, "exchange", 2, 3, 0),
+        (2, "push", 3, 4, 1),
+        (2, "allreduce", 4, 4.5, 2),
+        (0, "wait", 4, 5, 1),
+        (1, "compute", 4, 6, 1),
+        (2, "vote", 4.5, 5, 3),
+        (0, "compute", 5, 6, 1),
+        (0, "exchange", 6, 7, 1),
+        (1, "vote", 6, 8, 1),
+        (0, "exchange", 9, 12, 2),
+        (0, "wait", 9.5, 9.75, 2),
+        (0, "checkpoint", 9.8, 9.9, 2),
+    ]
+    rank, kind, start, end, step = zip(*happened, strict=True)
+    kind = [schema.KIND[name] for name in kind]
+    events = {"rank": rank, "kind": kind, "t_start_s": start, "t_end_s": end, "step": step}
+    steps = {"rank": [1, 0, 0, 1], "compute_s": [1, 2, 1, 2], "injected_s": [0, 1, 0, 0], "wait_s": [3, 0, 2, 2]}
+    hosts = ["host"] * 3
+    run = Run(write_trace(tmp_path / "a.h5", {"steps": steps, "events": events}, wall_s=10.0, hostnames=hosts))
+    expected = {
+        "compute": [3, 3, 0],
+        "injected": [1, 0, 0],
+        "wait": [2, 5, 0],
+        "exchange": [4, 0, 3],  # of rank 0 three seconds, and one before the end
+        "idle": [2, 2, 7],
+    }
+    spent = run.time_by_rank()
+    assert list(spent) == list(expected)
+    for name, seconds in expected.items():
+        np.testing.assert_allclose(spent[name], seconds, rtol=0, atol=1e-12, err_msg=name)
 
 
 def _truncated(path):

@@ -1,0 +1,15 @@
+"""The table of deliberate faults fits the sources, and its page the table. `make mutations` tries the faults."""
+
+import mutations
+
+
+def test_every_fault_can_be_put_into_its_file() -> None:
+    """Once, as something that Python compiles; the test that must fail has a file."""
+    for mutation in mutations.table():
+        text = (mutations.ROOT / mutation.file).read_text()
+        compile(mutation.apply(text), mutation.file, "exec")
+        assert (mutations.ROOT / mutation.test).is_file(), mutation.fault
+
+
+def test_the_page_is_that_of_the_table() -> None:
+    assert mutations.PAGE.read_text() == mutations.page(), "python tests/mutations.py --write"
