@@ -205,6 +205,7 @@ def gradients_while_held(trace: Held) -> Iterator[int]:
     yield 0
     assert trace.begun.wait(30)
     yield from (1, 2, 3)
+    time.sleep(0.1)  # that they are due is heard while the exchange lasts
     trace.gate.set()
     assert trace.ended.acquire(timeout=30)
     assert trace.ended.acquire(timeout=30), "averagings that became due meanwhile were dropped"

@@ -261,4 +261,4 @@ def test_error_feedback_leaves_the_valley(alone: CheckedComm, vote: str) -> None
 
 def test_warm_up() -> None:
     """C(beta) as in the paper, for 0.9, and as worked out from its definition."""
-    assert [sign_sgd.warm_up_steps(beta) for beta in (0.5, 0.9, 0.95, 0.99)] == [1, 54, 132, 894]
+    assert [sign_sgd.warm_up_steps(beta) for beta in (0.5, 0.7, 0.9, 0.95, 0.99)] == [1, 1, 54, 132, 894]
