@@ -16,6 +16,10 @@ export OMPI_MCA_mpi_yield_when_idle = 1
 export OMPI_ALLOW_RUN_AS_ROOT = 1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 
+# Where the user has pip install by default, which is not the virtual environment.
+export PIP_USER = 0
+unexport PIP_TARGET PIP_PREFIX PIP_ROOT
+
 .PHONY: help run test unit mpi launch slurm test-openmpi wheel lint format types soak claims mutations clean
 .DEFAULT_GOAL := help
 

@@ -16,6 +16,7 @@ zeros and NaN, and is slower for it. It is as fast only where it asks for v < 0 
 plus of every NaN. Every run of `outpace micro sign` measures both beside a copy on the same core.
 """
 
+import functools
 import sys
 from types import ModuleType
 from typing import Any, Final
@@ -32,9 +33,17 @@ BLOCK: Final = 1024  # coordinates that stay in the first-level cache from one l
 LANES: Final = 64  # words whose votes are counted side by side
 PLANES: Final = 16  # bits of a vote counter
 
-compiled: Any = njit(nogil=True, cache=True)
+
+def compiled(function: Any, **options: Any) -> Any:
+    """The function compiled by numba, and kept on disk where it finds a folder to write to, which saves seconds."""
+    try:
+        return njit(function, nogil=True, cache=True, **options)
+    except RuntimeError:  # neither the installation nor the home is writable
+        return njit(function, nogil=True, **options)
+
+
 # Lets a sum be taken in lanes. Infinities and NaN keep their meaning.
-reordered: Any = njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
+reordered: Any = functools.partial(compiled, fastmath={"reassoc", "nsz"})
 
 
 def kernels(xp: ModuleType) -> ModuleType:

@@ -104,12 +104,12 @@ def compose(name: str, runs: Sequence[Run]) -> "Figure":
 
     Raises UserError: no runs, runs that do not belong in one figure, a column the figure needs is missing.
     """
-    from matplotlib.figure import Figure
-
     if not runs:
         raise UserError(f"{name}: no trace given")
     _check_shared(name, runs)
     with house_style():
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         note = FIGURES[name](runs, figure)
         facts = figure.suptitle(facts_of(runs, note, figure.get_figwidth()), x=0.01, ha="left", color="0.3")

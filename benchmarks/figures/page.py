@@ -1,5 +1,6 @@
 """The page of a figure: its sizes and style, text that fits, the facts above the panels and the legend below."""
 
+import os
 import re
 import textwrap
 from collections.abc import Sequence
@@ -42,7 +43,11 @@ STYLE: Final = {
 
 
 def house_style() -> Any:
-    """The style of all figures, whatever the user's matplotlibrc says."""
+    """The style of all figures, whatever the user's matplotlibrc says; entered before other parts of matplotlib load.
+
+    A notebook hands its MPLBACKEND to what it starts, and importing matplotlib fails where that one is not installed.
+    """
+    os.environ["MPLBACKEND"] = "agg"
     import matplotlib.style
 
     return matplotlib.style.context(["default", STYLE])

@@ -2,6 +2,9 @@
 on the CPU where there is a C++ compiler."""
 
 import inspect
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -324,3 +327,19 @@ def test_micro_leaves_no_kernel_running(monkeypatch: pytest.MonkeyPatch, folder:
         micro._vote(route, v, ballot, outcome)
         assert events[-1] == "wait", name
     assert {"ballot", "tally", "count", "decide"} < set(events)
+
+
+def test_no_folder_to_keep_compiled_kernels_in(tmp_path: Path) -> None:
+    """Neither beside the source nor in the home: files are in the way, as permissions would not stop root."""
+    shutil.copy(sign.__file__, tmp_path / "kernels.py")
+    (tmp_path / "__pycache__").write_text("")
+    lines = "import kernels, numpy; coins = numpy.zeros(2, numpy.uint32); kernels.toss(123, coins); print(*coins)"
+    places = {"HOME": "/dev/null", "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    caches = ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")
+    environment = {name: text for name, text in os.environ.items() if name not in caches} | places
+    done = subprocess.run(
+        [sys.executable, "-c", lines], env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    tossed = np.zeros(2, np.uint32)
+    sign.toss(123, tossed)
+    assert done.stdout.split() == [str(word) for word in tossed]

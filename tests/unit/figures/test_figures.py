@@ -1,6 +1,8 @@
 """What holds for all figures, over made traces whose numbers are known."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -141,3 +143,13 @@ def test_equal_compute_time_per_sample_is_one_world(tmp_path):
 def test_a_file_given_twice_is_one_run(tmp_path, traces):
     draw("loss-time", [traces[0], str(traces[0])], tmp_path / "a.svg")
     assert "medians" not in (tmp_path / "a.svg").read_text()
+
+
+@pytest.mark.parametrize("backend", ["inline", "module://ipympl.backend_nbagg"])
+def test_no_backend_of_the_users_is_asked_for(tmp_path, backend):
+    """matplotlib reads MPLBACKEND once, on import, and refuses what it does not know."""
+    trace = simulate(tmp_path / "run.h5")
+    line = [sys.executable, "-m", "outpace.benchmarks.command", "plot", "loss-time", trace, "-o", tmp_path / "a.png"]
+    done = subprocess.run(line, env=os.environ | {"MPLBACKEND": backend}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.png").stat().st_size > 5000

@@ -1,0 +1,31 @@
+"""The targets of the Makefile, in the environments that users have."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_pip_installs_into_the_virtual_environment(tmp_path: Path) -> None:
+    """Whatever the user's own pip is set to: in a recipe of the Makefile it knows of no other place."""
+    users = {"PIP_USER": "yes", "PIP_CONFIG_FILE": str(tmp_path / "pip.conf")}
+    users |= dict.fromkeys(("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"), "elsewhere")
+    (tmp_path / "pip.conf").write_text("[install]\nuser = true\n")
+    probe = "probe: ; @$(BIN)/python -m pip config list; $(BIN)/python -m pip install --dry-run --no-index pip"
+    done = subprocess.run(
+        ["make", "--no-print-directory", f"VENV={sys.prefix}", f"--eval={probe}", "probe"],
+        cwd=ROOT,
+        env=os.environ | users,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Requirement already satisfied: pip" in done.stdout
+    assert "elsewhere" not in done.stdout + done.stderr
