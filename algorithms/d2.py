@@ -33,7 +33,7 @@ from outpace.comm.arrays import copy, twin
 from outpace.comm.batches import Batches, Sampling
 from outpace.comm.errors import UserError
 from outpace.comm.schedules import step_sizes
-from outpace.comm.spec import NonNegativeInt, PositiveFloat, PositiveInt
+from outpace.comm.spec import PositiveFloat, PositiveInt, Seed
 
 SMALLEST_EIGENVALUE = -1 / 3 + 1e-9  # rounding puts the plain even ring's just above -1/3
 RESTART = 1000  # steps, in float32
@@ -48,7 +48,7 @@ class Config(ProgramConfig):
     topology: str = "ring:lazy=1"  # SPEC of the graph, whose Metropolis weights are W
     allow_unstable: bool = False  # run with a W whose smallest eigenvalue is -1/3 or less
     dtype: Literal["float32", "float64"] = "float64"  # of model, gradients and messages
-    seed: NonNegativeInt = 0  # of data order, batches and delays
+    seed: Seed = 0  # of data order, batches and delays
     title = "D²"
 
     def check(self, n):

@@ -37,7 +37,7 @@ from outpace.comm.clock import wait
 from outpace.comm.layout import Layout
 from outpace.comm.schedules import step_sizes
 from outpace.comm.server import ANSWER, MESSAGE, exchanges, leave
-from outpace.comm.spec import Decay, NonNegativeInt, PositiveFloat, PositiveInt, Range
+from outpace.comm.spec import Decay, PositiveFloat, PositiveInt, Range, Seed
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Config(ProgramConfig):
     sampling: Sampling = "replacement"  # how batches are drawn: with replacement, or shuffled passes
     servers: PositiveInt = 1  # the last ranks, which hold the centre and compute no gradients
     dtype: Literal["float32", "float64"] = "float32"  # of models, gradients and messages
-    seed: NonNegativeInt = 0  # of data order, batches and delays
+    seed: Seed = 0  # of data order, batches and delays
     title = "EAMSGD"
     asynchronous = True
 

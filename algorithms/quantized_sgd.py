@@ -32,7 +32,7 @@ from outpace.comm import schedules, sign, spec
 from outpace.comm.arrays import Wired, to_host
 from outpace.comm.batches import Batches, Sampling
 from outpace.comm.schedules import step_sizes
-from outpace.comm.spec import NonNegativeInt, PositiveFloat, PositiveInt, Range, Switch
+from outpace.comm.spec import PositiveFloat, PositiveInt, Range, Seed, Switch
 from outpace.comm.streams import CODEC
 
 BLOCK = 1 << 14  # coordinates that are coded at a time on the CPU, a multiple of 32: no step allocates a vector
@@ -62,7 +62,7 @@ class Config(ProgramConfig):
     sampling: Sampling = "replacement"  # how batches are drawn: with replacement, or shuffled passes
     codec: str = "qsgd"  # SPEC of the quantiser: qsgd:levels=7,norm=l2, terngrad:shared=0
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and N
-    seed: NonNegativeInt = 0  # of data order, batches, delays and rounding
+    seed: Seed = 0  # of data order, batches, delays and rounding
     title = "Quantized SGD"
 
     def check(self, n):

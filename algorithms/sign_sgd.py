@@ -48,7 +48,7 @@ from outpace.comm.batches import Batches, Sampling
 from outpace.comm.errors import UserError
 from outpace.comm.outcomes import OUTCOMES
 from outpace.comm.schedules import step_sizes
-from outpace.comm.spec import Decay, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from outpace.comm.spec import Decay, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
 from outpace.comm.streams import ADVERSARIES, TIES
 from outpace.comm.vote import Coins, check_sums_fit
 
@@ -70,7 +70,7 @@ class Config(ProgramConfig):
     decay: Literal["decoupled", "coupled"] = "decoupled"  # of x after the vote, or lambda x added to every g_i
     adversaries: str = "none"  # SPEC of workers that lie: flip:rank=0+1 (negated signs), random:rank=0+1
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and momentum
-    seed: NonNegativeInt = 0  # of data order, batches, delays and ties
+    seed: Seed = 0  # of data order, batches, delays and ties
 
     @property
     def title(self):

@@ -4,9 +4,11 @@ Flags, set-up, the timed run, its evaluation and its trace. A program itself kno
 """
 
 import os
+import shlex
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -91,11 +93,40 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
 
 def _check_target(plan: Plan) -> int:
     """The generation of the checkpoint that the run goes on from, 0 for a new run. Raises UserError; on rank 0."""
-    folder = plan.target.parent
+    try:
+        _check_storable(plan)
+        return _generation(plan)
+    except OSError as error:
+        raise UserError(f"--out: {error.filename or plan.target}: {error.strerror}") from None
+
+
+def _check_storable(plan: Plan) -> None:
+    """Refuse what could not be stored at the end. Raises UserError, OSError."""
+    for word in shlex.split(provenance.command(plan.layout.ranks)):
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{word!a} is not UTF-8, as all text of a trace must be, its command too") from None
+    target, folder = plan.target, plan.target.parent
     if not folder.is_dir():
         raise UserError(f"--out: the folder {folder} does not exist")
     if not os.access(folder, os.W_OK):
         raise UserError(f"--out: the folder {folder} is not writable")
+    if os.path.lexists(target) and (target.is_symlink() or not target.is_file()):
+        raise UserError(f"--out: {target} is a folder, a link, a device or a pipe, which no trace replaces")
+    longest = checkpoint.unfinished(checkpoint.path(target, plan.layout.ranks - 1, 10**9))
+    allowed = os.pathconf(folder, "PC_NAME_MAX") - len(longest.name) + len(target.name)
+    if (nbytes := len(target.name.encode())) > allowed:
+        raise UserError(
+            f"--out: the file's name has {nbytes} bytes; it must have at most {allowed} here, "
+            "to which the names of parts and checkpoints add"
+        )
+    with suppress(FileNotFoundError):
+        longest.lstat()  # which fails where the path as a whole is too long
+
+
+def _generation(plan: Plan) -> int:
+    """As `_check_target`, by what is there of earlier runs."""
     if parts.running(plan.target):
         raise UserError(f"--out: {plan.target} is being written by another run")
     if plan.launch.overwrite:
@@ -111,7 +142,8 @@ def _check_target(plan: Plan) -> int:
         raise UserError(f"--out: {plan.target} exists; name another file or add --overwrite")
     if leftovers(plan.target):
         raise UserError(
-            f"--out: parts of a killed run of {plan.target} are left; `outpace show --recover {folder}` or --overwrite"
+            f"--out: parts of a killed run of {plan.target} are left; "
+            f"`outpace show --recover {plan.target.parent}` or --overwrite"
         )
     return 0
 

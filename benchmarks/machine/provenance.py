@@ -1,13 +1,14 @@
 """Where a run took place: launch checks, versions, hardware, and what its timings may be called."""
 
 import importlib.metadata
+import math
 import os
 import platform
 import shlex
 import subprocess
 import sys
 from collections import defaultdict
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 import h5py
@@ -105,19 +106,49 @@ def _number(text: str | None) -> int | None:
     return int(text) if text and text.isdigit() else None
 
 
-def _quota_cores() -> float:
-    """The CPU quota of this process's control group in cores, infinite where there is none."""
+def _quota_cores(proc: Path = Path("/proc/self")) -> float:
+    """The smallest CPU quota, in cores, of this process's control group and of all above it that can be seen; infinite
+    where there is none.
+
+    Versions 1 and 2 (cgroups(7)): `cgroup` of `proc` names the group in each hierarchy, `mountinfo` the folder where a
+    hierarchy, or in a container a branch of it, is mounted (proc(5)).
+    """
+    quotas = [math.inf]
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return float("inf") if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        pass
+        groups = [line.split(":", 2)[1:] for line in (proc / "cgroup").read_text().splitlines()]
+        mounts = [line.partition(" - ")[::2] for line in (proc / "mountinfo").read_text().splitlines()]
+    except OSError:  # no Linux
+        return math.inf
+    for place, source in mounts:
+        branch, folder = place.split()[3:5]
+        kind, _, options = source.split(" ", 2)
+        for controllers, group in groups:
+            if kind == "cgroup":
+                limits_cpu = "cpu" in controllers.split(",") and "cpu" in options.split(",")
+            else:
+                limits_cpu = kind == "cgroup2" and not controllers
+            if limits_cpu:
+                quotas += [_quota(Path(folder, level)) for level in _levels(PurePath(group), branch)]
+    return min(quotas)
+
+
+def _levels(group: PurePath, branch: str) -> list[PurePath]:
+    """The group and those above it, as seen from the branch that is mounted; a group outside has only the branch."""
+    inside = [level.relative_to(branch) for level in (group, *group.parents) if level.is_relative_to(branch)]
+    return inside or [PurePath()]
+
+
+def _quota(group: Path) -> float:
+    """The quota of this control group itself in cores, infinite where it has none."""
     try:
-        v1 = Path("/sys/fs/cgroup/cpu")
-        quota_us = int((v1 / "cpu.cfs_quota_us").read_text())
-        return quota_us / int((v1 / "cpu.cfs_period_us").read_text()) if quota_us > 0 else float("inf")
-    except (OSError, ValueError):
-        return float("inf")
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{part}_us").read_text() for part in ("quota", "period"))
+        cores = int(quota) / int(period)
+    except (OSError, ValueError):  # "max", or the group above all others, which has no limits
+        return math.inf
+    return cores if cores > 0 else math.inf  # -1 is none
 
 
 def _git_commit() -> str:

@@ -49,6 +49,11 @@ def path(target: Path, rank: int, generation: int) -> Path:
     return part_path(target, rank).with_name(f"{part_path(target, rank).name}.state-{generation}")
 
 
+def unfinished(file: Path) -> Path:
+    """The name of a checkpoint's file until it is whole."""
+    return file.with_name(f"{file.name}.unfinished")
+
+
 def generations(target: Path, rank: int) -> list[int]:
     """The generations of which this rank has a whole file, ascending."""
     return sorted(generation for holder, generation in _written(target) if holder == rank)
@@ -69,7 +74,7 @@ def write(target: Path, rank: int, generation: int, checkpoint: Checkpoint) -> N
     generators = {name: value for name, value in kept if isinstance(value, dict)}
     about = json.dumps({"counters": asdict(checkpoint.counters), "generators": generators})
     final = path(target, rank, generation)
-    with whole(final, final.with_name(f"{final.name}.unfinished")) as file:
+    with whole(final, unfinished(final)) as file:
         np.savez(file, about=np.array(about), **arrays)
 
 

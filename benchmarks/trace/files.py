@@ -1,10 +1,14 @@
 """Files that are written whole or not at all."""
 
+import io
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
+
+import h5py
 
 from outpace.comm.errors import UserError
 
@@ -27,9 +31,29 @@ def whole(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
 
 @contextmanager
 def output(path: Path) -> Iterator[BinaryIO]:
-    """The same for a file that the user has named: an error of the disk is a UserError."""
+    """A table or a figure to write where the user has named it; an error of the disk is a UserError.
+
+    A link stays and the file behind it is written as by `whole`. A device or a pipe is no file to replace: it gets the
+    bytes at the end. Raises UserError for an HDF5 file, which is a trace named by mistake.
+    """
     try:
-        with whole(path) as file:
-            yield file
+        if not _is_file_or_new(path):
+            content = io.BytesIO()  # formats seek, and an error may come: a pipe takes neither back
+            yield content
+            with open(path, "wb") as file:
+                file.write(content.getbuffer())
+        elif path.exists() and h5py.is_hdf5(path):
+            raise UserError(f"{path} is a trace, which no table or figure replaces; name another file")
+        else:
+            with whole(Path(os.path.realpath(path))) as file:
+                yield file
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _is_file_or_new(path: Path) -> bool:
+    """Links followed; a link to itself is neither, but an OSError."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except FileNotFoundError:
+        return True

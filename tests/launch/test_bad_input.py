@@ -9,6 +9,9 @@ import pytest
 from jobs import LIMIT_S
 
 from outpace.benchmarks.machine.launcher import command, environment
+from outpace.benchmarks.running.plan import parse_flags
+from outpace.benchmarks.sweeps.programs import config_of, programs
+from outpace.comm.errors import UserError
 
 QUADRATIC = ["--problem", "quadratic:dim=4"]
 CASES = [
@@ -32,6 +35,13 @@ CASES = [
     (2, ["--batch-size", "-5"], "--batch-size is -5; it must be at least 1"),
     (2, ["--time-budget", "-1"], "--time-budget is -1; it must be more than 0"),
     (2, ["--out", "nowhere/run.h5"], "--out: the folder nowhere does not exist"),
+    (2, ["--out", "é" * 110 + ".h5"], "--out: the file's name has 223 bytes; it must have at most "),
+    (2, ["--out", "x" * 300], "--out: the file's name has 300 bytes; it must have at most "),
+    (2, ["--out", "y" * 300 + "/run.h5"], "File name too long"),
+    (2, ["--out", "z/" * 2100 + "run.h5"], "File name too long"),
+    (2, ["--out", "r\udce9sultat.h5"], "'r\\udce9sultat.h5' is not UTF-8"),
+    (2, ["--out", "."], "--out: . is a folder, a link, a device or a pipe"),
+    (2, ["--out", "..", "--overwrite"], "--out: .. is a folder, a link, a device or a pipe"),
     (2, ["--backend", "cupy"], "--backend cupy: rank 0 has"),
     (2, ["--ranks", "3"], "this launch has 2 rank(s), but --ranks or OUTPACE_RANKS asks for 3"),
 ]
@@ -61,7 +71,7 @@ def launch(
     )
 
 
-@pytest.mark.parametrize(("ranks", "flags", "said"), CASES, ids=[" ".join(case[1]) for case in CASES])
+@pytest.mark.parametrize(("ranks", "flags", "said"), CASES, ids=[ascii(" ".join(case[1]))[:60] for case in CASES])
 def test_refused(tmp_path: Path, ranks: int, flags: list[str], said: str) -> None:
     done = launch(ranks, [*QUADRATIC, *flags] if "--problem" not in flags else flags, tmp_path)
     assert done.returncode == 2, done.stderr
@@ -92,6 +102,56 @@ def test_refused_schedules(tmp_path: Path, program: str, flags: list[str], said:
     assert len(lines) == 1, lines
     assert said in lines[0]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("program", programs())
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**30])
+def test_seeds_are_refused_by_every_program(program: str, seed: int) -> None:
+    with pytest.raises(UserError, match=f"--seed is {seed}; it must be at least 0 and at most 4294967295"):
+        parse_flags(program, config_of(program), ["--seed", str(seed)])
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe"])
+def test_what_is_no_file_stays(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / "run.h5"
+    if kind == "pipe":
+        os.mkfifo(out)
+    else:
+        out.symlink_to("far.h5")
+        if kind == "link":
+            (tmp_path / "far.h5").write_text("precious")
+    before = {path.name: path.lstat().st_ino for path in tmp_path.iterdir()}
+    for flags in ([], ["--overwrite"]):
+        done = launch(2, [*QUADRATIC, "--out", str(out), *flags], tmp_path)
+        assert done.returncode == 2
+        assert "run.h5 is a folder, a link, a device or a pipe, which no trace replaces" in done.stderr
+    assert {path.name: path.lstat().st_ino for path in tmp_path.iterdir()} == before
+
+
+def test_the_longest_name_serves_to_the_end_and_one_byte_more_is_refused(tmp_path: Path) -> None:
+    refused = launch(2, [*QUADRATIC, "--out", "x" * 255], tmp_path)
+    allowed = int(refused.stderr.rpartition("at most ")[2].split()[0])
+    assert 200 <= allowed < 255
+    flags = [*QUADRATIC, "--epochs", "3", "--checkpoint-every", "0.01"]
+    done = launch(2, [*flags, "--out", "x" * (allowed + 1)], tmp_path)
+    assert done.returncode == 2
+    assert f"has {allowed + 1} bytes; it must have at most {allowed}" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    done = launch(2, [*flags, "--compute-time", "0.02", "--out", "x" * allowed], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x" * allowed]
+
+
+def test_a_path_with_no_room_for_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = Path(*["d" * 200] * 20, "e" * 50)
+    folder.mkdir(parents=True)
+    room = os.pathconf(tmp_path, "PC_PATH_MAX") - len(str(folder / "run.h5"))
+    assert len(".part-0") < room < len(".part-0.state-1.unfinished")
+    done = launch(2, [*QUADRATIC, "--out", str(folder / "run.h5")], tmp_path)
+    assert done.returncode == 2
+    assert "File name too long" in done.stderr
+    assert list(folder.iterdir()) == []
 
 
 def test_unknown_flag_is_said_once(tmp_path: Path) -> None:
