@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INTERVAL_FROM: Final = 10  # repetitions from which an interval replaces the single runs
+LARGEST: Final = 1e200  # what is drawn; near the largest double the spacing of ticks overflows
 BOOTSTRAP: Final = 71  # purpose of the random numbers behind the intervals of ratios
 
 
@@ -59,11 +60,11 @@ def draw_curves(
     values = np.concatenate([values for _, values in drawn])
     values = values[np.isfinite(values)]
     positive = values[values > 0]
-    if log or (len(positive) == len(values) and positive.max() >= 10 * positive.min()):
+    if log or (len(positive) == len(values) > 0 and positive.max() >= 10 * positive.min()):
         log_axis(axes)
     # A run that explodes must not flatten the others.
-    start = max(values[0] for _, values in drawn)
-    if 0 < 10 * start < values.max():
+    start = max((values[0] for _, values in drawn if np.isfinite(values[0])), default=math.inf)
+    if 0 < 10 * start < values.max(initial=0):
         axes.set_ylim(0.7 * positive.min() if axes.get_yscale() == "log" else None, 10 * start)
     ends = [xs[-1] for xs, _ in drawn]
     if max(ends) >= 5 * min(ends) > 0:  # else the fast runs would stand in a corner
@@ -86,7 +87,7 @@ def _curve(run: Run, x: str, y: str | Callable[[Run], NDArray[Any]]) -> tuple[ND
     xs, ys = run.column("evaluations", x), y(run) if callable(y) else run.column("evaluations", y)
     if not len(xs):
         raise UserError(f"{run.path}: no evaluation in /evaluations")
-    return xs, np.where(np.isfinite(ys), ys, math.inf)
+    return xs, np.where(np.abs(ys) < LARGEST, ys, math.inf)
 
 
 def _on_one_grid(
