@@ -5,6 +5,7 @@ import mpi4py
 mpi4py.rc.initialize = False  # this process launches MPI jobs and is none itself
 
 import argparse
+import io
 import itertools
 import math
 import signal
@@ -30,6 +31,8 @@ Two programs on four workers, the last of them ten times slower, and what became
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: that of the job for `run` and `micro`; 1 for a broken trace; 2 for something to put right."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every encoding has the ² of D²
     if not arguments:
         print(FIRST)
         return 0
@@ -101,10 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("files", nargs="*", type=Path, metavar="FILE")
     one.add_argument(
-        "--recover",
-        type=Path,
-        metavar="DIR",
-        help="first turn the parts that killed runs left in DIR into traces",
+        "--recover", type=Path, metavar="DIR", help="first turn the parts that killed runs left in DIR into traces"
     )
     one.set_defaults(command=show)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INTERVAL_FROM: Final = 10  # repetitions from which an interval replaces the single runs
+LARGEST: Final = 1e200  # what is drawn; near the largest double the spacing of ticks overflows
 BOOTSTRAP: Final = 71  # purpose of the random numbers behind the intervals of ratios
 
 
@@ -86,10 +87,10 @@ def _fit(axes: "Axes", curves: list[NDArray[Any]], log: bool) -> None:
     values = np.concatenate(curves)
     values = values[np.isfinite(values)]
     positive = values[values > 0]
-    if log or (len(positive) == len(values) and positive.max() >= 10 * positive.min()):
+    if log or (len(positive) == len(values) > 0 and positive.max() >= 10 * positive.min()):
         log_axis(axes)
-    start = max(curve[0] for curve in curves)
-    if 0 < 10 * start < values.max():
+    start = max((curve[0] for curve in curves if np.isfinite(curve[0])), default=math.inf)
+    if 0 < 10 * start < values.max(initial=0):
         axes.set_ylim(0.7 * positive.min() if axes.get_yscale() == "log" else None, 10 * start)
 
 
@@ -97,7 +98,7 @@ def _curve(run: Run, x: str, y: str | Callable[[Run], NDArray[Any]], worst: floa
     xs, ys = run.column("evaluations", x), y(run) if callable(y) else run.column("evaluations", y)
     if not len(xs):
         raise UserError(f"{run.path}: no evaluation in /evaluations")
-    return xs, np.where(np.isfinite(ys), ys, worst)
+    return xs, np.where(np.abs(ys) < LARGEST, ys, worst)
 
 
 def _on_one_grid(

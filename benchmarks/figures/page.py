@@ -37,6 +37,7 @@ STYLE: Final = {
     "lines.linewidth": 1.4,
     "lines.markersize": 4,
     "hatch.linewidth": 0.6,
+    "text.parse_math": False,  # a name may have dollars
     "pdf.fonttype": 42,  # journals refuse Type 3 fonts
     "savefig.dpi": 300,
 }

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import h5py
 import numpy as np
@@ -13,6 +13,8 @@ from rich.table import Table
 from outpace.benchmarks.trace import schema
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
+
+NARROWEST: Final = 40  # columns of a table, whatever COLUMNS says
 
 
 def validate(path: Path) -> None:
@@ -67,7 +69,7 @@ def _check_column(file: h5py.File, name: str, column: schema.Column, dimensions:
 
 def show(paths: Sequence[Path]) -> int:
     """Print one summary per trace; 1 if some file is broken, after the others were shown."""
-    console, errors, code = Console(), Console(stderr=True), 0
+    console, errors, code = _console(), Console(stderr=True, emoji=False), 0
     for path in paths:
         try:
             validate(path)
@@ -76,6 +78,13 @@ def show(paths: Sequence[Path]) -> int:
             errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
             code = 1
     return code
+
+
+def _console() -> Console:
+    """Standard output for tables of names and SPECs, which are no markup of rich's, by a width that can be read."""
+    console = Console(markup=False, emoji=False)
+    console.width = max(console.width, NARROWEST)
+    return console
 
 
 def summary(run: Run) -> Table:

@@ -88,3 +88,17 @@ def test_points_are_medians(tmp_path):
     np.testing.assert_allclose(median.get_ydata(), [1, 2])
     each = [line.get_ydata().tolist() for line in axes.get_lines() if line.get_markersize() == 3]
     assert each == [[0.5, 1, 4.5], [1, 2, 9]]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("loss", [[np.nan, np.nan], [np.inf, -np.inf], [1e308, np.nan], [-1.0, -1e308]])
+def test_a_run_that_is_nowhere_finite_hides_no_other(tmp_path, loss):
+    """It stands in the legend, and what is past all numbers moves no axis."""
+    gone = losses(tmp_path / "gone.h5", loss, algorithm="d_psgd", status="diverged")
+    whole = losses(tmp_path / "whole.h5", [2.0, 1.0])
+    for runs in ([gone], [whole, gone]):
+        figure = compose("loss-time", runs)
+        figure.draw_without_rendering()
+        assert "D-PSGD, no stragglers, diverged" in [text.get_text() for text in figure.legends[0].get_texts()]
+    np.testing.assert_allclose(lines(figure.axes[0])["AD-PSGD, no stragglers"].get_ydata(), [2.0, 1.0])
+    assert np.abs(figure.axes[0].get_ylim()).max() < 10

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from drawn import assert_legible
 from made_traces import SLOW, losses, simulate, write_trace
+from matplotlib.text import Text
 
 from outpace.benchmarks import figures
 from outpace.benchmarks.figures import FIGURES, compose, draw, page
@@ -153,3 +154,12 @@ def test_no_backend_of_the_users_is_asked_for(tmp_path, backend):
     done = subprocess.run(line, env=os.environ | {"MPLBACKEND": backend}, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("name", ["cost in $", "a$b$", "$\\frac$", "\\$", "x^{2}$_$"])
+def test_names_are_no_mathematics(tmp_path, name):
+    run = Run(simulate(tmp_path / "run.h5", title=name, problem=f"libsvm:path={name}"))
+    figure = compose("loss-time", [run])
+    assert_legible(figure)
+    assert name in figure.legends[0].get_texts()[0].get_text()
+    assert not any(text.get_parse_math() for text in figure.findobj(Text) if name in text.get_text())
