@@ -79,6 +79,16 @@ def proximal_points(text: str, stages: int, sigma: float) -> np.ndarray:
     return x
 
 
+@pytest.mark.ranks(2, 3)
+@pytest.mark.parametrize("application", ["svd", "newton", "proximal-point"])
+def test_applications_weigh_unequal_workers_by_their_rows(comm: CheckedComm, application: str) -> None:
+    """Three stages as in one process: the parts that the outer loop adds to a sum have the weights of the rows, too."""
+    text = "svd:samples=60,dim=5,rank=2,gap=0.05" if application == "svd" else "logistic:samples=60,dim=4,weight=0.1"
+    config = {"application": application, "stage": 4, "batch_size": 20, "regularisation": 0.05}
+    x = execute(comm, katyusha_x, share(comm, text, split="size:ratio=6"), 12, **config).x
+    np.testing.assert_allclose(x, in_one_process(katyusha_x, text, 12, **config), rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("application", ["svd", "newton", "proximal-point"])
 def test_applications_go_on_from_a_checkpoint_within_a_stage(comm: CheckedComm, application: str) -> None:
     """At the same bits: what a stage is made of is kept, as the state of the program is."""
