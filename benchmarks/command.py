@@ -5,6 +5,7 @@ import mpi4py
 mpi4py.rc.initialize = False  # this process launches MPI jobs and is none itself
 
 import argparse
+import importlib.metadata
 import io
 import itertools
 import math
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="outpace", description="Distributed SGD on machines whose workers do not run at one pace."
     )
+    parser.add_argument("--version", action="version", version=f"outpace {importlib.metadata.version('outpace')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     one = commands.add_parser(

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import json
+import sys
 from typing import Any
 
 import numpy as np
@@ -36,12 +37,26 @@ def beforehand(
         "n_total": problem.n_total,
         "n_samples": comm.allgather(problem.n_samples)[: plan.n],
         "seed": plan.config.seed,
-        "claim_class": provenance.claim_class(comm, emulated=plan.launch.compute_time > 0),
+        "claim_class": _claim_class(comm, plan),
         **_certificate(comm, plan, problem),
         "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **provenance.describe(comm, gpu=setting.xp is not np),
         **({"constants": json.dumps(derived)} if derived else {}),
     }
+
+
+def _claim_class(comm: MeteredComm, plan: Plan) -> str:
+    """What the timings may be called, with a warning where they are emulated by no wish of the user's; collective."""
+    slept = plan.launch.compute_time > 0
+    claim_class = provenance.claim_class(comm, emulated=slept)
+    if claim_class == "emulated" and not slept and comm.rank == 0:
+        print(
+            f"{plan.name}: warning: {comm.size} ranks share fewer cores, and times tell how these were shared; "
+            "start fewer ranks, or add --compute-time SECONDS",
+            file=sys.stderr,
+            flush=True,
+        )
+    return claim_class
 
 
 def _certificate(comm: MeteredComm, plan: Plan, problem: Problem | Unshared) -> dict[str, Any]:

@@ -58,13 +58,16 @@ def parse_flags(
     """The program's Config and the Launch that the flags mean, ranges checked. SystemExit as by argparse."""
     Flags: Any = dataclasses.make_dataclass("Flags", [("program", Config), ("launch", Launch)])
     module = sys.modules[Config.__module__]
+    suites_own = module.__spec__ is not None and module.__spec__.name.startswith("outpace.")
+    command = f"outpace run {name if suites_own else module.__file__}"
+    helped = {"-h", "--help"} & set(arguments)  # with a usage line; errors have none, and name the help by the command
     with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
         if quiet:
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
         flags = tyro.cli(
             tyro.conf.OmitArgPrefixes[Flags],  # type: ignore[misc]
-            prog=f"outpace run {name} -n RANKS",
+            prog=f"{command} -n RANKS" if helped else command,
             description=module.__doc__,
             args=list(arguments),
         )

@@ -1,5 +1,6 @@
 """The `outpace` command on real runs, and the traces that they leave."""
 
+import importlib.metadata
 import os
 import re
 import shutil
@@ -225,6 +226,46 @@ def test_refusals(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
     assert said in done.stderr
 
 
+def test_version(tmp_path: Path) -> None:
+    done = outpace("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"outpace {importlib.metadata.version('outpace')}\n")
+
+
+@pytest.mark.parametrize("program", ["sign_sgd", "./local_sgd.py"])
+@pytest.mark.parametrize("flags", [("--batch", "64"), ("--seed", "first")], ids=["unknown", "no number"])
+def test_the_help_that_an_error_names_is_the_programs(tmp_path: Path, program: str, flags: tuple[str, str]) -> None:
+    write_local_sgd(tmp_path)
+    done = outpace("run", program, "-n", 2, *flags, cwd=tmp_path)
+    assert done.returncode == 2
+    (named,) = re.findall(r"outpace (run .* --help)", done.stderr)
+    done = outpace(*named.split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    usage, *flags_of_the_program = done.stdout.splitlines()
+    assert re.match(rf"usage: outpace run .*{Path(program).stem}(\.py)? -n RANKS ", usage)
+    assert any("--batch-size" in line for line in flags_of_the_program)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "flags", "warned"), [(2, (), True), (3, (), True), (2, ("--compute-time", "1e-4"), False), (1, (), False)]
+)
+def test_ranks_that_share_a_core_are_warned_of(
+    tmp_path: Path, ranks: int, flags: tuple[str, ...], warned: bool
+) -> None:
+    """By one line, unless gradients are slept: all ranks are given the one core that `taskset` would give them."""
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(everywhere)})
+    try:
+        few = ("--problem", "quadratic:dim=2", "--epochs", "0.2", "--out", "run.h5")
+        done = outpace("run", "allreduce_sgd", "-n", ranks, *few, *flags, cwd=tmp_path)
+    finally:
+        os.sched_setaffinity(0, everywhere)
+    assert done.returncode == 0, done.stderr
+    said = [f"allreduce_sgd: warning: {ranks} ranks share fewer cores, and times tell how these were shared; "]
+    said[0] += "start fewer ranks, or add --compute-time SECONDS"
+    assert done.stderr.splitlines()[1:] == said * warned
+    assert Run(tmp_path / "run.h5").attrs["claim_class"] == ("measured" if ranks == 1 else "emulated")
+
+
 def test_doctor_and_micro(tmp_path: Path) -> None:
     done = outpace("doctor", cwd=tmp_path)
     assert done.returncode == 0
@@ -238,12 +279,17 @@ def test_doctor_and_micro(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[1:] == ["outpace: gossip is measured between 2 ranks; -n is 3"]
 
 
+def write_local_sgd(folder: Path) -> None:
+    """The program of algorithms/README.md."""
+    readme = Path(__file__).parents[2] / "algorithms" / "README.md"
+    block, _ = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
+    (folder / "local_sgd.py").write_text(block)
+
+
 def test_a_program_of_the_user(tmp_path: Path) -> None:
     """The one of algorithms/README.md: it has the flags, the delays and the meter of any program, and averages every 8
     steps."""
-    readme = Path(__file__).parents[2] / "algorithms" / "README.md"
-    block, _ = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
-    (tmp_path / "local_sgd.py").write_text(block)
+    write_local_sgd(tmp_path)
     flags = ["--problem", "quadratic:dim=1000", "--stragglers", "fixed:rank=1,factor=3", "--compute-time", "0.001"]
     line = [*launcher.mpiexec(), "-n", "2", sys.executable, "-m", "mpi4py", "local_sgd.py", *flags]
     done = subprocess.run(
