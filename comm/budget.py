@@ -38,7 +38,7 @@ class Stop(IntEnum):
     DIVERGED = 5
 
 
-class Waits(Protocol):
+class TimesPhases(Protocol):
     """The part of a trace that a budget needs."""
 
     def phase(self, kind: str) -> AbstractContextManager[Any]: ...
@@ -183,7 +183,7 @@ class SharedTickets(Budget):
         total: int | None,
         seconds: float | None,
         start: Callable[[], float],
-        trace: Waits,
+        trace: TimesPhases,
         layout: Layout | None = None,
         every: float | None = None,
     ) -> None:

@@ -16,7 +16,7 @@ PIECE: Final = 2**18  # coordinates of a message
 NOTHING: Final = [None, MPI.BYTE]  # the buffer of a message that is its tag alone
 
 
-class Watches(Protocol):
+class TakesSnapshots(Protocol):
     """The part of a trace that a model needs."""
 
     def snapshot(self, x: Any) -> None: ...
@@ -29,7 +29,7 @@ class SharedModel:
     never across a message. `averagings` counts the writes of the communication thread.
     """
 
-    def __init__(self, comm: MPI.Intracomm, x: Any, trace: Watches) -> None:
+    def __init__(self, comm: MPI.Intracomm, x: Any, trace: TakesSnapshots) -> None:
         self.x = x
         self.averagings = 0
         self._lock = lock(comm)
