@@ -81,8 +81,8 @@ class Exchange:
         self._incoming = [twin(r, comm) for r in self._r_pieces]
 
     def average_with(self, peer: int, hail: Sequence[MPI.Request]) -> None:
-        """`hail` are the requests by which the two hear of each other. The model follows at once, which spares a round
-        trip; when both are known to be there, they look after the transfer and do not sleep."""
+        """`hail` are the handshake requests. Models are posted before they complete, which spares a round trip;
+        afterwards both sides poll and do not sleep."""
         self.model.weigh(self._weights[peer], self._s)
         copy(self._s, self._s_wire)
         arrivals = [self.comm.Irecv(piece, peer, self.tag) for piece in self._incoming]
