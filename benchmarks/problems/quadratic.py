@@ -9,11 +9,12 @@ all x there is no bound where curvatures differ.
 
 f_i is the mean over its samples of f_i(x) + z_j'x. z_j is normal noise, of standard deviation sigma per coordinate, and
 that of sample j + n_i/2 is -z_j, so that the noise of all n_i samples cancels and the full gradient has none; the last
-of an odd number has z = 0. z_j is drawn anew wherever it is needed, from a stream of its own, and never stored.
+of an odd number has z = 0. Every z_j has a stream of its own. Where all of them together are large they are drawn anew
+wherever they are needed, and never stored.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from mpi4py import MPI
@@ -24,6 +25,8 @@ from outpace.comm import agreement
 from outpace.comm.arrays import to_host
 from outpace.comm.spec import Factor, NonNegativeFloat, PositiveInt
 from outpace.comm.streams import MADE_DATA, NOISE
+
+STORED: Final = 2**20  # numbers of a worker's noise, at most, that are kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,10 @@ class Quadratic(Problem):
         self._sigma = spec.sigma
         self._key = (NOISE, setting.seed, worker)
         self._noise = np.empty(spec.dim if spec.sigma else 0, dtype=self.dtype)
+        half = n_samples // 2
+        self._stored: Any = None  # z_j / sigma for j < n_i/2, shape (n_i/2, dim)
+        if spec.sigma and half * spec.dim <= STORED:
+            self._stored = self.xp.asarray(np.array([self._draw(j).copy() for j in range(half)]).reshape(half, -1))
 
     def x0(self) -> Any:
         return self.xp.zeros(self.dim, dtype=self.dtype)
@@ -73,11 +80,20 @@ class Quadratic(Problem):
         paired = batch[batch < 2 * half]
         numbers, places = np.unique(paired % half, return_inverse=True)
         counts = np.bincount(places, np.where(paired < half, 1, -1))
-        for j, count in zip(numbers, counts, strict=True):
-            if count:
-                np.random.default_rng([*self._key, j]).standard_normal(out=self._noise, dtype=self.dtype)
-                self._noise *= count * self._sigma / len(batch)
-                out += self.xp.asarray(self._noise)
+        weights = counts * (self._sigma / len(batch))
+        if self._stored is not None:
+            out += self.xp.asarray(weights.astype(self.dtype)) @ self._stored[numbers]
+            return
+        for j, weight in zip(numbers, weights, strict=True):
+            if weight:
+                noise = self._draw(j)
+                noise *= weight
+                out += self.xp.asarray(noise)
+
+    def _draw(self, j: int) -> np.ndarray:
+        """z_j / sigma, in an array that the next one overwrites."""
+        np.random.default_rng([*self._key, j]).standard_normal(out=self._noise, dtype=self.dtype)
+        return self._noise
 
 
 def build(spec: Spec, setting: Setting) -> list[Quadratic]:

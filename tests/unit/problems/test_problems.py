@@ -8,6 +8,7 @@ from scipy import stats
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from outpace.benchmarks.problems import quadratic
 from outpace.benchmarks.running.evaluate import evaluate
 from outpace.comm.errors import UserError
 from outpace.comm.layout import Layout
@@ -203,3 +204,16 @@ def test_float32_holds_the_data_once() -> None:
 def test_more_workers_than_samples() -> None:
     with pytest.raises(UserError, match="too many"):
         shares("quadratic:dim=2,samples=3", 4)
+
+
+def test_noise_is_the_same_whether_it_is_kept_or_drawn_again(monkeypatch):
+    """To rounding, with samples that are drawn twice and samples that cancel."""
+    batch = np.array([0, 3, 3, 5, 8, 12, 16])  # of 17: 8 is 0's opposite, and 16 has no noise
+    gradients = []
+    for stored in (quadratic.STORED, 0):
+        monkeypatch.setattr(quadratic, "STORED", stored)
+        (problem,) = shares("quadratic:dim=6,sigma=2,samples=17", 1)
+        gradients.append(np.empty(6))
+        problem.gradient(problem.x0(), batch, gradients[-1])
+    np.testing.assert_allclose(*gradients, rtol=0, atol=1e-14)
+    assert np.abs(gradients[0]).max() > 0.1
