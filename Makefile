@@ -20,7 +20,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 export PIP_USER = 0
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT
 
-.PHONY: help run test unit mpi launch slurm test-openmpi wheel lint format types soak claims mutations clean
+.PHONY: help run test more unit mpi launch slurm test-openmpi wheel lint format types soak claims mutations clean
 .DEFAULT_GOAL := help
 
 help:  ## these lines
@@ -30,13 +30,16 @@ run: $(VENV)/installed  ## the main job: three programs on real images, without 
 	$(BIN)/outpace race
 	@printf '\nThe command is %s; `. $(BIN)/activate` puts it on the PATH.\n' $(BIN)/outpace
 
-test: unit mpi launch  ## all tests, with the MPICH wheel
+test: unit mpi launch  ## the tests, with the MPICH wheel, but for those of `make more`
+
+more: mpi-5 mpi-8 mpi-9 $(VENV)/developed  ## the rest of them: more ranks, and what takes many launches
+	$(PYTEST) -q -n 2 -m long tests/launch
 
 unit: $(VENV)/developed
 	$(PYTEST) -q -n 2 tests/unit
 	$(PYTEST) -q --doctest-modules --pyargs outpace.comm outpace.benchmarks outpace.algorithms
 
-mpi: mpi-1 mpi-2 mpi-3 mpi-4 mpi-5 mpi-8 mpi-9
+mpi: mpi-1 mpi-2 mpi-3 mpi-4
 
 mpi-%: $(VENV)/developed
 	$(MPIEXEC) -n $* $(PYTEST) -q tests/mpi
@@ -45,7 +48,7 @@ mpi-9: $(VENV)/developed
 	$(MPIEXEC) -n 9 $(PYTEST) -q tests/mpi/test_sign_sgd.py
 
 launch: $(VENV)/developed
-	$(PYTEST) -q -n 2 tests/launch
+	$(PYTEST) -q -n 2 -m 'not long' tests/launch
 
 slurm: $(VENV)/reframed  ## sweeps on a real Slurm, started on this host; skipped where slurm-wlm and munge are missing
 	$(PYTEST) -q -rs -o faulthandler_timeout=280 tests/slurm

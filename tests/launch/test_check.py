@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from jobs import LIMIT_S, alive
 
+pytestmark = pytest.mark.long
+
 README = Path(__file__).parents[2] / "algorithms" / "README.md"
 
 

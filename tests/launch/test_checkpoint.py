@@ -19,6 +19,8 @@ from outpace.benchmarks.trace.parts import leftovers
 from outpace.benchmarks.trace.run import Run
 from outpace.benchmarks.trace.schema import KIND
 
+pytestmark = pytest.mark.long
+
 FLAGS = ("--problem", "digits:hidden=8", "--epochs", "3", "--compute-time", "0.01", "--evaluations", "6")
 SYNCHRONOUS = {
     "allreduce_sgd": ("--rule", "adam", "--step-size", "0.01"),

@@ -15,6 +15,8 @@ from outpace.benchmarks.sweeps.point import standing
 from outpace.benchmarks.trace.inspection import validate
 from outpace.benchmarks.trace.run import Run
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parents[2]
 FLAGS = ["--problem", "quadratic:dim=3", "--epochs", "0.5", "--evaluations", "2"]
 

@@ -17,6 +17,8 @@ from outpace.benchmarks.sweeps.point import standing
 from outpace.benchmarks.trace.parts import leftovers, read_part
 from outpace.benchmarks.trace.run import Run
 
+pytestmark = pytest.mark.long
+
 OUTPACE = str(Path(sys.executable).parent / "outpace")
 QUICK = """
 folder = "runs"
