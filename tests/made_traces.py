@@ -8,11 +8,13 @@ from typing import Any
 
 import h5py
 import numpy as np
+from mpi4py import MPI
 
 from outpace.benchmarks.trace import schema
 from outpace.benchmarks.trace.parts import Part
-from outpace.benchmarks.trace.recorder import STEPS
+from outpace.benchmarks.trace.recorder import STEPS, Trace
 from outpace.benchmarks.trace.run import Run
+from outpace.benchmarks.trace.snapshots import Snapshots
 
 SLOW = "fixed:rank=1,factor=10"
 
@@ -38,6 +40,13 @@ def write_trace(
                 data.attrs.update({"units": about.units, "long_name": about.long_name})
                 data.dims[0].attach_scale(scale)
     return path
+
+
+def recorder() -> Trace:
+    """A trace of one rank that has begun, without snapshots."""
+    trace = Trace(MPI.COMM_SELF, Snapshots(0, 3, np.dtype("f8"), per_step=True))
+    trace.start(0.0)
+    return trace
 
 
 def simulate(

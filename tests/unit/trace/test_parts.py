@@ -10,18 +10,11 @@ from mpi4py import MPI
 
 from outpace.benchmarks.trace import parts
 from outpace.benchmarks.trace.parts import Part, read_part
-from outpace.benchmarks.trace.recorder import STEPS, Trace
-from outpace.benchmarks.trace.snapshots import Snapshots
+from outpace.benchmarks.trace.recorder import STEPS
 from outpace.comm.errors import UserError
 
 COMM = MPI.COMM_SELF
 F8 = np.dtype("f8")
-
-
-def recorder() -> Trace:
-    trace = Trace(COMM, Snapshots(0, 3, F8, per_step=True))
-    trace.start(0.0)
-    return trace
 
 
 @pytest.mark.parametrize("cut", [0, 1, 7, 16, 17, 70, 100, 163])

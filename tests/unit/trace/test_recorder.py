@@ -3,21 +3,14 @@
 import time
 
 import numpy as np
+from made_traces import recorder
 from mpi4py import MPI
 
 from outpace.benchmarks.trace import parts
-from outpace.benchmarks.trace.recorder import Trace
 from outpace.benchmarks.trace.schema import KIND
-from outpace.benchmarks.trace.snapshots import Snapshots
 
 COMM = MPI.COMM_SELF
 F8 = np.dtype("f8")
-
-
-def recorder() -> Trace:
-    trace = Trace(COMM, Snapshots(0, 3, F8, per_step=True))
-    trace.start(0.0)
-    return trace
 
 
 def test_phases_and_rows() -> None:
