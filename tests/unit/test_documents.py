@@ -8,13 +8,14 @@ import shlex
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from documents import DOCUMENTS, FENCE, FOLDERS, ROOT, in_blocks, sources_of_programs, text_of, words_of
 from mpi4py import MPI  # noqa: F401  starts MPI, which importing the command would forbid to the tests after these
 
-from outpace.benchmarks import command, micro, problems
+from outpace.benchmarks import micro, problems
+from outpace.benchmarks.command import arguments
 from outpace.benchmarks.figures import FIGURES
 from outpace.benchmarks.problems import splits
 from outpace.benchmarks.running import stragglers
@@ -26,23 +27,12 @@ from outpace.benchmarks.trace import schema
 from outpace.comm import topology
 from outpace.comm.errors import UserError
 
-ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "trace-v1.h5"
-FOLDERS = (".ci", "algorithms", "benchmarks", "comm", "docs", "jobscripts", "results", "tests")
-DOCUMENTS = {
-    str(path.relative_to(ROOT)): path
-    for path in sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))])
-}
 OWN_RUNS = "results/runs"  # not in the repository
 SUFFIXES = (".py", ".md", ".toml", ".cfg", ".sbatch", ".env", ".png", ".cu", ".yaml")
 USERS_FILES = {"local_sgd.py", "SWEEP.toml", "FILE.py", "OUT.png"}
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 by_document = pytest.mark.parametrize("document", DOCUMENTS)
-
-
-def text_of(document: str) -> str:
-    return DOCUMENTS[document].read_text()
 
 
 def prose(text: str) -> str:
@@ -109,21 +99,6 @@ def test_paths_exist(document: str) -> None:
     assert not wanted, f"{document} names {', '.join(dict.fromkeys(wanted))}"
 
 
-def in_blocks(text: str) -> Iterator[str]:
-    """The lines of code blocks, without what explains them after three spaces."""
-    blocks = [block for language, block in FENCE.findall(text) if not language]
-    blocks.append("\n".join(re.findall(r"^    (.*)$", FENCE.sub("", text), re.MULTILINE)))
-    for line in "\n".join(blocks).splitlines():
-        yield re.split(r"\s{3,}", line.strip())[0]
-
-
-def words_of(lines: Iterable[str], start: str) -> Iterator[list[str]]:
-    """The words of every command line that begins with `start`, without a placeholder for flags."""
-    for line in lines:
-        if re.match(start, line):
-            yield [word for word in shlex.split(line) if word not in ("FLAGS", "...")]
-
-
 def check_flags(name: str, flags: list[str], ranks: int) -> None:
     """Flags, their values and SPECs, as the program itself checks them."""
     make_plan(name_of(name), *parse_flags(name_of(name), config_of(name), flags), ranks)
@@ -131,25 +106,24 @@ def check_flags(name: str, flags: list[str], ranks: int) -> None:
 
 def check_command(words: list[str]) -> None:
     """Raises SystemExit or UserError where the command would refuse these words without looking at a trace."""
-    options, flags = command._parser().parse_known_args(words)
-    if options.command is command.run:
+    options, flags = arguments.parser().parse_known_args(words)
+    if options.command == "run":
         check_flags(options.program, flags, options.workers)
         return
     assert not flags, f"no such flags: {flags}"
-    if options.command is command.plot:
+    if options.command == "plot":
         assert options.figure in (None, *FIGURES)
-    if options.command is command.micro:
+    if options.command == "micro":
         assert options.name in micro.RANKS
-    if options.command is command.sweep and options.file.suffix != ".toml":
+    if options.command == "sweep" and options.file.suffix != ".toml":
         load(options.file)
 
 
 @by_document
 def test_commands_are_real(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for language, block in FENCE.findall(text_of(document)):
-        if language == "python" and "main(run, Config)" in block:
-            Path("local_sgd.py").write_text(block)  # the example of a user's own program
+    for source in sources_of_programs():
+        Path("local_sgd.py").write_text(source)
     for words in words_of(in_blocks(text_of(document)), "outpace "):
         try:
             check_command(words[1:])
@@ -162,7 +136,7 @@ def test_commands_are_real(document: str, tmp_path: Path, monkeypatch: pytest.Mo
 @by_document
 def test_commands_that_are_mentioned_exist(document: str) -> None:
     """In a sentence a command is shortened: its name and flags are held."""
-    (known,) = (action.choices for action in command._parser()._actions if isinstance(action.choices, dict))
+    (known,) = (action.choices for action in arguments.parser()._actions if isinstance(action.choices, dict))
     for words in words_of(spans(text_of(document)), "outpace "):
         flags = [word for word in words if word.startswith("--")]
         assert words[1] in known, f"{document}: {shlex.join(words)}"

@@ -1,0 +1,179 @@
+"""The `outpace` command: run a program, look at its trace, draw figures, measure the primitives, check the machine."""
+
+import mpi4py
+
+mpi4py.rc.initialize = False  # this process launches MPI jobs and is none itself
+
+import argparse
+import io
+import itertools
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from outpace.benchmarks.command.arguments import parser
+from outpace.benchmarks.sweeps.programs import module_of
+from outpace.comm.errors import UserError
+
+FIRST: Final = """\
+Two programs on four workers, the last of them ten times slower, and what became of it:
+
+    outpace run ad_psgd -n 4 --compute-time 0.005 --stragglers fixed:rank=3,factor=10 --out gossip.h5
+    outpace run allreduce_sgd -n 4 --compute-time 0.005 --stragglers fixed:rank=3,factor=10 --out allreduce.h5
+    outpace show gossip.h5
+    outpace plot loss-time gossip.h5 allreduce.h5 -o loss.png
+
+`outpace --help` lists the commands, `outpace run PROGRAM --help` the flags of a program."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: that of the job for `run` and `micro`; 1 for a broken trace; 2 for something to put right."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every encoding has the ² of D²
+    if not arguments:
+        print(FIRST)
+        return 0
+    options = argparse.Namespace(command="")
+    try:
+        options, rest = parser().parse_known_args(arguments, options)
+        if options.command == "run":
+            options.flags = rest  # the program's own
+        elif rest:
+            parser().error(f"unrecognized arguments: {' '.join(rest)}")
+        return COMMANDS[options.command](options)
+    except UserError as error:
+        print(f"outpace: {error}", file=sys.stderr)
+        return 1 if options.command == "show" else 2
+    except KeyboardInterrupt:  # nothing has been started that would have to be told of
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # `outpace show ... | head`
+        sys.stderr.close()
+        return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    from outpace.benchmarks.machine import launcher
+    from outpace.benchmarks.sweeps import slurm
+    from outpace.benchmarks.trace.checkpoint import GOES_ON
+
+    ended = launcher.launch(module_of(options.program), options.workers, options.flags)
+    if explained := launcher.explain(ended, _folder(options.flags)):
+        print(explained, file=sys.stderr)
+    if options.requeue and ended.code == GOES_ON:
+        slurm.requeue()
+    return ended.code
+
+
+def _folder(flags: Sequence[str]) -> Path:
+    """Where the program's trace goes, by its --out flag."""
+    for flag, value in itertools.zip_longest(flags, flags[1:], fillvalue=""):
+        if flag.startswith("--out"):
+            return Path(flag.partition("=")[2] or value).parent
+    return Path()
+
+
+def sweep(options: argparse.Namespace) -> int:
+    from outpace.benchmarks.sweeps import runner
+    from outpace.benchmarks.sweeps.description import load
+    from outpace.benchmarks.sweeps.manifest import manifest
+
+    described = load(options.file, options.out)
+    if options.dry_run:
+        print(manifest(described.points), end="")
+        return 0
+    if options.status:
+        return runner.status(described)
+    if options.point:
+        return runner.run_one(described, options.point, options.retry_failed, options.requeue)
+    if options.slurm:
+        return runner.submit(described, options.retry_failed)
+    return runner.run_here(described, options.retry_failed, options.requeue)
+
+
+def jobscripts(options: argparse.Namespace) -> int:
+    from outpace.benchmarks.sweeps.scripts import copy
+
+    print(*copy(options.folder), sep="\n")
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    from outpace.benchmarks.trace import inspection
+
+    files = list(options.files)
+    if options.recover:
+        from mpi4py import MPI
+
+        from outpace.benchmarks.running.recovery import recover
+
+        MPI.Init()
+        recovered = []
+        for file in recover(options.recover):
+            print(f"recovered {file}", flush=True)
+            recovered.append(file)
+        files = recovered + files
+    if not files:
+        raise UserError("show needs a FILE, or --recover DIR")
+    return inspection.show(files)
+
+
+def plot(options: argparse.Namespace) -> int:
+    from outpace.benchmarks import figures
+
+    if not options.figure:
+        print("\n".join(figures.describe()))
+        return 0
+    out = options.out or Path(f"{options.figure}.pdf")
+    figures.draw(options.figure, options.files, out)
+    print(f"wrote {out}")
+    return 0
+
+
+def export(options: argparse.Namespace) -> int:
+    from outpace.benchmarks.trace.export import write_csv, write_parquet
+
+    out = options.csv or options.parquet
+    write = write_csv if options.csv else write_parquet
+    print(f"wrote {write(options.files, out)} row(s) into {out}")
+    return 0
+
+
+def micro(options: argparse.Namespace) -> int:
+    from outpace.benchmarks.machine import launcher, link
+    from outpace.benchmarks.micro import RANKS
+
+    if options.name not in RANKS:
+        raise UserError(f"unknown micro-benchmark '{options.name}'; allowed: {', '.join(RANKS)}")
+    ranks = options.workers or RANKS[options.name]
+    inside = link.inside(options.link, ranks) if options.link else []
+    return launcher.launch("outpace.benchmarks.micro", ranks, [options.name, options.backend], inside).code
+
+
+def check(options: argparse.Namespace) -> int:
+    from outpace.benchmarks.conformance.check import check as start
+
+    return start(options.file, options.sizes, options.limit)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    from outpace.benchmarks.machine import launcher
+
+    module = "outpace.benchmarks.machine.doctor"
+    if options.nodes is None:
+        return launcher.launch(module, 2, []).code
+    ranks, placement = launcher.one_a_node(options.nodes)
+    return launcher.launch(module, ranks, ["--nodes"], placement=placement).code
+
+
+def race(options: argparse.Namespace) -> int:
+    from outpace.benchmarks.studies.race import race as start
+
+    return start(options.out, options.workers, options.factor, options.epochs)
+
+
+COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
+    does.__name__: does for does in (run, sweep, jobscripts, show, plot, export, micro, check, doctor, race)
+}
