@@ -12,6 +12,7 @@
     python -m outpace.benchmarks.studies tuned           the same two with tuned step sizes, over N and condition number
     python -m outpace.benchmarks.studies epoch-lengths   SVRG with epochs of random and of fixed length
     python -m outpace.benchmarks.studies workers         Katyusha X: time per pass against the number of workers
+    python -m outpace.benchmarks.studies bounds          what analyses promise beside what signSGD and D-PSGD do
 
 A trace that is there already is not made again, so a study that was cut short goes on.
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from outpace.benchmarks.studies import variance_reduction
+from outpace.benchmarks.studies.bounds import bounds
 from outpace.benchmarks.studies.busiest_rank import busiest_rank
 from outpace.benchmarks.studies.flippers import flippers
 from outpace.benchmarks.studies.launches import RUNS
@@ -45,6 +47,7 @@ STUDIES: Final[dict[str, Callable[[Path], object]]] = {
     "tuned": variance_reduction.tuned,
     "epoch-lengths": variance_reduction.epoch_lengths,
     "workers": variance_reduction.workers,
+    "bounds": bounds,
 }
 
 
