@@ -23,7 +23,8 @@ chunk, and back from them for a majority. Without a vote, one Allreduce of dim n
 Deviations from the papers:
 1. What a zero and a tied vote become is open there; here `--ties` says it, see `comm.vote.Coins`. By default both are
    fair signs, a zero's opposite on workers 2i and 2i + 1. With `keep` a second bit per coordinate comes down, but for
-   ef-signsgd: a mean of scaled signs is no vote, and where it is zero it takes a sign as with `random`.
+   ef-signsgd: a mean of scaled signs is no vote, and where it is zero it takes a sign as with `random`. With `abstain`
+   sign(0) = 0, as in the ICML paper's experiments: a second bit goes up and one comes down.
 2. By default the chunks of the model have an owner each; `--exchange server` is the papers' one server, which is
    worker 0 here.
 3. The scale of ef-signsgd's second compression is of each owner's chunk, not of the whole model.
@@ -50,7 +51,7 @@ from outpace.comm.outcomes import OUTCOMES
 from outpace.comm.schedules import step_sizes
 from outpace.comm.spec import Decay, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
 from outpace.comm.streams import ADVERSARIES, TIES
-from outpace.comm.vote import Coins, check_sums_fit
+from outpace.comm.vote import Coins, ballots_each, check_sums_fit
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Config(ProgramConfig):
     variant: Literal["signsgd", "signum", "ef-signsgd"] = "signsgd"  # what a worker takes the signs of
     vote: Literal["majority", "sum", "none"] = "majority"  # what becomes of the signs
     exchange: Literal["sharded", "server", "int8"] = "sharded"  # how they travel
-    ties: Literal["random", "keep", "plus"] = "random"  # what a zero and a tied vote become: a fair sign, no move, +1
+    ties: Literal["random", "keep", "plus", "abstain"] = "random"  # what a zero and a tied vote become, see Coins
     momentum: Decay = 0.9  # beta, of signum
     warm_up: bool = False  # signum steps by signs of gradients for the first C(beta) steps, as its theory does
     weight_decay: NonNegativeFloat = 0.0  # lambda
@@ -86,11 +87,16 @@ class Config(ProgramConfig):
                 "allowed: constant, sqrt, cosine, without warm-up"
             )
         if self.vote == "sum":
-            check_sums_fit(n, "--vote sum")
+            check_sums_fit(n, ballots_each(self.ties), "--vote sum")
         if self.vote == "majority" and self.exchange == "int8":
-            check_sums_fit(n, "--exchange int8")
+            check_sums_fit(n, ballots_each(self.ties), "--exchange int8")
         if self.variant == "ef-signsgd" and self.vote != "none" and self.exchange == "int8":
             raise UserError("--exchange int8 sends signs without the scales of ef-signsgd; allowed: sharded, server")
+        if self.ties == "abstain" and (self.vote == "none" or self.variant == "ef-signsgd"):
+            raise UserError(
+                "--ties abstain is for votes of signs, which --vote none and ef-signsgd are not; "
+                "allowed: random, keep, plus"
+            )
         if self.vote == "none" and self.adversaries != "none":
             raise UserError("--adversaries lie about their signs, and --vote none sends none; allowed: majority, sum")
         adversaries(self.adversaries, n)
@@ -122,16 +128,16 @@ def run(comm, problem, cfg, budget, trace):
     penalty = xp.empty_like(x) if cfg.weight_decay and cfg.decay == "coupled" else None
     shrinking = cfg.weight_decay if penalty is None else 0.0
     vote = OUTCOMES[cfg.vote, cfg.variant == "ef-signsgd"](cfg.exchange, cfg.ties, comm, x, xp)
-    words = vote.ballot.array.reshape(-1)
+    cards = vote.cards
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     ties, lies = np.random.default_rng([TIES, cfg.seed]), np.random.default_rng([ADVERSARIES, cfg.seed, comm.rank])
     # Without a vote every worker does what worker 0 does.
-    coins = Coins(cfg.ties, ties, comm.rank if cfg.vote != "none" else 0, comm.size, words.size, xp)
+    coins = Coins(cfg.ties, ties, comm.rank if cfg.vote != "none" else 0, comm.size, cards.shape[1], xp)
     cast, memory = VARIANTS[cfg.variant](cfg, g, xp)
     tamper = adversary(adversaries(cfg.adversaries, comm.size), lies, comm.rank, xp)
     # A toss, and a step of length 0 and no gradient, so that no sign kernel is compiled in the timed part.
-    sign.kernels(xp).toss(0, words)
-    vote.exchange(coins, cast(0, 0.0, coins, words))
+    sign.kernels(xp).toss(0, cards[0])
+    vote.exchange(coins, cast(0, 0.0, coins, cards))
     vote.update(x, 1.0)
 
     first, per_epoch = cfg.first_step(comm.size), cfg.steps_per_epoch(problem.n_total, comm.size)
@@ -151,8 +157,9 @@ def run(comm, problem, cfg, budget, trace):
             copy(g_wire, g)
             g /= comm.size
         coins.toss()
-        scale = cast(k, step, coins, words)
-        tamper(words)
+        scale = cast(k, step, coins, cards)
+        for card in cards:
+            tamper(card)
         with trace.phase("vote", nbytes=vote.nbytes):
             vote.exchange(coins, scale)
         trace.snapshot(x)
@@ -163,15 +170,16 @@ def run(comm, problem, cfg, budget, trace):
     return x
 
 
-# Each variant returns cast(k, step, coins, words), which writes the signs of its vector into words and returns the
-# length of a step by one sign: NaN, or infinite, where the vector is not finite; and what it remembers, by name.
+# Each variant returns cast(k, step, coins, cards), which writes the signs of its vector onto every ballot and returns
+# the length of a step by one sign: NaN, or infinite, where the vector is not finite; and what it remembers, by name.
 
 
 def signsgd(cfg, g, xp):
     ballot = sign.kernels(xp).ballot
 
-    def cast(k, step, coins, words):
-        return math.nan if ballot(g, coins.zeros, coins.turn, words) else step
+    def cast(k, step, coins, cards):
+        nan = [ballot(g, coins.zeros, turn, card) for turn, card in zip(coins.turns, cards, strict=True)]
+        return math.nan if any(nan) else step
 
     return cast, {}
 
@@ -179,13 +187,15 @@ def signsgd(cfg, g, xp):
 def signum(cfg, g, xp):
     m = xp.zeros_like(g)
     momentum_ballot = sign.kernels(xp).momentum_ballot
-    of_gradient, _ = signsgd(cfg, g, xp)
+    (of_gradient, _), (of_momentum, _) = signsgd(cfg, g, xp), signsgd(cfg, m, xp)
     warm_up = warm_up_steps(cfg.momentum) if cfg.warm_up else 0
 
-    def cast(k, step, coins, words):
-        if momentum_ballot(g, m, cfg.momentum, coins.zeros, coins.turn, words):
+    def cast(k, step, coins, cards):
+        if momentum_ballot(g, m, cfg.momentum, coins.zeros, coins.turns[0], cards[0]):
             return math.nan
-        return of_gradient(k, step, coins, words) if k < warm_up else step
+        if k < warm_up:
+            return of_gradient(k, step, coins, cards)
+        return step if len(cards) == 1 else of_momentum(k, step, coins, cards)
 
     return cast, {"m": m}
 
@@ -194,8 +204,8 @@ def ef_signsgd(cfg, g, xp):
     e = xp.zeros_like(g)
     feedback_ballot = sign.kernels(xp).feedback_ballot
 
-    def cast(k, step, coins, words):
-        return feedback_ballot(g, e, step, coins.zeros, coins.turn, words)
+    def cast(k, step, coins, cards):
+        return feedback_ballot(g, e, step, coins.zeros, *coins.turns, *cards)
 
     return cast, {"e": e}
 

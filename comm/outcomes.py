@@ -1,10 +1,11 @@
 """What becomes of the ballots of n workers: their majority, their sum, or nothing; with a scale to every worker's signs
 or without.
 
-Every class has the ballot that this worker fills in, `exchange(coins, scale)`, which sends `nbytes` from this rank and
-learns the outcome, and `update(x, shrink)`, which shrinks x and moves it by the outcome. `scale` is the length of a
-step by one sign, which is the same for all workers unless the class is one of scaled signs. What it remembers of a step
-is in `memory`, by name. No step allocates a vector.
+Every class has the ballots that this worker fills in, one after the other: `cards`, shape (ballots, words);
+`exchange(coins, scale)`, which sends `nbytes` from this rank and learns the outcome; and `update(x, shrink)`, which
+shrinks x and moves it by the outcome. `scale` is the length of a step by one sign, which is the same for all workers
+unless the class is one of scaled signs. What it remembers of a step is in `memory`, by name. No step allocates a
+vector.
 """
 
 from types import ModuleType
@@ -15,18 +16,29 @@ from mpi4py import MPI
 
 from outpace.comm import sign
 from outpace.comm.arrays import Wired
-from outpace.comm.vote import EXCHANGES, Coins
+from outpace.comm.vote import EXCHANGES, Coins, ballots_each
 
 
 class Vote:
     """What the outcomes of a vote have in common: the way that ballots travel."""
 
     def __init__(self, exchange: str, ties: str, comm: MPI.Intracomm, x: Any, xp: ModuleType) -> None:
-        self.route = EXCHANGES[exchange](comm, x.size, xp)
+        self.each = ballots_each(ties)
+        self.route = EXCHANGES[exchange](comm, x.size, xp, self.each)
         self.owners, self.words = self.route.owners, self.route.words
-        self.ballot = Wired((self.owners, self.words), np.uint32, xp, comm)
+        self.ballot = Wired((self.owners, self.each, self.words), np.uint32, xp, comm)
+        # One ballot is filled in where it leaves from; two leave side by side, in each owner's chunk.
+        self.cards = self.ballot.array.reshape(1, -1)
+        if self.each > 1:
+            self.cards = xp.zeros((self.each, self.owners * self.words), dtype=np.uint32)
         self.kernels = sign.kernels(xp)
         self.memory: dict[str, Any] = {}
+
+    def cast(self) -> Wired:
+        """The ballots as they leave."""
+        if self.each > 1:
+            self.ballot.array[:] = self.cards.reshape(self.each, self.owners, self.words).swapaxes(0, 1)
+        return self.ballot
 
 
 class Majority(Vote):
@@ -36,13 +48,13 @@ class Majority(Vote):
 
     def __init__(self, exchange: str, ties: str, comm: MPI.Intracomm, x: Any, xp: ModuleType) -> None:
         super().__init__(exchange, ties, comm, x, xp)
-        planes = 2 if ties == "keep" and self.can_tie else 1
+        planes = 2 if ties in ("keep", "abstain") and self.can_tie else 1
         self.outcome = Wired((self.owners, planes, self.words), np.uint32, xp, comm)
         self.steps = Wired((self.owners,), x.dtype, xp, comm)  # by which each owner's chunk moves
         self.nbytes = self.route.sent(self.ballot.nbytes, self.outcome.nbytes)
 
     def exchange(self, coins: Coins, scale: float) -> None:
-        self.route.majority(self.ballot, coins.ties, self.outcome)
+        self.route.majority(self.cast(), coins.ties, self.outcome)
         self.steps.array[:] = scale
 
     def update(self, x: Any, shrink: float) -> None:
@@ -59,8 +71,8 @@ class Sum(Vote):
         self.move, self.multiply = xp.empty_like(x), xp.multiply
 
     def exchange(self, coins: Coins, scale: float) -> None:
-        self.route.sum(self.ballot, self.sums)
-        self.scale = scale
+        self.route.sum(self.cast(), self.sums)
+        self.scale = scale / self.each
 
     def update(self, x: Any, shrink: float) -> None:
         self.multiply(self.sums.array.reshape(-1)[: x.size], self.scale, out=self.move)
@@ -120,7 +132,8 @@ class Alone:
     nbytes = 0
 
     def __init__(self, exchange: str, ties: str, comm: MPI.Intracomm, x: Any, xp: ModuleType) -> None:
-        self.ballot = Wired((1, 1, sign.words(x.size)), np.uint32, xp, comm)
+        self.outcome = xp.zeros((1, 1, sign.words(x.size)), dtype=np.uint32)
+        self.cards = self.outcome.reshape(1, -1)
         self.steps = xp.zeros(1, dtype=x.dtype)
         self.kernels = sign.kernels(xp)
         self.memory: dict[str, Any] = {}
@@ -129,7 +142,7 @@ class Alone:
         self.steps[:] = scale
 
     def update(self, x: Any, shrink: float) -> None:
-        self.kernels.apply(x, self.ballot.array, self.steps, shrink)
+        self.kernels.apply(x, self.outcome, self.steps, shrink)
 
 
 OUTCOMES: Final[dict[tuple[str, bool], type[Any]]] = {  # by what is made of the signs, and whether they have scales

@@ -1,14 +1,18 @@
 """Votes of n workers, one bit per coordinate each: every worker casts a ballot, and all learn what was decided.
 
+Who may abstain casts two ballots, which agree where it has a sign, and of which one says plus and one minus where it
+has none.
+
 Three exchanges with the same result. What a rank sends for a majority, in bytes, with W = ceil(dim / 32) words of 4
-bytes, w = ceil(dim / (32 n)) of them in each of n equal chunks, and p planes of the outcome (1, or 2 to tell ties):
+bytes, w = ceil(dim / (32 n)) of them in each of n equal chunks, b ballots of a worker, and p planes of the outcome (1,
+or 2 to tell ties):
 
     sharded  every rank counts the votes on one chunk: Alltoall, then Allgather
-             4 w (n-1) up + 4 w p (n-1) down: for p = 1 and dim a multiple of 32 n, 2(n-1)/n bits per coordinate
+             4 w b (n-1) up + 4 w p (n-1) down: for b = p = 1 and dim a multiple of 32 n, 2(n-1)/n bits per coordinate
     server   rank 0, itself a voter, counts them all: Gather, then Bcast, charged as a chain of ranks
-             4 W up, but rank 0; 4 W p down, but rank n-1. Rank 0 takes in 4 W (n-1)
-    int8     nobody counts: Allreduce of +1 and -1, for n <= 127
-             2(n-1)/n 32 W, which is 16(n-1)/n bits per coordinate, whatever p is
+             4 W b up, but rank 0; 4 W p down, but rank n-1. Rank 0 takes in 4 W b (n-1)
+    int8     nobody counts: Allreduce of +1 and -1, or of their sums of b, for n b <= 127
+             2(n-1)/n 32 W, which is 16(n-1)/n bits per coordinate, whatever b and p are
 
 Where the sum is wanted instead of its sign, it comes down as one int8 per coordinate: 32 w (n-1) bytes in place of
 4 w p (n-1), or 32 W in place of 4 W p. The bits that fill up the last words are sent, and never applied.
@@ -26,20 +30,23 @@ from outpace.comm.errors import UserError
 from outpace.comm.meter import of_allreduce
 
 ALL: Final = 0xFFFFFFFF
-MOST_INT8: Final = 127  # voters whose sum fits a byte
+MOST_INT8: Final = 127  # ballots whose sum fits a byte
 
 
 class Counted:
     """An exchange in which the owners of chunks of the coordinates count the ballots.
 
-    A ballot is `owners` chunks of `words` words. This rank owns chunk `mine` if it `counts`.
+    A ballot is `owners` chunks of `words` words; what a rank casts is `each` ballots, shape (owners, each, words). This
+    rank owns chunk `mine` if it `counts`.
     """
 
-    def __init__(self, comm: MPI.Intracomm, dim: int, xp: ModuleType, owners: int, mine: int, counts: bool) -> None:
+    def __init__(
+        self, comm: MPI.Intracomm, dim: int, xp: ModuleType, each: int, owners: int, mine: int, counts: bool
+    ) -> None:
         self.comm, self.owners, self.mine, self.counts = comm, owners, mine, counts
         self.words = sign.words(dim, owners)
         self._kernels = sign.kernels(xp)
-        self._ballots = Wired((comm.size if counts else 0, self.words), np.uint32, xp, comm)
+        self._ballots = Wired((comm.size * each if counts else 0, self.words), np.uint32, xp, comm)
 
     def up(self, mine: Wired, everyones: Wired) -> Any:
         """Part c of `mine`, in `owners` equal parts, goes to owner c, whose rows of `everyones` are all n ranks'."""
@@ -85,8 +92,8 @@ class Counted:
 class Sharded(Counted):
     """Every rank counts the votes on the chunk of its number."""
 
-    def __init__(self, comm: MPI.Intracomm, dim: int, xp: ModuleType) -> None:
-        super().__init__(comm, dim, xp, owners=comm.size, mine=comm.rank, counts=True)
+    def __init__(self, comm: MPI.Intracomm, dim: int, xp: ModuleType, each: int = 1) -> None:
+        super().__init__(comm, dim, xp, each, owners=comm.size, mine=comm.rank, counts=True)
 
     def up(self, mine: Wired, everyones: Wired) -> Any:
         self.comm.Alltoall(mine.to_wire(), everyones.wire)
@@ -105,8 +112,8 @@ class Sharded(Counted):
 class Server(Counted):
     """Rank 0 counts all the votes."""
 
-    def __init__(self, comm: MPI.Intracomm, dim: int, xp: ModuleType) -> None:
-        super().__init__(comm, dim, xp, owners=1, mine=0, counts=comm.rank == 0)
+    def __init__(self, comm: MPI.Intracomm, dim: int, xp: ModuleType, each: int = 1) -> None:
+        super().__init__(comm, dim, xp, each, owners=1, mine=0, counts=comm.rank == 0)
 
     def up(self, mine: Wired, everyones: Wired) -> Any:
         self.comm.Gather(mine.to_wire(), everyones.wire, 0)
@@ -124,11 +131,11 @@ class Server(Counted):
 
 
 class Int8:
-    """All ranks add up all the votes, a byte each; n <= 127. A ballot is one chunk of `words` words."""
+    """All ranks add up all the votes, a byte each; n `each` <= 127. A ballot is one chunk of `words` words."""
 
     owners = 1
 
-    def __init__(self, comm: MPI.Intracomm, dim: int, xp: ModuleType) -> None:
+    def __init__(self, comm: MPI.Intracomm, dim: int, xp: ModuleType, each: int = 1) -> None:
         self.comm = comm
         self.words = sign.words(dim)
         self._kernels = sign.kernels(xp)
@@ -142,15 +149,20 @@ class Int8:
         self._kernels.decide(self._sums.array[0], coins, outcome.array[0])
 
     def sum(self, ballot: Wired, sums: Wired) -> None:
-        self._kernels.count(ballot.array.reshape(1, -1), sums.array[0])
+        self._kernels.count(ballot.array.reshape(-1, self.words), sums.array[0])
         self.comm.Allreduce(MPI.IN_PLACE, sums.to_wire())
         sums.from_wire()
 
 
-def check_sums_fit(n: int, flag: str) -> None:
-    """Raise UserError where a sum of n signs does not fit a byte."""
-    if n > MOST_INT8:
-        raise UserError(f"{flag}: {n} workers; it sums signs in bytes and takes at most {MOST_INT8}")
+def check_sums_fit(n: int, each: int, flag: str) -> None:
+    """Raise UserError where a sum of n workers' ballots, `each` of every one, does not fit a byte."""
+    if n * each > MOST_INT8:
+        raise UserError(f"{flag}: {n} workers; it sums signs in bytes and takes at most {MOST_INT8 // each}")
+
+
+def ballots_each(ties: str) -> int:
+    """How many ballots a worker casts."""
+    return 2 if ties == "abstain" else 1
 
 
 EXCHANGES: Final[dict[str, type[Any]]] = {"sharded": Sharded, "server": Server, "int8": Int8}
@@ -164,14 +176,17 @@ class Coins:
     pairs, and ties, are independent, so no other votes cancel by rule. The last of an odd n has no partner: its zero is
     a vote for either side. Ties are the same on every rank. `keys`, a stream that all ranks share, gives each step a
     key for the ties and one for each pair. `keep`: the same for a zero, which has to say something with its one bit,
-    but a tied vote is no move. `plus`: +1 for both, as in the code behind arXiv:1810.05291.
+    but a tied vote is no move. `plus`: +1 for both, as in the code behind arXiv:1810.05291. `abstain`: a zero is plus
+    on one ballot of its worker and minus on the other, and a tied vote is no move. `turns` says for each ballot whether
+    `zeros` is turned over.
     """
 
     def __init__(self, ties: str, keys: np.random.Generator, rank: int, n: int, words: int, xp: ModuleType) -> None:
         self.zeros, self.ties = (xp.full(words, ALL, dtype=np.uint32) for _ in range(2))
-        self.turn = 0 if ties == "plus" else ALL * (rank % 2)
+        fair = ties in ("random", "keep")
+        self.turns = (0, ALL)[: ballots_each(ties)] if not fair else (ALL * (rank % 2),)
         self._toss = sign.kernels(xp).toss
-        self._keys = None if ties == "plus" else keys
+        self._keys = keys if fair else None
         self._pair, self._pairs = rank // 2, (n + 1) // 2
 
     def toss(self) -> None:

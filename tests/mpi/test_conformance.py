@@ -81,6 +81,9 @@ ROWS = [
                 "exchange": "int8",
                 "ties": "keep",
             },
+            {"step_size": 0.3, "ties": "abstain"},
+            {"step_size": 0.1, "ties": "abstain", "variant": "signum", "warm_up": True, "exchange": "server"},
+            {"step_size": 0.1, "ties": "abstain", "vote": "sum", "exchange": "int8"},
             {"step_size": 0.1, "vote": "sum"},
             {"vote": "sum", "exchange": "server"},
             {"step_size": 0.1, "vote": "sum", "exchange": "int8", "weight_decay": 0.01},
@@ -95,6 +98,8 @@ ROWS = [
         ),
         refused=(
             (2, {"variant": "ef-signsgd", "exchange": "int8"}),
+            (2, {"variant": "ef-signsgd", "ties": "abstain"}),
+            (2, {"vote": "none", "ties": "abstain"}),
             (3, {"adversaries": "flip:rank=3"}),
             (4, {"adversaries": "random:rank=0", "vote": "none"}),
             (2, {"batches": "growing", "schedule": "step:at=1"}),

@@ -30,7 +30,7 @@ DEFAULTS: list[tuple[ModuleType, dict[str, Any]]] = [
     (a_psgd, {}),
     (eamsgd, {}),
     *((sign_sgd, {"variant": v, "vote": w}) for v in sign_sgd.VARIANTS for w in ("majority", "sum", "none")),
-    *((sign_sgd, {"ties": ties}) for ties in ("keep", "plus")),
+    *((sign_sgd, {"ties": ties}) for ties in ("keep", "plus", "abstain")),
     (quantized_sgd, {}),
     (quantized_sgd, {"codec": "qsgd:norm=max"}),
     (quantized_sgd, {"codec": "terngrad"}),

@@ -48,27 +48,29 @@ def bits(words: np.ndarray) -> np.ndarray:
     return np.unpackbits(words.ravel().view(np.uint8), bitorder="little").astype(bool)
 
 
+@pytest.mark.parametrize("each", [1, 2])
 @pytest.mark.parametrize("name", list(EXCHANGES))
-def test_exchange_equals_plain_sums(teams: Iterator[CheckedComm], name: str) -> None:
-    """sign(sum(sign)) and sum(sign), for every electorate, ties tossed or told; the meter against the formulas of
-    comm/vote.py, rank by rank."""
+def test_exchange_equals_plain_sums(teams: Iterator[CheckedComm], name: str, each: int) -> None:
+    """sign(sum(sign)) and sum(sign), for every electorate of one or two ballots each, ties tossed or told; the meter
+    against the formulas of comm/vote.py, rank by rank."""
     for team, dim in ((team, dim) for team in teams for dim in DIMS):
         n, rank = team.size, team.rank
-        route = EXCHANGES[name](team, dim, np)
+        route = EXCHANGES[name](team, dim, np, each)
         size = route.owners * route.words
-        signs, words = ballots(n, dim, size)
+        signs, words = ballots(n * each, dim, size)
         total = signs.sum(axis=0)
         coins = np.random.default_rng(dim).integers(0, 2**32, size, dtype=np.uint32)
-        ballot = Wired((route.owners, route.words), np.uint32, np, team)
-        ballot.array[:] = words[rank].reshape(ballot.array.shape)
+        ballot = Wired((route.owners, each, route.words), np.uint32, np, team)
+        for number in range(each):
+            ballot.array[:, number] = words[rank * each + number].reshape(route.owners, route.words)
         W, w = -(-dim // 32), -(-dim // (32 * n))
         for planes in (1, 2):
             outcome = Wired((route.owners, planes, route.words), np.uint32, np, team)
             team.meter.reset()
             route.majority(ballot, coins, outcome)
             formula = {
-                "sharded": 4 * w * (n - 1) * (1 + planes),
-                "server": 4 * W * (rank > 0) + 4 * W * planes * (rank < n - 1),
+                "sharded": 4 * w * (n - 1) * (each + planes),
+                "server": 4 * W * each * (rank > 0) + 4 * W * planes * (rank < n - 1),
                 "int8": 2 * (32 * W - (32 * W * (rank + 1) // n - 32 * W * rank // n)),
             }[name]
             assert team.meter.nbytes.sum() == formula == route.sent(ballot.nbytes, outcome.nbytes), (name, n, dim)
@@ -80,8 +82,8 @@ def test_exchange_equals_plain_sums(teams: Iterator[CheckedComm], name: str) -> 
         team.meter.reset()
         route.sum(ballot, sums)
         formula = {
-            "sharded": (4 + 32) * w * (n - 1),
-            "server": 4 * W * (rank > 0) + 32 * W * (rank < n - 1),
+            "sharded": (4 * each + 32) * w * (n - 1),
+            "server": 4 * W * each * (rank > 0) + 32 * W * (rank < n - 1),
             "int8": formula,
         }[name]
         assert team.meter.nbytes.sum() == formula == route.sent(ballot.nbytes, sums.nbytes), (name, n, dim)
@@ -160,13 +162,15 @@ def test_one_sign_among_zeros_is_heard(comm: CheckedComm, exchange: str) -> None
         assert (x == -signs).mean() >= 0.7, heard
 
 
-@pytest.mark.parametrize("ties", ["random", "keep", "plus"])
+@pytest.mark.parametrize("vote", ["majority", "sum"])
+@pytest.mark.parametrize("ties", ["random", "keep", "plus", "abstain"])
 @pytest.mark.parametrize("exchange", list(EXCHANGES))
-def test_ballots_with_zeros(comm: CheckedComm, exchange: str, ties: str) -> None:
+def test_ballots_with_zeros(comm: CheckedComm, exchange: str, ties: str, vote: str) -> None:
     """A third of the gradients' entries are 0, at different places on every rank: a step is that of the matrix form."""
     tables = np.random.default_rng(23).integers(-1, 2, (comm.size, 3, 1009)).astype(float)
-    x = drive(comm, Scripted(tables[comm.rank]), 3, step_size=1.0, exchange=exchange, ties=ties)
-    config = sign_sgd.Config(dtype="float64", schedule="constant", step_size=1.0, exchange=exchange, ties=ties)
+    flags = {"step_size": 1.0, "exchange": exchange, "ties": ties, "vote": vote}
+    x = drive(comm, Scripted(tables[comm.rank]), 3, **flags)
+    config = sign_sgd.Config(dtype="float64", schedule="constant", **flags)
     X = sign_sgd_form.run([Scripted(table) for table in tables], config, 3)
     np.testing.assert_array_equal(x, X[comm.rank])
 
@@ -175,13 +179,14 @@ def test_ballots_with_zeros(comm: CheckedComm, exchange: str, ties: str) -> None
 @pytest.mark.parametrize("exchange", list(EXCHANGES))
 def test_zero_gradients_do_not_drift(comm: CheckedComm, exchange: str) -> None:
     """40,000 coordinates without a gradient for 100 steps. By default they wander, their mean stays (five standard
-    deviations); `plus` drifts by every step; `keep` moves none of an even electorate."""
+    deviations); `plus` drifts by every step; `keep` moves none of an even electorate, `abstain` none."""
     dim, steps = 40_000, 100
     problem = Scripted(np.zeros((steps, dim)))
     x = drive(comm, problem, steps, step_size=1.0, exchange=exchange)
     assert abs(x.mean()) < 5 * np.sqrt(steps / dim)
     assert x.std() == pytest.approx(np.sqrt(steps), rel=0.05)
     assert (drive(comm, problem, steps, step_size=1.0, exchange=exchange, ties="plus") == -steps).all()
+    assert not drive(comm, problem, steps, step_size=1.0, exchange=exchange, ties="abstain").any()
     if comm.size % 2 == 0:
         assert not drive(comm, problem, steps, step_size=1.0, exchange=exchange, ties="keep").any()
 

@@ -46,8 +46,9 @@ def run(shares, cfg, steps):
         G = batches.gradients(np.tile(x, (n, 1)), k + 1 if cfg.batches == "growing" else 1) + coupled * x
         if cfg.vote == "none":
             G = np.tile(G.mean(axis=0), (n, 1))
-        coin, zero = np.ones(dim), np.ones((n, dim))  # of ties, and of each worker's zeros
-        if cfg.ties != "plus":
+        # Of ties, and of each worker's zeros.
+        coin, zero = np.ones(dim), np.full((n, dim), 0.0 if cfg.ties == "abstain" else 1.0)
+        if cfg.ties in ("random", "keep"):
             key, *pairs = rng.integers(2**32, size=1 + -(-n // 2))
             coin = tossed(key, dim)
             fair = [tossed(pair, dim) for pair in pairs]
@@ -68,7 +69,7 @@ def run(shares, cfg, steps):
             S[rank] = -S[rank] if cfg.adversaries.startswith("flip") else tossed(stream.integers(2**32), dim)
         if cfg.variant != "ef-signsgd":
             total = S[0] if cfg.vote == "none" else S.sum(axis=0)
-            tie = 0.0 if cfg.ties == "keep" else coin
+            tie = 0.0 if cfg.ties in ("keep", "abstain") else coin
             move = gamma * (total if cfg.vote == "sum" else signs(total, tie))
         else:
             move = (scales * S).mean(axis=0)

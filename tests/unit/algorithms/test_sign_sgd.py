@@ -95,7 +95,7 @@ def test_one_sign_among_zeros_is_heard(n: int, ties: str) -> None:
         for rank, (g, ballot) in enumerate(zip(G, words, strict=True)):
             coins = Coins(ties, np.random.default_rng(22), rank, n, sign.words(dim), np)
             coins.toss()
-            sign.ballot(g, coins.zeros, coins.turn, ballot)
+            sign.ballot(g, coins.zeros, *coins.turns, ballot)
         sign.tally(words, coins.ties, outcome)
         plus, decided = np.unpackbits(outcome.view(np.uint8), axis=1, bitorder="little")[:, :dim].astype(bool)
         move: np.ndarray = np.where(plus, 1, -1) * (decided | (ties == "random"))
@@ -137,7 +137,7 @@ def test_set_up_calls_every_kernel_of_a_step(alone: CheckedComm, monkeypatch: py
         "variant": sign_sgd.VARIANTS,
         "vote": ("majority", "sum", "none"),
         "exchange": EXCHANGES,
-        "ties": ("random", "keep", "plus"),
+        "ties": ("random", "keep", "plus", "abstain"),
         "adversaries": ("none", "random:rank=0"),
         "dtype": ("float32", "float64"),
     }
