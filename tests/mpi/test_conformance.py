@@ -82,7 +82,7 @@ ROWS = [
                 "ties": "keep",
             },
             {"step_size": 0.3, "ties": "abstain"},
-            {"step_size": 0.1, "ties": "abstain", "variant": "signum", "warm_up": True, "exchange": "server"},
+            {"step_size": 0.1, "ties": "abstain", "variant": "signum", "momentum": 0.5, "exchange": "server"},
             {"step_size": 0.1, "ties": "abstain", "vote": "sum", "exchange": "int8"},
             {"step_size": 0.1, "vote": "sum"},
             {"vote": "sum", "exchange": "server"},

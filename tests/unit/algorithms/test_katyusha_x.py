@@ -339,3 +339,24 @@ def test_what_programs_need_of_a_problem() -> None:
     assert svrg.Config(smoothness="mean-square").derive(bent)["L"] == bent.L_mean_square < bent.L
     assert katyusha_x.Config(step_size=0.1, variant="w").derive(digits)["tau"] is None
     assert katyusha_x.Config(application="proximal-point").derive(bent) == {}
+
+
+def test_components_that_are_found_are_taken_out_of_every_gradient() -> None:
+    """Of the full sum and of a batch, at a vector that is partly along them, against dense matrices."""
+    (problem,) = shares("svd:samples=60,dim=8,rank=3", 1)
+    shifted = applications.ShiftedSum(problem)
+    basis = np.linalg.qr(np.random.default_rng(5).standard_normal((8, 2)))[0].T
+    shifted.V[:2], shifted.numbers[:] = basis, (2, 7.0)
+    shifted.b[:] = np.random.default_rng(6).standard_normal(8)
+    u, g = np.random.default_rng(7).standard_normal(8), np.empty(8)
+    P = np.eye(8) - basis.T @ basis
+    for batch in (None, np.array([3, 3, 41])):
+        S = np.array([_product(problem, column, batch) for column in np.eye(8)])
+        shifted.gradient(u, batch, g)
+        np.testing.assert_allclose(g, 7 * u - P @ S @ P @ u - shifted.b, atol=1e-12)
+
+
+def _product(problem: Any, u: np.ndarray, batch: np.ndarray | None) -> np.ndarray:
+    out = np.empty_like(u)
+    problem.product(None, u, batch, out)
+    return out
