@@ -53,6 +53,8 @@ def main(run: RunFunction, Config: type[ProgramConfig]) -> NoReturn:
         code = 1 if isinstance(error, Unwritten) else 2
     except SystemExit as parsed:  # --help, or a flag that the parser refused on every rank
         code = int(parsed.code or 0)
+    except MemoryError as error:
+        threads.abort(world, f"no memory left: {error}", 1)
     except Exception:
         threads.abort(world, traceback.format_exc(), 1)
     _leave(code)
@@ -77,7 +79,7 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
     resumed = agreement.together(comm, lambda: _resumed(plan, comm.rank, generation)) if generation else None
     xp = arrays.load(launch.backend, comm)
     workers = [comm.rank] if comm.rank < plan.n else []
-    setting = Setting(comm, workers, plan.n, launch.split, config.seed, config.dtype, xp)
+    setting = Setting(comm, workers, plan.n, launch.split, config.seed, config.dtype, xp, config.batch_size)
     shares = problems.build(launch.problem, setting)
     if launch.geometry:
         agreement.together(comm, lambda: geometry.check(shares, config.batch_size))

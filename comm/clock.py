@@ -19,6 +19,7 @@ SPIN_S: Final = 2e-4  # yield the core this long before sleeping: what is about 
 UNDER_WAY_SPIN_S: Final = 2e-2  # the same where both sides are known to be transferring
 NAP_SHARE: Final = 0.1  # a nap is this share of the time waited so far, so it delays the end by no more than that
 LONGEST_NAP_S: Final = 1e-3
+LONGEST_S: Final = 1e9  # of a sleep, 31 years: Python has none of three centuries
 ROUND_TRIPS: Final = 200  # per offset estimate; the fastest one is kept
 
 
@@ -28,7 +29,7 @@ def now(comm: MPI.Intracomm) -> float:
 
 
 def sleep(comm: MPI.Intracomm, seconds: float) -> None:
-    time.sleep(seconds)
+    time.sleep(min(seconds, LONGEST_S))
 
 
 def wait(

@@ -9,7 +9,7 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from outpace.comm.errors import UserError
 
@@ -41,13 +41,18 @@ class Range:
         return " and ".join(bounds) or "finite"
 
 
-PositiveInt = Annotated[int, Range(least=1)]
-NonNegativeInt = Annotated[int, Range(least=0)]
-PositiveFloat = Annotated[float, Range(above=0)]
-NonNegativeFloat = Annotated[float, Range(least=0)]
+# No number is without bounds. Whole ones are exact as floats and fit into the integers of NumPy and MPI; the product of
+# two others is a number, too.
+WHOLE: Final = 2**53
+LARGE: Final = 1e100
+PositiveInt = Annotated[int, Range(least=1, most=WHOLE)]
+NonNegativeInt = Annotated[int, Range(least=0, most=WHOLE)]
+PositiveFloat = Annotated[float, Range(above=0, most=LARGE)]
+NonNegativeFloat = Annotated[float, Range(least=0, most=LARGE)]
 Probability = Annotated[float, Range(above=0, most=1)]
-Decay = Annotated[float, Range(least=0, below=1)]
-Factor = Annotated[float, Range(least=1)]  # a slow-down: 1 is full speed
+Decay = Annotated[float, Range(least=0, most=0.999999)]
+Factor = Annotated[float, Range(least=1, most=1e15)]  # a slow-down: 1 is full speed
+Amount = Annotated[float, Range(above=0, most=1e9)]  # of seconds: 31 years; or of epochs
 Switch = Annotated[int, Range(least=0, most=1)]  # `key=1` turns it on
 Seed = Annotated[int, Range(least=0, most=2**32 - 1)]  # one word of a NumPy seed, see `streams`
 

@@ -18,9 +18,9 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.comm import spec
+from outpace.comm import inputs, memory, spec
 from outpace.comm.errors import UserError
-from outpace.comm.spec import PositiveInt, Probability, Range, Seed, Switch
+from outpace.comm.spec import WHOLE, PositiveInt, Probability, Range, Seed, Switch
 from outpace.comm.streams import GRAPH
 
 Matrix = NDArray[np.float64]
@@ -29,6 +29,7 @@ Ranks = NDArray[np.intp]
 
 SWAPS_PER_EDGE = 10  # tried per round of random-regular
 ROUNDS = 1000  # random graphs tried before a connected one is given up
+MATRICES = 3  # of n x n numbers that there are at a time
 TOLERANCE = 1e-12  # of a matrix file: its rounding error is made in every step of a run
 
 
@@ -85,7 +86,7 @@ class Torus(Topology):
     edge, the way round being the way across: 2 x 2 is a ring of 4.
     """
 
-    rows: Annotated[int, Range(least=2)] | None = None
+    rows: Annotated[int, Range(least=2, most=WHOLE)] | None = None
 
     def graph(self, n: int) -> Graph:
         sides = [rows for rows in range(2, n // 2 + 1) if n % rows == 0]
@@ -207,13 +208,11 @@ class File(Topology):
         return W
 
     def _read(self) -> Matrix:
+        text = inputs.text(self.path, "--topology file: ")
+        lines = [line.partition("#")[0].replace(",", " ").split() for line in text.splitlines()]
         try:
-            with open(self.path, encoding="utf-8") as file:
-                lines = [line.partition("#")[0].replace(",", " ").split() for line in file]
             rows = [[float(word) for word in line] for line in lines if line]
-        except OSError as error:
-            raise UserError(f"--topology file: {self.path}: {error.strerror}") from None
-        except ValueError as error:  # a word that is no number, or bytes that are no text
+        except ValueError as error:  # a word that is no number
             raise UserError(f"--topology file: {self.path}: {error}") from None
         if len({len(row) for row in rows}) != 1:
             reason = "its lines hold different amounts of numbers" if rows else "it holds no numbers"
@@ -248,6 +247,7 @@ def mixing_matrix(text: str, n: int) -> Matrix:
     if n < 1:
         raise ValueError(f"n is {n}; a topology has at least 1 worker")
     topology = spec.parse(text, TOPOLOGIES, "--topology")
+    memory.require(MATRICES * 8.0 * n * n, f"--topology {text} of {n} workers")
     W = topology.matrix(n)
     return (W + np.eye(n)) / 2 if topology.lazy else W
 

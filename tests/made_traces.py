@@ -145,7 +145,7 @@ def simulate(
         "noise": noise,
         "workers": {"data_share": np.full(n, 1 / n), "update_share": np.bincount(rank, minlength=n) / len(rank)},
         "steps": columns,
-        "events": {k: np.concatenate(v) for k, v in events.items()},
+        "events": {k: np.concatenate(v)[np.argsort(np.concatenate(events["t_start_s"]))] for k, v in events.items()},
         "traffic": {"nbytes": 40_000 * (1 - np.eye(n)), "messages": 10 * (1 - np.eye(n))},
     }
     more = {"constants": json.dumps({"m": 25, "L": 1.0, "step_size": 0.1})} | more  # as of a finite sum
@@ -162,7 +162,7 @@ def losses(path, loss, t_s=None, besides=None, **more):
 def rates(path, samples_per_s, **more):
     """A trace whose two gradients make this rate; n_total is 1000."""
     end = 1000 / samples_per_s
-    return Run(write_trace(path, {"steps": {"t_s": [end, end / 2], "samples": [500, 500]}}, **more))
+    return Run(write_trace(path, {"steps": {"t_s": [end / 2, end], "samples": [500, 500]}}, **more))
 
 
 def written(path: Path, rank: int, steps: list[tuple[float, float]], **header: Any) -> None:

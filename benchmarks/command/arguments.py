@@ -4,9 +4,11 @@ import argparse
 import importlib.metadata
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from outpace.benchmarks.sweeps.programs import config_of, name_of, programs
+
+MOST: Final = 1_000_000  # ranks, or points of a sweep
 
 
 def parser() -> argparse.ArgumentParser:
@@ -150,8 +152,8 @@ def _add_requeue(parser: argparse.ArgumentParser) -> None:
 
 def _positive(text: str) -> int:
     number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not a positive number")
+    if not 1 <= number <= MOST:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to {MOST}")
     return number
 
 

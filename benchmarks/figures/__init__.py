@@ -31,7 +31,7 @@ from outpace.benchmarks.figures.page import HEIGHT, WIDTH, add_legend, facts_of,
 from outpace.benchmarks.figures.rates import batches, epoch_time, speed_up, step_sizes, steps_rate
 from outpace.benchmarks.figures.steps import shares, staleness, timeline
 from outpace.benchmarks.trace.files import output
-from outpace.benchmarks.trace.run import Run
+from outpace.benchmarks.trace.run import Run, load
 from outpace.comm.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def draw(name: str, paths: Iterable[str | Path], out: str | Path) -> None:
         raise UserError(f"{out}: unknown format '{out.suffix}'; allowed: {', '.join(SUFFIXES)}")
     if not out.parent.is_dir():
         raise UserError(f"{out}: no folder {out.parent}")
-    figure = compose(name, [Run(path) for path in dict.fromkeys(map(Path, paths))])
+    figure = compose(name, load(paths))
     with house_style(), output(out) as file:
         figure.savefig(file, format=out.suffix[1:])
 
@@ -123,7 +123,19 @@ def _check_shared(name: str, runs: Sequence[Run]) -> None:
         for attribute in SHARED:
             values = runs[0].attrs[attribute], run.attrs[attribute]
             if attribute not in ABOUT.get(name, ()) and values[0] != values[1]:
-                raise difference(runs[0], run, attribute, *values, "one figure holds one")
+                so = "one figure holds one" + (_equal_workers(runs[0], run) if attribute == "n_workers" else "")
+                raise difference(runs[0], run, attribute, *values, so)
         compute = compute_per_sample(runs[0]), compute_per_sample(run)
         if not math.isclose(*compute, rel_tol=1e-6):
             raise difference(runs[0], run, "compute time per sample", *compute, "one figure holds one")
+
+
+def _equal_workers(*runs: Run) -> str:
+    """With how many ranks the one that has servers has as many workers as the other; nothing where none has."""
+    most = max(run.attrs["n_workers"] for run in runs)
+    for run in runs:
+        servers = len(run.attrs.get("hostnames", [])) - run.attrs["n_workers"]
+        if servers > 0 and run.attrs["n_workers"] < most:
+            some = f"{servers} rank{' serves' if servers == 1 else 's serve'}"
+            return f"; of {run.attrs['algorithm']} {some}: -n {most + servers} has {most} workers"
+    return ""

@@ -1,6 +1,5 @@
 """Figures of rates: how fast, against workers, delays, batch sizes and step sizes."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,8 +151,10 @@ def step_sizes(runs: Sequence[Run], figure: "Figure") -> str:
 
 def _over_analysed(run: Run) -> float:
     """The run's step size over that of SVRG's analysis, to three digits."""
-    constants = json.loads(run.attrs.get("constants", "{}"))
-    if not constants.keys() >= {"m", "L", "step_size"} or not constants["L"]:
+    constants = run.objects.get("constants", {})
+    if not all(
+        isinstance(constants.get(name), int | float) and constants[name] > 0 for name in ("m", "L", "step_size")
+    ):
         raise UserError(f"step-sizes: {run.path}: no smoothness is known; allowed: runs of svrg and katyusha_x with L")
     analysed = min(1, (run.config["batch_size"] / constants["m"]) ** 0.5) / (2 * constants["L"])
     return float(f"{constants['step_size'] / analysed:.3g}")

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ ENVIRONMENT: Final = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
 }
+UNTYPED: Final = ("OUTPACE_RANKS", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS")  # of `environment`: not needed
 SOCKET: Final = "OUTPACE_LAUNCHER_SOCKET"  # names the abstract socket of `launch` to its ranks
 
 
@@ -93,6 +94,15 @@ def environment(ranks: int, elsewhere: bool = False) -> dict[str, str]:
     return set_here | dict(os.environ) | {"OUTPACE_RANKS": str(ranks)}
 
 
+def typed(line: Sequence[str], given: Mapping[str, str]) -> str:
+    """The command line as it can be typed: before it the variables of its environment that this one lacks, but for
+    those of Open MPI where the launcher is MPICH's."""
+    strange = ("OMPI_", "PRTE_") if is_hydra(mpiexec()[0]) else ()
+    lacking = [name for name in given if name not in os.environ and name not in UNTYPED]
+    assigned = [f"{name}={shlex.quote(given[name])}" for name in lacking if not name.startswith(strange)]
+    return " ".join([*assigned, shlex.join(line)])
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a launch ended: its exit code and, where a rank of this node was killed by a signal, which rank and how."""
@@ -125,10 +135,11 @@ class Started:
         self._inside = bool(inside)
         if not shutil.which(line[0]):
             raise UserError(f"there is no launcher {line[0]}; see OUTPACE_LAUNCHER")
+        shown = typed(line, environment(ranks, elsewhere=bool(placement)))
         if log is None:
-            print(shlex.join(line), file=sys.stderr, flush=True)
+            print(shown, file=sys.stderr, flush=True)
         else:
-            log.write(f"{shlex.join(line)}\n".encode())
+            log.write(f"{shown}\n".encode())
             log.flush()
         name = f"outpace-{uuid.uuid4().hex}"
         listener = socket.socket(socket.AF_UNIX)

@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections import defaultdict
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Final
 
 import h5py
@@ -16,6 +16,7 @@ import mpi4py
 import numpy as np
 from mpi4py import MPI
 
+from outpace.comm import control_groups
 from outpace.comm.errors import UserError
 
 THREAD_LEVELS: Final = {
@@ -108,34 +109,8 @@ def _number(text: str | None) -> int | None:
 
 def _quota_cores(proc: Path = Path("/proc/self")) -> float:
     """The smallest CPU quota, in cores, of this process's control group and of all above it that can be seen; infinite
-    where there is none.
-
-    Versions 1 and 2 (cgroups(7)): `cgroup` of `proc` names the group in each hierarchy, `mountinfo` the folder where a
-    hierarchy, or in a container a branch of it, is mounted (proc(5)).
-    """
-    quotas = [math.inf]
-    try:
-        groups = [line.split(":", 2)[1:] for line in (proc / "cgroup").read_text().splitlines()]
-        mounts = [line.partition(" - ")[::2] for line in (proc / "mountinfo").read_text().splitlines()]
-    except OSError:  # no Linux
-        return math.inf
-    for place, source in mounts:
-        branch, folder = place.split()[3:5]
-        kind, _, options = source.split(" ", 2)
-        for controllers, group in groups:
-            if kind == "cgroup":
-                limits_cpu = "cpu" in controllers.split(",") and "cpu" in options.split(",")
-            else:
-                limits_cpu = kind == "cgroup2" and not controllers
-            if limits_cpu:
-                quotas += [_quota(Path(folder, level)) for level in _levels(PurePath(group), branch)]
-    return min(quotas)
-
-
-def _levels(group: PurePath, branch: str) -> list[PurePath]:
-    """The group and those above it, as seen from the branch that is mounted; a group outside has only the branch."""
-    inside = [level.relative_to(branch) for level in (group, *group.parents) if level.is_relative_to(branch)]
-    return inside or [PurePath()]
+    where there is none."""
+    return min([math.inf, *map(_quota, control_groups.folders("cpu", proc))])
 
 
 def _quota(group: Path) -> float:

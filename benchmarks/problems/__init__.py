@@ -5,11 +5,11 @@ In those of `rows` f_i is so weighted that the objective is the mean over all sa
 
 from typing import Any
 
-from outpace.benchmarks.problems import digits, libsvm, logistic, pca, quadratic, sparse_noise, svd
+from outpace.benchmarks.problems import digits, libsvm, logistic, pca, quadratic, size, sparse_noise, splits, svd
 from outpace.benchmarks.problems.problem import Problem, Setting, Unshared
 from outpace.comm import spec
 
-__all__ = ["PROBLEMS", "Problem", "Setting", "Unshared", "build", "canonical"]
+__all__ = ["PROBLEMS", "Problem", "Setting", "Unshared", "build", "canonical", "check"]
 
 MODULES: dict[str, Any] = {
     "digits": digits,
@@ -28,11 +28,22 @@ def build(text: str, setting: Setting) -> list[Problem]:
     killed run is evaluated and how the tests get the gradients of their matrix forms.
 
     Collective over `setting.comm`; data is loaded on its rank 0 only, and each process keeps its shares. Raises
-    UserError on every rank for a bad SPEC and for a split that leaves a worker without samples.
+    UserError on every rank for a bad SPEC, for a split that leaves a worker without samples, and before anything is
+    allocated for what does not fit into the memory of a node.
     """
     parsed = spec.parse(text, PROBLEMS, "--problem")
+    if known := parsed.size():
+        size.require(known, setting, f"--problem {text}")
     shares: list[Problem] = MODULES[text.partition(":")[0]].build(parsed, setting)
     return shares
+
+
+def check(text: str, split: str, n: int) -> None:
+    """Raise UserError for a SPEC that is none, and for what its split among n workers will refuse, as far as the SPEC
+    tells; no file is opened."""
+    known = spec.parse(text, PROBLEMS, "--problem").size()
+    if known:
+        splits.check(split, known.samples, known.labels, n)
 
 
 def canonical(text: str) -> str:

@@ -4,6 +4,7 @@
 units; the loss is the mean cross-entropy. The images ship with scikit-learn, nothing is downloaded.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +13,24 @@ import numpy as np
 from outpace.benchmarks.problems import splits
 from outpace.benchmarks.problems.layers import kernels
 from outpace.benchmarks.problems.problem import Problem, Setting
+from outpace.benchmarks.problems.size import Size
 from outpace.comm import agreement
 from outpace.comm.spec import NonNegativeInt
 from outpace.comm.streams import INIT, SPLIT
 
-PIXELS, CLASSES, WHITE = 64, 10, 16.0  # the images hold whole numbers from 0 to 16
+IMAGES, PIXELS, CLASSES, WHITE = 1797, 64, 10, 16.0  # the images hold whole numbers from 0 to 16
 HELD_OUT = 5  # every fifth image of the shuffled set
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
     hidden: NonNegativeInt = 64  # hidden units; 0 is softmax regression
+
+    def size(self) -> Size:
+        outer = (self.hidden or PIXELS) * CLASSES + CLASSES
+        inner = self.hidden * (PIXELS + 1)
+        train = IMAGES - math.ceil(IMAGES / HELD_OUT)
+        return Size(train, inner + outer, CLASSES, row=PIXELS, pass_=2 * self.hidden)
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,23 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from outpace.benchmarks.problems.problem import Setting
-from outpace.benchmarks.problems.rows import Data, Rows, Share, share_out, unit
+from outpace.benchmarks.problems.rows import (
+    NARROW,
+    SOLVABLE,
+    Data,
+    Rows,
+    Share,
+    largest_eigenvalue,
+    share_out,
+    squared_lengths,
+    unit,
+)
+from outpace.benchmarks.problems.size import Size
 from outpace.comm.spec import NonNegativeFloat, PositiveInt
 from outpace.comm.streams import MADE_DATA
 
 MARGIN: Final = 3.0  # standard deviation of a'x over the made rows
 NEWTON_STEPS: Final = 50
-SOLVABLE: Final = 4e9  # samples dim^2 up to which the minimum is found in advance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +42,10 @@ class Penalised:
 class Spec(Penalised):
     samples: PositiveInt
     dim: PositiveInt
+
+    def size(self) -> Size:
+        squares = 2 * self.dim**2 if self.dim <= NARROW else 0
+        return Size(self.samples, self.dim, labels=2, row=self.dim, root=squares)
 
 
 class Logistic(Rows):
@@ -71,7 +85,7 @@ class Logistic(Rows):
         z -= 1
         z *= y  # twice the derivative by a'x: 1/(1 + exp(t)) = (1 - tanh(t/2)) / 2
         z *= 0.5 * self.weight / len(y)
-        xp.dot(z, A, out=out)
+        self.combine(z, A, out)
         scratch = self._scratch
         if self.penalty == "l2":
             xp.multiply(x, self.penalty_weight * self.weight, out=scratch)
@@ -102,7 +116,7 @@ def build(spec: Spec, setting: Setting) -> list[Logistic]:
         y = np.where(rng.random(spec.samples) < 1 / (1 + np.exp(-margins)), 1.0, -1.0)
         return prepared(Data(X, y), spec)
 
-    return [Logistic(spec, setting, share) for share in share_out(setting, make)]
+    return [Logistic(spec, setting, share) for share in share_out(setting, make, "--problem logistic")]
 
 
 def prepared(data: Data, spec: Penalised) -> Data:
@@ -110,8 +124,8 @@ def prepared(data: Data, spec: Penalised) -> Data:
     X, y = data.rows, data.labels
     assert y is not None
     N, dim = X.shape
-    longest = float(np.square(X).sum(axis=1).max())
-    spread = float(np.linalg.eigvalsh(X.T @ X / N)[-1])  # E |a a'u|^2 <= longest spread |u|^2
+    longest = float(squared_lengths(X).max())
+    spread = largest_eigenvalue(X)  # E |a a'u|^2 <= longest spread |u|^2
     data.facts["smoothness"] = longest / 4, (longest * spread) ** 0.5 / 4
     known = spec.penalty == "l2" and spec.weight > 0 and N * dim**2 <= SOLVABLE
     data.facts["minimum"] = newton(X, y, spec.weight)[-1] if known else (None, None)

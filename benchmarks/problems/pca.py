@@ -13,14 +13,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from outpace.benchmarks.problems.digits import WHITE
+from outpace.benchmarks.problems.data_files import read_libsvm
+from outpace.benchmarks.problems.digits import IMAGES, PIXELS, WHITE
 from outpace.benchmarks.problems.problem import Setting
-from outpace.benchmarks.problems.rows import Data, Rows, Share, read_libsvm, scaled, share_out, unit
+from outpace.benchmarks.problems.rows import Data, Rows, Share, dense, scaled, share_out, unit
+from outpace.benchmarks.problems.size import Size
+from outpace.comm import memory
 from outpace.comm.errors import UserError
 from outpace.comm.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Switch
 from outpace.comm.streams import MADE_DATA
 
 MADE: Final = "made"
+SQUARES: Final = 4  # matrices of dim x dim numbers that LAPACK has at a time to find all components
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +34,13 @@ class Source:
     dim: PositiveInt | None = None  # of made data
     decay: NonNegativeFloat = 0.0  # of made data: how fast the variances of its columns fall
     centre: Switch = 0  # subtract the mean of the rows: principal components
+
+    def size(self) -> Size | None:
+        """None where the data is in a file, or not said."""
+        samples, dim = (IMAGES, PIXELS) if self.data == "digits" else (self.samples, self.dim)
+        if samples is None or dim is None:
+            return None
+        return Size(samples, dim, row=dim, root=samples * dim + SQUARES * dim**2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,20 +92,23 @@ def load(spec: Source, seed: int, what: str) -> np.ndarray:
         if spec.data == "digits":
             from sklearn.datasets import load_digits  # slow to import, and only rank 0 needs it
 
-            X = load_digits().data / WHITE
+            X: np.ndarray = load_digits().data / WHITE
         else:
-            X, _ = read_libsvm(spec.data, what)
+            read, _ = read_libsvm(spec.data, what)
+            N, dim = read.shape
+            memory.require(8 * (2 * N * dim + SQUARES * dim**2), f"{what}: {spec.data} of {N} x {dim} numbers")
+            X = dense(read, what)
         if spec.centre:
             X -= X.mean(axis=0)
-        if not X.any():
-            raise UserError(f"{what}: all rows of {spec.data} are zero, or equal and centred")
-        return scaled(X)
+        return scaled(X, f"{what}: {spec.data}")
     if spec.samples is None or spec.dim is None:
         raise UserError(f"{what}: needs samples= and dim=, or data=digits, or data=FILE")
     X = np.random.default_rng([MADE_DATA, seed, 0]).standard_normal((spec.samples, spec.dim))
     X *= np.arange(1, X.shape[1] + 1) ** (-spec.decay / 2)
     if spec.centre:
         X -= X.mean(axis=0)
+    if not X.any():
+        raise UserError(f"{what}: all numbers of the rows are zero")
     return unit(X)
 
 
@@ -114,4 +128,4 @@ def build(spec: Spec, setting: Setting) -> list[Pca]:
         }
         return Data(X, None, facts)
 
-    return [Pca(spec, setting, share) for share in share_out(setting, make)]
+    return [Pca(spec, setting, share) for share in share_out(setting, make, "--problem pca")]

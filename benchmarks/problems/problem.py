@@ -65,6 +65,7 @@ class Setting:
     seed: int
     dtype: str
     xp: ModuleType
+    batch_size: int = 1  # samples of a gradient
 
 
 class Unshared(Objective):

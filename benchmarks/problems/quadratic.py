@@ -21,6 +21,7 @@ from mpi4py import MPI
 
 from outpace.benchmarks.problems import splits
 from outpace.benchmarks.problems.problem import Problem, Setting
+from outpace.benchmarks.problems.size import Size
 from outpace.comm import agreement
 from outpace.comm.arrays import to_host
 from outpace.comm.spec import Factor, NonNegativeFloat, PositiveInt
@@ -36,6 +37,9 @@ class Spec:
     sigma: NonNegativeFloat = 0.0  # standard deviation of one sample's gradient noise, per coordinate
     zeta: NonNegativeFloat = 0.0  # standard deviation of the workers' minima, per coordinate; not the papers' zeta
     samples: PositiveInt = 1024  # nominal: how many make an epoch
+
+    def size(self) -> Size:
+        return Size(self.samples, self.dim, everywhere=splits.DEAL * self.samples)
 
 
 class Quadratic(Problem):

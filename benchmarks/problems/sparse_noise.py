@@ -17,6 +17,7 @@ import numpy as np
 
 from outpace.benchmarks.problems import splits
 from outpace.benchmarks.problems.problem import Problem, Setting
+from outpace.benchmarks.problems.size import Size
 from outpace.comm import agreement
 from outpace.comm.spec import NonNegativeFloat, PositiveInt
 from outpace.comm.streams import INIT, NOISE
@@ -27,6 +28,9 @@ class Spec:
     dim: PositiveInt
     sigma: NonNegativeFloat = 100.0  # standard deviation of one sample's noise, in the first coordinate
     samples: PositiveInt = 10_000  # the paper's number of steps
+
+    def size(self) -> Size:
+        return Size(self.samples, self.dim, everywhere=splits.DEAL * self.samples)
 
 
 class SparseNoise(Problem):

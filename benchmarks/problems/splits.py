@@ -14,12 +14,16 @@ from outpace.comm.streams import SPLIT
 Indices = NDArray[np.intp]
 Labels = NDArray[np.integer]
 
+DEAL = 4  # numbers for each sample while they are dealt
 SHARES = 1  # last number of the random stream; a problem that draws its held-out samples takes 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
     needs_labels: ClassVar[bool] = True
+
+    def check(self, n_labels: int, n: int) -> None:
+        """Raise UserError for a number of labels that n workers cannot share in this way."""
 
     def shares(self, labels: Labels, n: int, rng: np.random.Generator) -> list[Indices]:
         """Sample numbers per worker, a partition of range(len(labels)); labels are 0 to their number - 1."""
@@ -42,8 +46,7 @@ class ByLabels(Split):
 
     classes: PositiveInt = 2  # labels per worker
 
-    def shares(self, labels: Labels, n: int, rng: np.random.Generator) -> list[Indices]:
-        n_labels = int(labels.max()) + 1
+    def check(self, n_labels: int, n: int) -> None:
         if self.classes > n_labels:
             raise UserError(f"--split labels: classes is {self.classes}; the data has {n_labels} labels")
         if self.classes * n < n_labels:
@@ -51,6 +54,9 @@ class ByLabels(Split):
                 f"--split labels: classes is {self.classes}; with {n} workers it must be at least "
                 f"{-(-n_labels // n)}, or some of the {n_labels} labels would have no worker"
             )
+
+    def shares(self, labels: Labels, n: int, rng: np.random.Generator) -> list[Indices]:
+        n_labels = int(labels.max()) + 1
         held: list[list[Indices]] = [[] for _ in range(n)]
         for label in range(n_labels):
             holders = [i for i in range(n) if (label - i * self.classes) % n_labels < self.classes]
@@ -112,23 +118,34 @@ def deal(
     without labels where the split needs them.
     """
     split = spec.parse(text, SPLITS, "--split")
-    name = text.partition(":")[0]
     if labels is None:
-        if split.needs_labels:
-            free = " or ".join(name for name, kind in SPLITS.items() if not kind.needs_labels)
-            raise UserError(f"--split {name}: the data of this problem has no labels; take {free}")
-        labels = np.zeros(n_total or 0, dtype=np.intp)
-    if n > len(labels):
-        raise UserError(f"{n} workers are too many for {len(labels)} samples: each needs one at least")
-    numbered = np.unique(labels, return_inverse=True)[1]
+        numbered, n_labels = np.zeros(n_total or 0, dtype=np.intp), None
+    else:
+        numbered = np.unique(labels, return_inverse=True)[1]
+        n_labels = int(numbered.max(initial=-1)) + 1
+    check(text, len(numbered), n_labels, n)
     shares = split.shares(numbered, n, np.random.default_rng([SPLIT, seed, SHARES]))
     for i, share in enumerate(shares):
         if not len(share):
             raise UserError(
-                f"--split {text}: worker {i} of {n} would have none of the {len(labels)} samples; "
+                f"--split {text}: worker {i} of {n} would have none of the {len(numbered)} samples; "
                 "take fewer workers or a more even split"
             )
     return shares if in_order else [np.sort(share) for share in shares]
+
+
+def check(text: str, n_total: int, n_labels: int | None, n: int) -> None:
+    """Refuse what `deal` will, as far as the numbers of samples and of labels (None: without) tell. Raises UserError.
+
+    >>> check("labels:classes=2", 1437, 10, 5)
+    """
+    split, name = spec.parse(text, SPLITS, "--split"), text.partition(":")[0]
+    if split.needs_labels and n_labels is None:
+        free = " or ".join(name for name, kind in SPLITS.items() if not kind.needs_labels)
+        raise UserError(f"--split {name}: the data of this problem has no labels; take {free}")
+    if n > n_total:
+        raise UserError(f"{n} workers are too many for {n_total} samples: each needs one at least")
+    split.check(n_labels or 1, n)
 
 
 def canonical(text: str) -> str:

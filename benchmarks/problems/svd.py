@@ -7,7 +7,7 @@ largest, is at every V whose rows are an orthonormal basis of the leading subspa
 `pca`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from mpi4py import MPI
 from outpace.benchmarks.problems.pca import Source, load
 from outpace.benchmarks.problems.problem import Setting
 from outpace.benchmarks.problems.rows import Data, Rows, Share, share_out
+from outpace.benchmarks.problems.size import Size
 from outpace.comm.errors import UserError
 from outpace.comm.spec import PositiveFloat, PositiveInt
 from outpace.comm.streams import INIT
@@ -25,6 +26,10 @@ from outpace.comm.streams import INIT
 class Spec(Source):
     rank: PositiveInt = 1  # k
     gap: PositiveFloat = 5e-3  # of shift and invert: lambda less the eigenvalue that is sought
+
+    def size(self) -> Size | None:
+        rows = super().size()
+        return rows and replace(rows, dim=self.rank * rows.dim)
 
 
 class Svd(Rows):
@@ -89,4 +94,4 @@ def build(spec: Spec, setting: Setting) -> list[Svd]:
         }
         return Data(X, None, facts)
 
-    return [Svd(spec, setting, share) for share in share_out(setting, make)]
+    return [Svd(spec, setting, share) for share in share_out(setting, make, "--problem svd")]

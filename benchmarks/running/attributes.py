@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from outpace.benchmarks.machine import async_progress, provenance
+from outpace.benchmarks.machine import async_progress, load, provenance
 from outpace.benchmarks.problems import Problem, Setting, Unshared
 from outpace.benchmarks.running.pace import rehearsal
 from outpace.benchmarks.running.plan import Plan
@@ -37,7 +37,7 @@ def beforehand(
         "n_total": problem.n_total,
         "n_samples": comm.allgather(problem.n_samples)[: plan.n],
         "seed": plan.config.seed,
-        "claim_class": _claim_class(comm, plan),
+        **_timings(comm, plan),
         **_certificate(comm, plan, problem),
         "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **provenance.describe(comm, gpu=setting.xp is not np),
@@ -45,18 +45,23 @@ def beforehand(
     }
 
 
-def _claim_class(comm: MeteredComm, plan: Plan) -> str:
-    """What the timings may be called, with a warning where they are emulated by no wish of the user's; collective."""
+def _timings(comm: MeteredComm, plan: Plan) -> dict[str, Any]:
+    """What the timings may be called, and how busy others keep the cores; with a warning where these are not what the
+    user will take them for; collective."""
     slept = plan.launch.compute_time > 0
     claim_class = provenance.claim_class(comm, emulated=slept)
-    if claim_class == "emulated" and not slept and comm.rank == 0:
-        print(
-            f"{plan.name}: warning: {comm.size} ranks share fewer cores, and times tell how these were shared; "
-            "start fewer ranks, or add --compute-time SECONDS",
-            file=sys.stderr,
-            flush=True,
+    busy, crowded = load.look(comm)
+    warning = None
+    if claim_class == "emulated" and not slept:
+        warning = (
+            f"{comm.size} ranks share fewer cores, and times tell how these were shared; "
+            "start fewer ranks, or add --compute-time SECONDS"
         )
-    return claim_class
+    elif claim_class == "measured" and crowded:
+        warning = f"other processes keep {busy:.1f} cores busy that this run needs, and its times tell of both"
+    if warning and comm.rank == 0:
+        print(f"{plan.name}: warning: {warning}", file=sys.stderr, flush=True)
+    return {"claim_class": claim_class, "load": busy}
 
 
 def _certificate(comm: MeteredComm, plan: Plan, problem: Problem | Unshared) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from outpace.benchmarks.running.stragglers import STRAGGLERS
 from outpace.comm import spec, topology
 from outpace.comm.errors import UserError
 from outpace.comm.layout import Layout
-from outpace.comm.spec import NonNegativeFloat, PositiveFloat, PositiveInt
+from outpace.comm.spec import Amount, PositiveInt, Range
 
 DEFAULT_EPOCHS: Final = 10.0
 
@@ -41,11 +41,13 @@ class Launch:
     split: Annotated[str, names("how samples are dealt to workers", SPLITS)] = "iid"
     stragglers: Annotated[str, names("delays of gradients, equal for all programs", STRAGGLERS)] = "none"
     backend: Literal["auto", "numpy", "cupy"] = "auto"  # auto is cupy where every rank has a GPU
-    epochs: PositiveFloat | None = None  # passes over the data by all workers; 10 without a time budget
-    time_budget: PositiveFloat | None = None  # seconds; whichever of the two ends first
-    compute_time: NonNegativeFloat = 0.0  # seconds a batch takes at least, by sleeping
-    evaluations: PositiveInt = 20  # at least so many between start and end; fewer if the run has fewer steps
-    checkpoint_every: PositiveFloat | None = None  # seconds between checkpoints; one is written on SIGTERM and SIGUSR1
+    epochs: Amount | None = None  # passes over the data by all workers; 10 without a time budget
+    time_budget: Amount | None = None  # seconds; whichever of the two ends first
+    compute_time: Annotated[float, Range(least=0, most=1e6)] = 0.0  # seconds a batch takes at least, by sleeping
+    evaluations: Annotated[int, Range(least=1, most=100_000)] = (
+        20  # at least so many between start and end; fewer if the run has fewer steps
+    )
+    checkpoint_every: Amount | None = None  # seconds between checkpoints; one is written on SIGTERM and SIGUSR1
     geometry: bool = False  # at the evaluations: densities, signal to noise, and histograms of the gradient's noise
     ranks: PositiveInt | None = None  # refuse to run unless the communicator has this size
     out: Path | None = None  # trace file; default <program>-<config id>.h5
@@ -116,6 +118,7 @@ def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:
         "topology": "none",
     }
     stragglers.check_ranks(stragglers.parse(launch.stragglers), layout.workers)
+    problems.check(launch.problem, launch.split, layout.workers)
     hops = 1
     if config.topology is not None:
         texts["topology"] = topology.canonical(config.topology)

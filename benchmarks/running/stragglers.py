@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from outpace.benchmarks.trace.run import Run
 from outpace.comm import spec
 from outpace.comm.errors import UserError
-from outpace.comm.spec import Factor, PositiveFloat, Probability, Range
+from outpace.comm.spec import Factor, NonNegativeInt, Probability, Range
 from outpace.comm.streams import DELAYS
 
 Factors = NDArray[np.float64]
@@ -42,7 +42,7 @@ class NoStragglers(Stragglers):
 class Fixed(Stragglers):
     """The named workers are slow in every step."""
 
-    rank: Annotated[tuple[int, ...], Range(least=0)]
+    rank: tuple[NonNegativeInt, ...]
     factor: Factor
 
     def factors(self, rng: np.random.Generator, rank: int, size: int) -> Factors:
@@ -64,7 +64,7 @@ class Random(Stragglers):
 class Exponential(Stragglers):
     """1 + scale E with E standard exponential; the mean is 1 + scale."""
 
-    scale: PositiveFloat = 1.0
+    scale: Annotated[float, Range(above=0, most=1e15)] = 1.0
 
     def factors(self, rng: np.random.Generator, rank: int, size: int) -> Factors:
         return 1.0 + self.scale * rng.standard_exponential(size)
@@ -74,7 +74,7 @@ class Exponential(Stragglers):
 class Lognormal(Stragglers):
     """exp(sigma |Z|) with Z standard normal; the median is exp(0.674 sigma)."""
 
-    sigma: PositiveFloat
+    sigma: Annotated[float, Range(above=0, most=50)]
 
     def factors(self, rng: np.random.Generator, rank: int, size: int) -> Factors:
         return np.exp(self.sigma * np.abs(rng.standard_normal(size)))
@@ -84,7 +84,7 @@ class Lognormal(Stragglers):
 class Pareto(Stragglers):
     """P(factor > f) = f^-alpha for f >= 1; the mean is alpha / (alpha - 1), infinite up to alpha = 1."""
 
-    alpha: Annotated[float, Range(above=1)]
+    alpha: Annotated[float, Range(above=1, most=1e9)]
 
     def factors(self, rng: np.random.Generator, rank: int, size: int) -> Factors:
         return 1.0 + rng.pareto(self.alpha, size)  # NumPy's is Lomax's, which starts at 0

@@ -44,6 +44,7 @@ from outpace.benchmarks.sweeps.manifest import HEADER, Sweep, read_manifest
 from outpace.benchmarks.sweeps.point import Point
 from outpace.benchmarks.sweeps.programs import config_of, module_of, name_of, programs
 from outpace.benchmarks.sweeps.scripts import installed
+from outpace.comm import inputs
 from outpace.comm.errors import UserError
 
 RUNS: Final = Path("results/runs")
@@ -69,11 +70,8 @@ def load(path: Path, folder: Path | None = None) -> Sweep:
 
     Nothing is started or written. Raises UserError: what is wrong, and where.
     """
-    try:
-        path = _found(path)
-        text = path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    path = _found(path)
+    text = inputs.text(path, "")
     if text.startswith(HEADER):
         if folder:
             raise UserError(
@@ -98,11 +96,11 @@ def presets() -> dict[str, Path]:
 
 
 def _found(path: Path) -> Path:
-    if path.is_file():
-        return path
     known = presets()
-    if str(path) in known:
+    if str(path) in known and not path.is_file():
         return known[str(path)]
+    if inputs.flaw(path) != inputs.MISSING:
+        return path
     raise UserError(f"{path}: no such file, and no such preset; presets: {', '.join(known)}")
 
 

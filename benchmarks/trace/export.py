@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from outpace.benchmarks.trace.files import output
-from outpace.benchmarks.trace.run import Run
+from outpace.benchmarks.trace.run import Run, load
 from outpace.comm.errors import UserError
 
 # Attributes that say nothing of one run, or are lists.
@@ -53,7 +53,7 @@ def write_parquet(paths: Iterable[Path], out: Path) -> int:
 
 def table(paths: Iterable[Path]) -> list[Row]:
     """One row per trace, all with the same keys in the same order. Raises UserError for one that cannot be read."""
-    rows = [row(Run(path)) for path in dict.fromkeys(paths)]
+    rows = [row(run) for run in load(paths)]
     names = dict.fromkeys(name for each in rows for name in each)
     flags = [name for name in names if name.startswith("flag_")]
     order = [*(name for name in names if not name.startswith("flag_")), *sorted(flags)]

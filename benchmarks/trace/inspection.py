@@ -1,6 +1,5 @@
 """`outpace show`: what a trace holds, after a check against the schema."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -17,54 +16,36 @@ from outpace.comm.errors import UserError
 NARROWEST: Final = 40  # columns of a table, whatever COLUMNS says
 
 
-def validate(path: Path) -> None:
-    """Raise UserError with the first way in which the file departs from the schema."""
-    with Run(path).open() as file:
-        for name, kind in (schema.ATTRIBUTES | schema.OPTIONAL_ATTRIBUTES).items():
-            if name not in file.attrs:
-                if name in schema.OPTIONAL_ATTRIBUTES:
-                    continue
-                raise UserError(f"{path}: attribute {name} is missing")
-            value = file.attrs[name]
-            plain = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
-            if not isinstance(plain, kind):
-                raise UserError(f"{path}: attribute {name} is {plain!r}, not a {kind.__name__}")
-        choices = {
-            "status": schema.STATUSES,
-            "claim_class": schema.CLAIM_CLASSES,
-            "progress": schema.PROGRESS,
-        }
-        for name, allowed in choices.items():
-            if file.attrs[name] not in allowed:
-                raise UserError(f"{path}: {name} is '{file.attrs[name]}'; allowed: {', '.join(allowed)}")
-        for group, columns in schema.GROUPS.items():
-            if group in schema.OPTIONAL and group not in file:
+def validate(path: Path) -> Run:
+    """The trace, whole: raises UserError with the first way in which the file departs from the schema."""
+    run = Run(path)
+    for name in schema.ATTRIBUTES:
+        if name not in run.attrs:
+            raise UserError(f"{path}: attribute {name} is missing")
+    tables = {name: (of, name in schema.OPTIONAL) for name, of in schema.GROUPS.items()}
+    tables |= {name: (table.columns, table.optional) for name, table in schema.TABLES.items()}
+    with run.open() as file:
+        for group, (columns, optional) in tables.items():
+            if optional and group not in file:
                 continue
-            lengths = {_check_column(file, f"{group}/{name}", column, 1) for name, column in columns.items()} - {None}
-            if len(lengths) > 1:
-                raise UserError(f"{path}: the columns of /{group} have different lengths: {sorted(map(str, lengths))}")
-        for group, table in schema.TABLES.items():
-            if group in file or not table.optional:
-                for name, column in table.columns.items():
-                    _check_column(file, f"{group}/{name}", column, 2)
+            for name, column in columns.items():
+                if run.has(group, name):
+                    _check_labels(path, file[group][name], column)
+                elif not column.optional:
+                    raise UserError(f"{path}: column /{group}/{name} is missing")
+    for group, (columns, _) in tables.items():
+        for name in columns:
+            if run.has(group, name):
+                run.column(group, name)
+    return run
 
 
-def _check_column(file: h5py.File, name: str, column: schema.Column, dimensions: int) -> tuple[int, ...] | None:
-    """The column's shape; None where an optional one is absent."""
-    if name not in file:
-        if column.optional:
-            return None
-        raise UserError(f"{file.filename}: column /{name} is missing")
-    dataset = file[name]
-    if dataset.dtype != np.dtype(column.dtype) or dataset.ndim != dimensions:
-        raise UserError(
-            f"{file.filename}: /{name} is {dataset.ndim}-D {dataset.dtype}, not {dimensions}-D {np.dtype(column.dtype)}"
-        )
+def _check_labels(path: Path, dataset: h5py.Dataset, column: schema.Column) -> None:
+    """What readers of HDF5 need beside the numbers."""
     if dataset.attrs.get("units") != column.units:
-        raise UserError(f"{file.filename}: /{name} has units {dataset.attrs.get('units')!r}, not {column.units!r}")
+        raise UserError(f"{path}: {dataset.name} has units {dataset.attrs.get('units')!r}, not {column.units!r}")
     if any(len(dimension) == 0 for dimension in dataset.dims):
-        raise UserError(f"{file.filename}: /{name} has an axis without a dimension scale")
-    return tuple(dataset.shape)
+        raise UserError(f"{path}: {dataset.name} has an axis without a dimension scale")
 
 
 def show(paths: Sequence[Path]) -> int:
@@ -72,8 +53,7 @@ def show(paths: Sequence[Path]) -> int:
     console, errors, code = _console(), Console(stderr=True, emoji=False), 0
     for path in paths:
         try:
-            validate(path)
-            console.print(summary(Run(path)))
+            console.print(summary(validate(path)))
         except UserError as error:
             errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
             code = 1
@@ -108,8 +88,8 @@ def summary(run: Run) -> Table:
         "consensus": _course(run, "consensus"),
     }
     for name in ("constants", "answer"):
-        if name in a:
-            rows[name] = ", ".join(f"{key} {_short(value)}" for key, value in json.loads(a[name]).items())
+        if name in run.objects:
+            rows[name] = ", ".join(f"{key} {_short(value)}" for key, value in run.objects[name].items())
     for name in ("gradient_norm_1", "held_out_loss", "accuracy", "suboptimality", "prox_residual"):
         if run.has("evaluations", name):
             rows[name] = _course(run, name)

@@ -6,57 +6,36 @@ run.attrs["n_workers"], run.column("steps", "staleness").mean(), run.time_to_los
 
 import json
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.benchmarks.trace import schema, titles_before
+from outpace.benchmarks.trace import schema, titles_before, validation
+from outpace.comm import inputs
 from outpace.comm.errors import UserError
-
-# Without these attributes a run can neither be labelled nor be compared with another one.
-NEEDED: Final = (
-    "status",
-    "algorithm",
-    "config",
-    "problem",
-    "split",
-    "stragglers",
-    "n_workers",
-    "n_total",
-    "seed",
-    "claim_class",
-)
 
 
 class Run:
     """One trace. The attributes are read at once, each column when it is first asked for; no file stays open.
 
-    `attrs` holds plain Python values, `config` the resolved flags. Every method raises UserError, with the
-    file's name and the reason, for a file that is missing, damaged or no trace of this schema version.
+    `attrs` holds plain Python values, `config` the resolved flags, `objects` that and the other attributes of JSON.
+    Every method raises UserError, with the file's name and the reason, for a file that is missing, damaged or no trace
+    of this schema version, see `validation`.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         with self.open() as file:
-            self.attrs: dict[str, Any] = {name: _plain(value) for name, value in file.attrs.items()}
-            self._columns = {name: set(group) for name, group in file.items() if isinstance(group, h5py.Group)}
-        if self.attrs.get("schema") != schema.SCHEMA:
-            raise UserError(f"{self.path}: not a trace: its attribute schema is not '{schema.SCHEMA}'")
-        if self.attrs.get("schema_version") != schema.VERSION:
-            version = self.attrs.get("schema_version")
-            raise UserError(f"{self.path}: schema version {version}; this release reads {schema.VERSION}")
-        for name in NEEDED:
-            if not isinstance(self.attrs.get(name), schema.ATTRIBUTES[name]):
-                raise UserError(f"{self.path}: attribute {name} is missing or of the wrong type")
-        try:
-            self.config: dict[str, Any] = json.loads(self.attrs["config"])
-        except ValueError:
-            raise UserError(f"{self.path}: attribute config is not JSON") from None
+            self.attrs = validation.attributes(file, self.path)
+            self.objects = validation.objects(self.attrs, self.path)
+            self._columns = validation.columns(file, self.path, self.attrs)
+        self.config = self.objects["config"]
         self._read: dict[tuple[str, str], NDArray[Any]] = {}
 
     def has(self, group: str, name: str) -> bool:
@@ -68,7 +47,9 @@ class Run:
             raise UserError(f"{self.path}: no column {name} in /{group}")
         if (group, name) not in self._read:
             with self.open() as file:
-                self._read[group, name] = file[group][name][()]
+                column = file[group][name][()]
+            validation.values(group, name, column, self.path, self.attrs)
+            self._read[group, name] = column
         return self._read[group, name]
 
     @property
@@ -207,24 +188,38 @@ class Run:
     @contextmanager
     def open(self) -> Iterator[Any]:
         """The file, to read more of it than the other methods do."""
-        if not self.path.is_file():
-            raise UserError(f"{self.path}: no such file")
+        if reason := inputs.flaw(self.path):
+            raise UserError(f"{self.path}: {reason}")
         try:
             # Some parallel file systems have no locks; a finished trace is never written again.
             with h5py.File(self.path, "r", locking="best-effort") as file:
                 yield file
         except UserError:
             raise
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:  # what h5py raises for damaged files
-            raise UserError(f"{self.path}: cannot be read as HDF5: {error}") from None
+        except (
+            OSError,
+            RuntimeError,
+            KeyError,
+            ValueError,
+            TypeError,
+            MemoryError,
+        ) as error:  # what h5py raises for damaged files
+            raise UserError(f"{self.path}: cannot be read as HDF5: {' '.join(str(error).split())}") from None
+
+
+def load(paths: Iterable[str | Path]) -> list[Run]:
+    """The runs of some traces, each once: what has the attributes of one before it is a copy or a link, and is left out
+    with a word on standard error. Raises UserError."""
+    runs: dict[str, Run] = {}
+    for path in dict.fromkeys(map(Path, paths)):
+        run = Run(path)
+        first = runs.setdefault(json.dumps(run.attrs, sort_keys=True), run)
+        if first is not run:
+            print(f"{path} is left out: the same run as {first.path}", file=sys.stderr)
+    return list(runs.values())
 
 
 def _covered(start: NDArray[Any], end: NDArray[Any]) -> float:
     """How much time lies in one or more of the intervals from `start`, in ascending order, to `end`; none before 0."""
     reached = np.maximum.accumulate(np.concatenate([[0.0], end]))  # by the intervals before each
     return float(np.maximum(0.0, end - np.maximum(start, reached[:-1])).sum())
-
-
-def _plain(value: Any) -> Any:
-    """An attribute as Python's own str, int, float or list."""
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

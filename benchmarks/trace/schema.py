@@ -178,7 +178,21 @@ ATTRIBUTES: Final[dict[str, type]] = {
     "h5py_version": str,
     "cupy_version": str,
 }
+LISTS: Final[dict[str, type]] = {"n_samples": int, "progress_wait_s": float, "hostnames": str}  # of what
+NEEDED: Final = (  # without these a run can neither be labelled nor be compared with another one
+    "status",
+    "algorithm",
+    "config",
+    "problem",
+    "split",
+    "stragglers",
+    "n_workers",
+    "n_total",
+    "seed",
+    "claim_class",
+)
 OPTIONAL_ATTRIBUTES: Final[dict[str, type]] = {
+    "load": float,  # cores of some rank that other processes kept busy at the start
     "title": str,  # the program's name for people, or its variant's
     "constants": str,  # JSON: what the program took from the problem's constants
     "answer": str,  # JSON: how far the final model is from what LAPACK finds

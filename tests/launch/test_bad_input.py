@@ -43,6 +43,15 @@ CASES = [
     (2, ["--out", "."], "--out: . is a folder, a link, a device or a pipe"),
     (2, ["--out", "..", "--overwrite"], "--out: .. is a folder, a link, a device or a pipe"),
     (2, ["--backend", "cupy"], "--backend cupy: rank 0 has"),
+    (2, ["--epochs", "1e308"], "--epochs is 1e+308; it must be more than 0 and at most 1000000000"),
+    (2, ["--evaluations", "1000000000"], "--evaluations is 1000000000; it must be at least 1 and at most 100000"),
+    (2, ["--problem", "quadratic:dim=2e9"], "--problem quadratic:dim=2e9: its 2 ranks on "),
+    (2, ["--problem", "logistic:samples=1e9,dim=1e9"], "need about 1.6e+04 PB of memory; "),
+    (2, ["--batch-size", "1000000000000000"], "of memory; "),
+    (2, ["--problem", "libsvm:path=/dev/zero"], "cannot read /dev/zero: it is a device, not a regular file"),
+    (2, ["--problem", "pca:data=/tmp"], "cannot read /tmp: it is a folder, not a regular file"),
+    (2, ["--topology", "file:path=/dev/zero"], "cannot read /dev/zero: it is a device, not a regular file"),
+    (2, ["--stragglers", "trace:file=/dev/zero"], "/dev/zero: it is a device, not a regular file"),
     (2, ["--ranks", "3"], "this launch has 2 rank(s), but --ranks or OUTPACE_RANKS asks for 3"),
 ]
 

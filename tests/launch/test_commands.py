@@ -359,3 +359,23 @@ def test_help_of_a_program_has_its_flags_and_the_keys_of_specs(tmp_path: Path) -
     said = " ".join(re.sub("[│╭╮╰╯─]", " ", outpace("run", "ad_psgd", "--help", cwd=tmp_path).stdout).split())
     assert "--step-size" in said
     assert "fixed:rank=,factor=; random:p=,factor=; exponential:scale=1" in said
+
+
+def test_the_printed_line_runs_in_an_empty_shell(tmp_path: Path) -> None:
+    words = ["run", "allreduce_sgd", "-n", 2, *FLAGS, "--out", "a.h5"]
+    unset = {name: value for name, value in os.environ.items() if name not in launcher.ENVIRONMENT}
+    line = [str(Path(sys.executable).parent / "outpace"), *map(str, words)]
+    first = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S, env=unset)
+    printed = first.stderr.splitlines()[0]
+    assert printed.startswith("PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 ")
+    bare = {name: os.environ[name] for name in ("PATH", "HOME", "PYTHONPATH") if name in os.environ}
+    again = ["sh", "-c", printed.replace("a.h5", "b.h5")]
+    done = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S, env=bare)
+    assert done.returncode == 0, done.stderr
+    assert Run(tmp_path / "b.h5").attrs["config_id"] == Run(tmp_path / "a.h5").attrs["config_id"]
+
+
+def test_the_load_at_the_start_is_recorded(folder: Path) -> None:
+    """At most all cores."""
+    for program in ("allreduce_sgd", "ad_psgd"):
+        assert 0 <= Run(folder / f"{program}.h5").attrs["load"] <= os.cpu_count() + 0.5

@@ -332,9 +332,14 @@ def test_bad_file_is_named_with_its_flaw(tmp_path, content, reason):
         mixing_matrix(f"file:path={tmp_path}/W.txt", 2)
 
 
+def test_a_byte_order_mark_is_no_number(tmp_path):
+    (tmp_path / "marked").write_text("0.75 0.25\n0.25 0.75\n", encoding="utf-8-sig")
+    np.testing.assert_array_equal(mixing_matrix(f"file:path={tmp_path / 'marked'}", 2), [[0.75, 0.25], [0.25, 0.75]])
+
+
 def test_unreadable_file_is_named(tmp_path):
     (tmp_path / "binary").write_bytes(b"\x89HDF\r\n\xff")
-    for name, reason in [("none", "No such file"), ("", "Is a directory"), ("binary", "utf-8")]:
+    for name, reason in [("none", "no such file"), ("", "it is a folder"), ("binary", "not a text file")]:
         with pytest.raises(UserError, match=reason):
             mixing_matrix(f"file:path={tmp_path}/{name}", 2)
 

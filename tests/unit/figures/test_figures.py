@@ -163,3 +163,16 @@ def test_names_are_no_mathematics(tmp_path, name):
     assert_legible(figure)
     assert name in figure.legends[0].get_texts()[0].get_text()
     assert not any(text.get_parse_math() for text in figure.findobj(Text) if name in text.get_text())
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_unequal_workers_by_servers_are_refused_with_the_ranks_that_make_them_equal(tmp_path, servers):
+    """Four ranks of a_psgd have three workers, or two."""
+    whole = losses(tmp_path / "a.h5", [1.0], algorithm="allreduce_sgd", hostnames=["a"] * 4)
+    served = losses(tmp_path / "b.h5", [1.0], algorithm="a_psgd", n_workers=4 - servers, hostnames=["a"] * 4)
+    for runs in ([whole, served], [served, whole]):
+        with pytest.raises(UserError, match=f"differ in n_workers .*: -n {4 + servers} has 4 workers"):
+            compose("loss-time", runs)
+    other = losses(tmp_path / "c.h5", [1.0], n_workers=2, hostnames=["a"] * 2)
+    with pytest.raises(UserError, match=r"one figure holds one$"):
+        compose("loss-time", [whole, other])

@@ -155,6 +155,6 @@ def test_step_sizes_are_in_units_of_the_analysis(tmp_path):
         runs.append(Run(write_trace(path, groups, flags, algorithm="svrg", constants=constants)))
     (axes,) = compose("step-sizes", runs).axes
     np.testing.assert_array_equal(lines(axes)["SVRG"].get_xydata(), [[1, 300], [8, 37.5], [32, np.inf]])
-    runs[0].attrs["constants"] = json.dumps({"m": 25, "L": None, "step_size": 0.1})
+    runs[0].objects["constants"]["L"] = None
     with pytest.raises(UserError, match=r"1\.h5: no smoothness is known"):
         compose("step-sizes", runs)

@@ -1,17 +1,29 @@
 """Sums over the rows of a matrix: constants, minima and files against dense matrices, SciPy and scikit-learn."""
 
+import bz2
+import gzip
+import lzma
+import math
+import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from harness import shares
 from scipy.optimize import minimize
+from scipy.sparse import random_array
 from sklearn.datasets import dump_svmlight_file, load_digits, load_svmlight_file
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
-from outpace.benchmarks.problems.rows import read_libsvm
+from outpace.benchmarks.problems import logistic, rows
+from outpace.benchmarks.problems.data_files import read_libsvm
+from outpace.benchmarks.problems.rows import unit
+from outpace.comm import memory
 from outpace.comm.errors import UserError
+from outpace.comm.topology import mixing_matrix
 
 TEXTS = (
     "logistic:samples=60,dim=5,weight=0.3",
@@ -149,14 +161,14 @@ def digits_file(tmp_path: Path) -> Path:
 
 def test_libsvm_files_against_scikit_learn(digits_file: Path) -> None:
     X, y = read_libsvm(digits_file, "test")
-    rows, labels = load_svmlight_file(str(digits_file), zero_based=False)
-    np.testing.assert_array_equal(X, rows.toarray())
+    expected, labels = load_svmlight_file(str(digits_file), zero_based=False)
+    np.testing.assert_array_equal(X.toarray(), expected.toarray())
     np.testing.assert_array_equal(y, labels)
     everyone = shares(f"libsvm:path={digits_file},weight=0.01", 3)
     assert sum(share.n_samples for share in everyone) == everyone[0].n_total == 1797
     assert max(np.square(share.X).sum(axis=1).max() for share in everyone) == pytest.approx(1)
     total = sum(share.X.sum(axis=0) for share in everyone)
-    np.testing.assert_allclose(total, X.sum(axis=0) / np.linalg.norm(X, axis=1).max())
+    np.testing.assert_allclose(total, X.sum(axis=0) / np.linalg.norm(X.toarray(), axis=1).max())
 
 
 @pytest.mark.parametrize(
@@ -166,10 +178,17 @@ def test_libsvm_files_against_scikit_learn(digits_file: Path) -> None:
         ("+1 1:2\n\n-1 2\n", "line 3: not of the form"),
         ("one 1:2\n", "line 1: not of the form"),
         ("+1 1:2:3\n", "line 1: not of the form"),
-        ("+1 0:2\n", "line 1: indices must start at 1"),
-        ("+1 1:2\n-1 3:1 2:1\n", "line 2: indices must start at 1 and ascend"),
+        ("+1 -1:2\n", "line 1: not of the form"),
+        ("+1 1.0:2\n", "line 1: not of the form"),
+        ("+1 qid:3 1:2\n", "line 1: not of the form"),
+        ("+1 1:2\n\n-1 3:1 2:1 3:4\n", "line 3: index 3 stands there twice"),
+        ("+1 0:2\n-1 0:1 0:1\n", "line 2: index 0 stands there twice"),
         ("+1 1:inf\n", "line 1: a number is not finite"),
-        ("+1 1:2\n0 1:3\n", r"has the label\(s\) 0; allowed: -1 and \+1"),
+        ("+1 1:2\nnan 1:2\n", "line 2: a number is not finite"),
+        ("+1 1:2\n0 1:3\n-1 1:3", r"has the label\(s\) -1, 0, 1; there must be two"),
+        ("3 1:2\n3 1:3\n", r"has the label\(s\) 3; there must be two"),
+        ("+1 1:2\n-1 99999999999999999999:3\n", r"has the index 1e\+20; it must be at most"),
+        ("+1 1:0\n-1 2:0\n", "all numbers of the rows are zero"),
         ("# nothing\n", "holds no data"),
         ("+1\n-1\n", "holds no data"),
         (b"\xff\xfe\x00", "not a text file"),
@@ -201,5 +220,143 @@ def test_what_cannot_be_made(text: str, says: str) -> None:
 def test_comments_and_blank_lines(tmp_path: Path) -> None:
     (tmp_path / "data.txt").write_text("# made by hand\n+1 2:0.5 # first\n\n-1 1:-2\n")
     X, y = read_libsvm(tmp_path / "data.txt", "test")
-    np.testing.assert_array_equal(X, [[0, 0.5], [-2, 0]])
+    np.testing.assert_array_equal(X.toarray(), [[0, 0.5], [-2, 0]])
     np.testing.assert_array_equal(y, [1, -1])
+
+
+PLAIN = b"+1 1:0.5 3:2\n-1 2:-1\n-1\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (PLAIN, ""),
+        (b"\xef\xbb\xbf" + PLAIN, ""),
+        (PLAIN.replace(b"\n", b"\r\n"), ""),
+        (gzip.compress(PLAIN), ""),
+        (bz2.compress(PLAIN), ""),
+        (lzma.compress(PLAIN), ""),
+        (gzip.compress(b"\xef\xbb\xbf" + PLAIN), ""),
+        (b"1 1:0.5 3:2\n0 2:-1\n0\n", "labels 0 and 1 were read as -1 and +1"),
+        (b"2 1:0.5 3:2\n1 2:-1\n1\n", "labels 1 and 2 were read as -1 and +1"),
+        (b"4 1:0.5 3:2\n2 2:-1\n2\n", "labels 2 and 4 were read as -1 and +1"),
+        (b"+1 0:0.5 2:2\n-1 1:-1\n-1\n", "indices start at 0"),
+        (b"+1 3:2 1:0.5\n-1 2:-1\n-1\n", "indices out of order were sorted"),
+    ],
+)
+def test_what_is_unambiguous_is_accepted_and_what_was_done_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, said: str
+) -> None:
+    path = tmp_path / "data"
+    path.write_bytes(content)
+    (problem,) = shares(f"libsvm:path={path}", 1)
+    order = np.argsort(-problem.y, kind="stable")
+    np.testing.assert_allclose(problem.X[order][0] * 4.25**0.5, [0.5, 0, 2])
+    assert sorted(np.abs(problem.X).sum(axis=1)) == pytest.approx([0, 1 / 4.25**0.5, 2.5 / 4.25**0.5])
+    assert problem.y.sum() == -1
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == bool(said)
+    assert said in printed
+
+
+@pytest.mark.parametrize("how", [gzip.compress, bz2.compress, lzma.compress])
+def test_a_compressed_file_that_is_cut(tmp_path: Path, how: Callable[[bytes], bytes]) -> None:
+    rows = "".join(f"{2 * (j % 2) - 1} 1:{np.pi * j!r} 2:{np.e * j!r}\n" for j in range(1, 400)).encode()
+    (tmp_path / "data").write_bytes(how(rows)[:-100])
+    with pytest.raises(UserError, match=r"cannot read .*data: "):
+        read_libsvm(tmp_path / "data", "test")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "socket"])
+def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:
+    """At once: to open a pipe that nobody writes waits for ever, /dev/zero has no end."""
+    path = tmp_path / "data"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(UserError, match=f"cannot read .*: it is a {kind}, not a regular file"):
+        shares(f"libsvm:path={path}", 2)
+    with pytest.raises(UserError, match=f"cannot read .*: it is a {kind}, not a regular file"):
+        mixing_matrix(f"file:path={path}", 2)
+
+
+def test_a_file_that_would_fill_the_memory_is_refused_on_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small one that is compressed grows a thousandfold."""
+    (tmp_path / "data.gz").write_bytes(gzip.compress(b"+1 1:1 2:1 3:1\n" * 50_000))
+    monkeypatch.setattr(memory, "of_node", lambda: 2e6)
+    with pytest.raises(UserError, match=r"needs more memory than there is: 2 MB"):
+        read_libsvm(tmp_path / "data.gz", "test")
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_rows_whose_squares_are_no_numbers(tmp_path: Path, scale: float) -> None:
+    (tmp_path / "data").write_text(f"+1 1:{3 * scale}\n-1 1:{scale} 2:{scale}\n")
+    (problem,) = shares(f"libsvm:path={tmp_path / 'data'}", 1)
+    np.testing.assert_allclose(problem.X, [[1, 0], [1 / 3, 1 / 3]])
+
+
+def test_centred_rows_of_zeros_are_refused_and_one_among_others_stays_zero() -> None:
+    with pytest.raises(UserError, match="all numbers of the rows are zero"):
+        shares("pca:samples=1,dim=3,centre=1", 1)
+    np.testing.assert_allclose(unit(np.array([[3.0, 4.0], [0.0, 0.0]])), [[0.6, 0.8], [0, 0]])
+
+
+@pytest.fixture
+def wide_file(tmp_path: Path) -> Path:
+    """40 rows of 12,000 columns, ten numbers in each."""
+    rng = np.random.default_rng(4)
+    X = random_array((40, 12_000), density=10 / 12_000, rng=rng, format="csr")
+    X.data[X.indptr[7] : X.indptr[8]] = 0
+    dump_svmlight_file(X, rng.choice([-1, 1], 40), str(tmp_path / "wide.txt"), zero_based=False)
+    return tmp_path / "wide.txt"
+
+
+@pytest.mark.parametrize("penalty", ["l2", "nonconvex"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sparse_rows_are_as_dense_ones(
+    wide_file: Path, monkeypatch: pytest.MonkeyPatch, penalty: str, dtype: str
+) -> None:
+    """Losses, gradients, products and curvatures of every worker, and the constants."""
+    text = f"libsvm:path={wide_file},weight=0.01,penalty={penalty}"
+    sparse = shares(text, 3, dtype, "size:ratio=3")
+    monkeypatch.setattr(rows, "SOLVABLE", math.inf)
+    monkeypatch.setattr(logistic, "SOLVABLE", 0)
+    dense = shares(text, 3, dtype, "size:ratio=3")
+    rng = np.random.default_rng(1)
+    close = {"rtol": 1e-4, "atol": 1e-6} if dtype == "float32" else {"rtol": 1e-12, "atol": 1e-14}
+    for one, other in zip(sparse, dense, strict=True):
+        assert isinstance(other.X, np.ndarray)
+        assert not isinstance(one.X, np.ndarray)
+        assert one.X.dtype == other.X.dtype == dtype
+        for x in (one.x0(), rng.standard_normal(one.dim).astype(dtype), rng.standard_normal(one.dim)):
+            np.testing.assert_allclose(one.loss(x), other.loss(x), **close)
+            for batch in (None, np.array([0, 3, 3, 5])):
+                g, h = np.empty_like(x), np.empty_like(x)
+                one.gradient(x, batch, g)
+                other.gradient(x, batch, h)
+                np.testing.assert_allclose(g, h, **close)
+                curvatures = [share.curvatures(x)[0] for share in (one, other)]
+                np.testing.assert_allclose(*curvatures, **close)
+                one.product(curvatures[0], x, batch, g)
+                other.product(curvatures[1], x, batch, h)
+                np.testing.assert_allclose(g, h, **close)
+        assert (one.n_samples, one.n_total, one.dim, one.mu) == (other.n_samples, 40, other.dim, other.mu)
+        np.testing.assert_array_equal(one.label_counts, other.label_counts)
+        assert pytest.approx(other.L) == one.L
+
+
+@pytest.mark.parametrize("shape", [(30, 1500), (1500, 1200), (1, 1300)])
+@pytest.mark.parametrize("sparse", [True, False])
+def test_largest_eigenvalue_of_wide_rows_is_a_close_bound(shape: tuple[int, int], sparse: bool) -> None:
+    X = random_array(shape, density=0.02, rng=np.random.default_rng(2), format="csr")
+    exact = np.linalg.svd(X.toarray(), compute_uv=False)[0] ** 2 / shape[0]
+    found = rows.largest_eigenvalue(X if sparse else X.toarray())
+    assert exact * (1 - 1e-12) <= found <= exact * (1 + 2 * rows.PRECISION)

@@ -3,6 +3,7 @@
 import timeit
 
 import h5py
+import made_traces
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from outpace.benchmarks.running.stragglers import Delays, canonical, check_ranks, parse
-from outpace.benchmarks.trace import schema
 from outpace.comm import streams
 from outpace.comm.errors import UserError
 
@@ -25,13 +25,8 @@ def factors(text, steps=8192, seed=0, rank=0):
 def write_trace(path, rows):
     """A trace with the given (rank, step, compute_s, injected_s)."""
     ranks, steps, compute_s, injected_s = np.array(rows, dtype=float).reshape(-1, 4).T
-    with h5py.File(path, "w") as file:
-        for name, kind in schema.ATTRIBUTES.items():
-            file.attrs[name] = kind()
-        file.attrs.update(schema=schema.SCHEMA, schema_version=schema.VERSION, config="{}")
-        file["steps/rank"], file["steps/step"] = ranks.astype("i4"), steps.astype("i8")
-        file["steps/compute_s"], file["steps/injected_s"] = compute_s, injected_s
-    return f"trace:file={path}"
+    columns = {"rank": ranks, "step": steps, "compute_s": compute_s, "injected_s": injected_s}
+    return f"trace:file={made_traces.write_trace(path, {'steps': columns})}"
 
 
 # Distributions: Kolmogorov-Smirnov at 1e-3 (8192 steps, seed fixed), and no step faster than at full speed.

@@ -179,14 +179,24 @@ def test_two_points_of_one_id_are_named(tmp_path):
     assert "quadratic:dim=4,condition=10'" in str(refused.value)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_description(tmp_path):
+    plain = described(tmp_path, BASE)
+    (tmp_path / "marked.toml").write_text(plain.read_text(), encoding="utf-8-sig")
+    assert [point.flags for point in load(tmp_path / "marked.toml").points] == [
+        point.flags for point in load(plain).points
+    ]
+
+
 def test_unreadable_files(tmp_path):
     with pytest.raises(UserError, match="no such file, and no such preset; presets: heterogeneity, "):
         load(tmp_path / "nowhere.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"cannot read .*binary\.toml: not a text file"):
         load(tmp_path / "binary.toml")
     with pytest.raises(UserError):
         load(tmp_path / ("x" * 300))
+    with pytest.raises(UserError, match="cannot read /dev/zero: it is a device"):
+        load(Path("/dev/zero"))
 
 
 @pytest.mark.parametrize("closed", ["above", "above/runs"])

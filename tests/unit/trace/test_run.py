@@ -13,7 +13,7 @@ from outpace.comm.errors import UserError
 
 
 def test_attributes_are_plain_and_columns_are_arrays(tmp_path):
-    run = losses(tmp_path / "a.h5", [2.0, 1.0], n_samples=np.array([3, 4]))
+    run = losses(tmp_path / "a.h5", [2.0, 1.0], n_workers=2, n_samples=np.array([3, 4]))
     assert type(run.attrs["n_workers"]) is int
     assert run.attrs["n_samples"] == [3, 4]
     assert run.config["step_size"] == 0.1
@@ -97,7 +97,7 @@ def test_final_values_are_the_last_ones(tmp_path):
 
 
 def test_rate_is_all_samples_over_the_last_end(tmp_path):
-    run = rates(tmp_path / "a.h5", 50)  # the later end in the first row
+    run = rates(tmp_path / "a.h5", 50)
     assert run.samples_per_s() == pytest.approx(50.0)
     assert run.epoch_time() == pytest.approx(20.0)
     with pytest.raises(UserError, match=r"b\.h5.*no step"):

@@ -1,0 +1,162 @@
+"""Whether a file is a trace: the one check behind everything that reads traces, made before anything large is read.
+
+A trace from elsewhere may be cut, edited or made on purpose. Whatever is in it must be in the file itself (no links or
+virtual data sets, which make HDF5 open other files), of the schema's types, of shapes that fit one another, and stored
+(a shape of 10^12 rows costs a file nothing, and its reader 8 TB). What may be missing is the reader's own affair.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from outpace.benchmarks.trace import schema
+from outpace.comm import memory
+from outpace.comm.errors import UserError
+
+CHOICES: Final = {"status": schema.STATUSES, "claim_class": schema.CLAIM_CLASSES, "progress": schema.PROGRESS}
+OBJECTS: Final = ("config", "constants", "answer")  # attributes of JSON
+ORDERED: Final = (("evaluations", "t_s"), ("steps", "t_s"), ("events", "t_start_s"))
+DURATIONS: Final = (("steps", "compute_s"), ("steps", "injected_s"), ("steps", "wait_s"))
+LEAST: Final = {"n_workers": 1, "n_total": 1, "dim": 1, "cores": 1, "wall_s": 0, "load": 0}  # of attributes
+
+
+def attributes(file: h5py.File, path: Path) -> dict[str, Any]:
+    """The schema's attributes that there are, as plain values. Raises UserError where one is not as it should be."""
+    found: dict[str, Any] = {}
+    kinds: dict[str, Any] = schema.ATTRIBUTES | schema.OPTIONAL_ATTRIBUTES
+    for name, kind in kinds.items():
+        if name not in file.attrs:
+            continue
+        value = file.attrs[name]
+        plain = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+        item = schema.LISTS.get(name)
+        if type(plain) is not kind or (item and not all(type(each) is item for each in plain)):
+            _refuse(path, f"attribute {name} is missing or of the wrong type")
+        found[name] = plain
+    if found.get("schema") != schema.SCHEMA:
+        _refuse(path, f"not a trace: its attribute schema is not '{schema.SCHEMA}'")
+    if found.get("schema_version") != schema.VERSION:
+        _refuse(path, f"schema version {found.get('schema_version')}; this release reads {schema.VERSION}")
+    for name in schema.NEEDED:
+        if name not in found:
+            _refuse(path, f"attribute {name} is missing or of the wrong type")
+    for name, allowed in CHOICES.items():
+        if found.get(name, allowed[0]) not in allowed:
+            _refuse(path, f"{name} is '{found[name]}'; allowed: {', '.join(allowed)}")
+    for name, least in LEAST.items():
+        if not least <= found.get(name, least) < math.inf:
+            _refuse(path, f"{name} is {found[name]}; it must be at least {least}")
+    if len(found.get("n_samples", [])) not in (0, found["n_workers"]):
+        _refuse(path, f"n_samples has {len(found['n_samples'])} numbers for {found['n_workers']} workers")
+    return found
+
+
+def objects(found: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+    """What the attributes of JSON hold, by their names. Raises UserError."""
+    parsed: dict[str, dict[str, Any]] = {}
+    for name in OBJECTS:
+        if name not in found:
+            continue
+        try:
+            parsed[name] = json.loads(found[name])
+        except (ValueError, RecursionError):
+            _refuse(path, f"attribute {name} is not JSON")
+        if not isinstance(parsed[name], dict):
+            _refuse(path, f"attribute {name} is no JSON object")
+    for flag, least in (("batch_size", 1), ("compute_time", 0)):
+        value = parsed["config"].get(flag, least)
+        if type(value) not in (int, float) or not least <= value < math.inf:
+            _refuse(path, f"{flag} in the attribute config is {value!r}; it must be a number of at least {least}")
+    for name in ("constants", "answer"):
+        for key, value in parsed.get(name, {}).items():
+            if type(value) not in (int, float, str, type(None)):
+                _refuse(path, f"{key} in the attribute {name} is neither a number nor a text")
+    return parsed
+
+
+def columns(file: h5py.File, path: Path, found: dict[str, Any]) -> dict[str, set[str]]:
+    """The schema's groups that there are, each with its columns. Raises UserError where one is not as it should be."""
+    n, ranks = found["n_workers"], len(found.get("hostnames", []))
+    lengths = {"workers": n, "labels": n, "clock": ranks, "traffic": ranks, "model": found.get("dim", 0)}
+    present: dict[str, set[str]] = {}
+    tables = {name: (of, 1) for name, of in schema.GROUPS.items()}
+    tables |= {name: (table.columns, 2) for name, table in schema.TABLES.items()}
+    for name, (schemas, dimensions) in tables.items():
+        group = _inside(file, name, path)
+        if group is None:
+            continue
+        if not isinstance(group, h5py.Group):
+            _refuse(path, f"/{name} is no group")
+        present[name], shapes = set(), set()
+        for column, about in schemas.items():
+            dataset = _inside(group, column, path)
+            if dataset is not None:
+                shapes.add(_shape(dataset, about, dimensions, path))
+                present[name].add(column)
+        if len(shapes) > 1:
+            _refuse(path, f"the columns of /{name} have different lengths: {sorted(map(str, shapes))}")
+        for shape in shapes:
+            if lengths.get(name) and shape[0] != lengths[name]:
+                _refuse(path, f"/{name} has {shape[0]} rows; by its attributes the run had {lengths[name]}")
+            if name == "traffic" and shape[0] != shape[1]:
+                _refuse(path, f"/{name} is {shape[0]} x {shape[1]}, and has a row and a column for each rank")
+    return present
+
+
+def values(group: str, name: str, column: NDArray[Any], path: Path, found: dict[str, Any]) -> None:
+    """Refuse a column of numbers that cannot be, such as ranks that there are not. Raises UserError."""
+    if (group, name) in ORDERED and not (np.isfinite(column).all() and (np.diff(column) >= 0).all()):
+        _refuse(path, f"the times in /{group}/{name} are not in order")
+    if (group, name) in DURATIONS and not (column >= 0).all():
+        _refuse(path, f"the times in /{group}/{name} are not all at least 0")
+    if column.dtype.kind == "i":
+        ranks = found["n_workers"] if group == "steps" else len(found.get("hostnames", []))
+        least = -1 if name == "peer" else 0
+        most = (
+            ranks - 1 if name in ("rank", "peer") and ranks else max(schema.KIND.values()) if name == "kind" else None
+        )
+        wrong = column[(column < least) | (column > (math.inf if most is None else most))]
+        if wrong.size:
+            bounds = f"at least {least}" + (f" and at most {most}" if most is not None else "")
+            _refuse(path, f"/{group}/{name} has the number {wrong.flat[0]}; it must be {bounds}")
+
+
+def _inside(group: h5py.Group, name: str, path: Path) -> Any:
+    """What has this name in the group; None where nothing has. Raises UserError for a link, which is not followed."""
+    links, place = group.id.links, f"{group.name.rstrip('/')}/{name}"
+    if not links.exists(name.encode()):
+        return None
+    if links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+        _refuse(path, f"{place} is a link; a trace holds all of its data itself")
+    return group[name]
+
+
+def _shape(dataset: Any, about: schema.Column, dimensions: int, path: Path) -> tuple[int, ...]:
+    """The shape of a column that is stored in the file. Raises UserError."""
+    if not isinstance(dataset, h5py.Dataset):
+        _refuse(path, f"{dataset.name} is no column")
+    name, shape = dataset.name, dataset.shape
+    if shape is None or dataset.dtype != np.dtype(about.dtype) or len(shape) != dimensions:
+        is_ = "empty" if shape is None else f"{len(shape)}-D {dataset.dtype}"
+        _refuse(path, f"{name} is {is_}, not {dimensions}-D {np.dtype(about.dtype)}")
+    if dataset.is_virtual or dataset.external:
+        _refuse(path, f"{name} has its data in another file; a trace holds all of its data itself")
+    stored = dataset.id.get_storage_size()
+    if dataset.chunks:
+        expected = math.prod(-(-rows // chunk) for rows, chunk in zip(shape, dataset.chunks, strict=True))
+        whole = dataset.id.get_num_chunks() == expected
+    else:
+        whole = stored >= math.prod(shape) * dataset.dtype.itemsize
+    if not whole:
+        _refuse(path, f"{name} has {shape[0]} rows, of which not all are in the file")
+    memory.require(math.prod(shape) * dataset.dtype.itemsize, f"{path}: {name}")
+    return tuple(shape)
+
+
+def _refuse(path: Path, why: str) -> NoReturn:
+    raise UserError(f"{path}: {why}")
