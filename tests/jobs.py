@@ -1,6 +1,7 @@
 """A job under test, seen from outside."""
 
 import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -44,6 +45,12 @@ class Job:
         """(exit code, stdout, stderr) of the launcher."""
         out, err = self.process.communicate(timeout=LIMIT_S)
         return self.process.returncode, out, err
+
+
+def outpace(*words: str) -> subprocess.CompletedProcess[str]:
+    """The command with these words, run to its end."""
+    line = [str(Path(sys.executable).parent / "outpace"), *words]
+    return subprocess.run(line, capture_output=True, text=True, timeout=LIMIT_S)
 
 
 def _header(path: Path) -> dict[str, object]:

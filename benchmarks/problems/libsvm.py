@@ -9,11 +9,12 @@ from outpace.benchmarks.problems.logistic import Logistic, Penalised, prepared
 from outpace.benchmarks.problems.problem import Setting
 from outpace.benchmarks.problems.rows import Data, read_libsvm, scaled, share_out
 from outpace.comm.errors import UserError
+from outpace.comm.spec import InputFile
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(Penalised):
-    path: str  # as rank 0 sees it
+    path: InputFile  # as rank 0 sees it
 
 
 def build(spec: Spec, setting: Setting) -> list[Logistic]:

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.benchmarks.trace import schema, titles_before
+from outpace.benchmarks.trace import checksums, schema, titles_before
 from outpace.comm.errors import UserError
 
 # Without these attributes a run can neither be labelled nor be compared with another one.
@@ -50,6 +50,8 @@ class Run:
         if self.attrs.get("schema_version") != schema.VERSION:
             version = self.attrs.get("schema_version")
             raise UserError(f"{self.path}: schema version {version}; this release reads {schema.VERSION}")
+        if self.attrs.get(checksums.NAME) not in (None, checksums.of_attributes(self.attrs)):
+            raise UserError(f"{self.path}: damaged: its attributes do not fit their checksum")
         for name in NEEDED:
             if not isinstance(self.attrs.get(name), schema.ATTRIBUTES[name]):
                 raise UserError(f"{self.path}: attribute {name} is missing or of the wrong type")
@@ -68,7 +70,11 @@ class Run:
             raise UserError(f"{self.path}: no column {name} in /{group}")
         if (group, name) not in self._read:
             with self.open() as file:
-                self._read[group, name] = file[group][name][()]
+                dataset = file[group][name]
+                values = dataset[()]
+                if dataset.attrs.get(checksums.NAME) not in (None, checksums.of_column(values)):
+                    raise UserError(f"{self.path}: damaged: /{group}/{name} does not fit its checksum")
+                self._read[group, name] = values
         return self._read[group, name]
 
     @property
