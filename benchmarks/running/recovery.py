@@ -125,10 +125,11 @@ def _store(path: Path, capacity: int, dim: int, dtype: np.dtype[Any], damage: li
 
 
 def _reached(found: Parts, per_step: bool, holders: int) -> float:
-    """How far the flushed rows of all ranks come, in the unit of the snapshots' tags."""
+    """How far all ranks are known, in the unit of the snapshots' tags."""
     if not found.started:
         return 0.0
     steps = found.steps()
-    if per_step:
-        return min(int((steps["rank"] == rank).sum()) for rank in range(holders))
-    return float(steps["t_s"].max(initial=0.0)) / SLOT_S
+    if not per_step:
+        return min([*found.known_s, steps["t_s"].max(initial=0.0)]) / SLOT_S
+    known = steps["t_s"] <= np.array(found.known_s)[steps["rank"]]
+    return int(np.bincount(steps["rank"][known], minlength=holders)[:holders].min())

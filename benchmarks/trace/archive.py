@@ -27,8 +27,8 @@ Columns = dict[str, np.ndarray]
 class Parts:
     """The parts of one run, on rank 0's clock with zero at the start of the timed part.
 
-    Where the run went on from a checkpoint, its segments follow each other without the time between them. `damage` is
-    in words, by rank; the run is then told as far as all ranks tell of it.
+    Where the run went on from a checkpoint, its segments follow each other without the time between them. `known_s`
+    is until when each rank is known. `damage` is in words, by rank; the run is then told until all ranks are known.
     """
 
     def __init__(self, ranks: Sequence[Sequence[Segment]], damage: Mapping[int, str]) -> None:
@@ -41,6 +41,8 @@ class Parts:
         for segments, alignments in zip(ranks, self._alignments, strict=True):
             pieces = list(zip(segments, alignments, starts_s, strict=False))
             self._tables.append({name: np.concatenate([_aligned(name, *piece) for piece in pieces]) for name in ENDS})
+        # The traffic ends every flush: what a rank recorded until then is in its part.
+        self.known_s = [float(np.fmax.reduce(tables["traffic"]["t_s"], initial=0.0)) for tables in self._tables]
         if damage:
             self._cut()
 
@@ -63,13 +65,10 @@ class Parts:
 
     def _cut(self) -> None:
         """End the run at the first damage: what other ranks did later cannot be told without the rows that are lost."""
-        workers, ends = self.headers[0]["attributes"]["n_workers"], []
-        for rank in self.damage:
-            telling = "steps" if rank < workers else "applied", "events"
-            ends += [self._tables[rank][name][ENDS[name]].max(initial=0.0) for name in telling]
+        end_s = min(self.known_s[rank] for rank in self.damage)
         for tables in self._tables:
             for name, rows in tables.items():
-                tables[name] = rows[rows[ENDS[name]] <= min(ends)]
+                tables[name] = rows[rows[ENDS[name]] <= end_s]
 
     def steps(self) -> Columns:
         """The columns of /steps in the order of time."""

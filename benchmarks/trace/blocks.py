@@ -1,7 +1,6 @@
-"""Blocks: how parts and checkpoints stand on the disk, so that a torn end is cut and a damaged byte is found.
+"""Blocks: how parts and checkpoints stand on the disk, so that a damaged byte is found, and an end that was cut.
 
-A block is a header and its payload. The header has the payload's length and checksum, and one of its own. A block that
-the file's end cuts short was torn by a kill; whatever else does not fit its checksum was damaged later.
+A block is a header and its payload. The header has the payload's length and checksum, and one of its own.
 """
 
 import struct
@@ -22,22 +21,19 @@ def pack(kind: int, payload: bytes) -> bytes:
 
 
 def unpack(data: bytes) -> tuple[list[tuple[int, bytes]], int | None]:
-    """The kinds and payloads of all whole blocks up to the first damage, and the byte where that block begins; None
-    without damage."""
+    """The kinds and payloads of all blocks before the first that is damaged or cut, and the byte where that one begins;
+    None where all are whole."""
     blocks: list[tuple[int, bytes]] = []
     start = 0
-    while start + HEADER_NBYTES <= len(data):
+    while start < len(data):
         front = data[start : start + _FRONT.size]
-        (check,) = _CHECK.unpack_from(data, start + _FRONT.size)
-        magic, kind, nbytes, checksum = _FRONT.unpack(front)
-        if magic != MAGIC or check != zlib.crc32(front):
+        payload_at = start + HEADER_NBYTES
+        if payload_at > len(data) or _CHECK.unpack_from(data, start + _FRONT.size)[0] != zlib.crc32(front):
             return blocks, start
-        end = start + HEADER_NBYTES + nbytes
-        if end > len(data):
-            break
-        payload = data[end - nbytes : end]
-        if checksum != zlib.crc32(payload):
+        magic, kind, nbytes, checksum = _FRONT.unpack(front)
+        payload = data[payload_at : payload_at + nbytes]
+        if magic != MAGIC or len(payload) != nbytes or checksum != zlib.crc32(payload):
             return blocks, start
         blocks.append((kind, payload))
-        start = end
+        start = payload_at + nbytes
     return blocks, None

@@ -92,7 +92,7 @@ def read(target: Path, rank: int, generation: int) -> Checkpoint:
             raise ValueError("it is of an earlier release, without checksums")
         found, damaged_at = blocks.unpack(data)
         if damaged_at is not None:
-            raise ValueError(f"damaged at byte {damaged_at}")
+            raise ValueError(f"damaged or cut at byte {damaged_at}")
         if not found:
             raise ValueError("cut")
         about: dict[str, Any] = json.loads(found[0][1])

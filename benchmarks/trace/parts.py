@@ -1,7 +1,7 @@
 """Recording a run: rows in memory, a part file per rank that survives any death, snapshots in a mapped store.
 
 A part file is a sequence of blocks (`blocks`), each of them JSON or fixed records of one table. Blocks are appended
-whole, every few seconds; reading ends before one that was torn or damaged. A run that goes on from a checkpoint appends
+whole, every few seconds; reading ends before one that was damaged or cut. A run that goes on from a checkpoint appends
 a new segment, which begins with a header of its own. HDF5 is written only once, when the parts are merged (`archive`).
 """
 
@@ -45,7 +45,7 @@ class Part:
     """
 
     def __init__(self, target: Path, rank: int, header: dict[str, Any], after: int = 0) -> None:
-        self.path = part_path(target, rank)
+        self._rank, self.path = rank, part_path(target, rank)
         self._file: BinaryIO = open(self.path, "r+b" if after else "x+b", buffering=0)  # noqa: SIM115, open as long as the run
         try:
             if os.fstat(self._file.fileno()).st_size < after:
@@ -53,7 +53,7 @@ class Part:
             _lock(self._file)
             damaged_at = blocks.unpack(self._file.read(after))[1]
             if damaged_at is not None:
-                raise UserError(f"{self.path}: damaged at byte {damaged_at}")
+                raise UserError(f"{self.path}: damaged or cut at byte {damaged_at}")
             self._file.truncate(after)
             self._file.seek(after)
             self.append("json", json.dumps(header).encode())
@@ -71,23 +71,27 @@ class Part:
         """One block. Nothing is written for no rows."""
         if not payload:
             return
-        block = blocks.pack(_NUMBER[table], payload)
+        block, start = blocks.pack(_NUMBER[table], payload), self._file.tell()
         if self._file.write(block) != len(block):  # a raw write may be cut short without an error: the disk is full
+            self._file.truncate(start)
+            self._file.seek(start)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def append_rows(self, trace: Trace, messages: np.ndarray, nbytes: np.ndarray) -> bool:
         """What was recorded since the last call, and the traffic so far; whether anything was recorded."""
-        recorded = trace.drain()
+        now, recorded = trace.now(), trace.drain()
         for table, rows in recorded.items():
             self.append(table, rows)
-        receivers = np.flatnonzero(messages)
+        receivers = np.union1d(
+            np.flatnonzero(messages), self._rank
+        )  # at least one row: it says that this is all so far
         traffic = np.empty(len(receivers), dtype=TRAFFIC)
         traffic["receiver"], traffic["messages"], traffic["nbytes"] = (
             receivers,
             messages[receivers],
             nbytes[receivers],
         )
-        traffic["t_s"] = trace.now()
+        traffic["t_s"] = now
         self.append("traffic", traffic.tobytes())
         return any(recorded.values())
 
@@ -160,7 +164,7 @@ class Damaged(UserError):
 
 
 def read_part(path: Path) -> list[Segment]:
-    """The segments of a part file, one more for every time that the run went on. A torn end is cut.
+    """The segments of a part file, one more for every time that the run went on.
 
     Raises UserError where the file is missing, is not a part or has lost its header; Damaged.
     """
@@ -187,5 +191,5 @@ def read_part(path: Path) -> list[Segment]:
     if not segments:
         raise UserError(f"{path}: not a part of a trace, or cut or damaged before its header ended")
     if damaged_at is not None:
-        raise Damaged(f"{path}: damaged at byte {damaged_at}", segments)
+        raise Damaged(f"{path}: damaged or cut at byte {damaged_at}", segments)
     return segments
