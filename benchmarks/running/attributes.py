@@ -22,6 +22,7 @@ def beforehand(
     """Root attributes of the trace; collective. `derived` are the constants that the Config took from the problem."""
     resolved = dataclasses.asdict(plan.config) | dataclasses.asdict(plan.launch) | plan.texts
     resolved |= {"backend": setting.xp.__name__, "ranks": comm.size, "out": str(plan.target)}
+    resolved |= {"scratch": plan.launch.scratch and str(plan.launch.scratch)}
     return {
         "status": "partial",
         "algorithm": plan.name,

@@ -130,6 +130,6 @@ def _reached(found: Parts, per_step: bool, holders: int) -> float:
         return 0.0
     steps = found.steps()
     if not per_step:
-        return min([*found.known_s, steps["t_s"].max(initial=0.0)]) / SLOT_S
+        return float(min([*found.known_s, steps["t_s"].max(initial=0.0)])) / SLOT_S
     known = steps["t_s"] <= np.array(found.known_s)[steps["rank"]]
-    return int(np.bincount(steps["rank"][known], minlength=holders)[:holders].min())
+    return float(np.bincount(steps["rank"][known], minlength=holders)[:holders].min())
