@@ -3,12 +3,11 @@
 Flags, set-up, the timed run, its evaluation and its trace. A program itself knows none of these.
 """
 
-import os
-import shlex
+import dataclasses
 import sys
 import traceback
 import warnings
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,15 +17,12 @@ from outpace.benchmarks import problems
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.machine import any_source, launcher, provenance
 from outpace.benchmarks.problems import Problem, Setting, Unshared
-from outpace.benchmarks.running import geometry
+from outpace.benchmarks.running import geometry, inputs, target
 from outpace.benchmarks.running.assembly import RunFunction
 from outpace.benchmarks.running.execution import execute
 from outpace.benchmarks.running.plan import Launch, Plan, make_plan, parse_flags
 from outpace.benchmarks.running.storage import Unwritten
 from outpace.benchmarks.running.watch import listen
-from outpace.benchmarks.trace import checkpoint, parts
-from outpace.benchmarks.trace.checkpoint import Checkpoint
-from outpace.benchmarks.trace.parts import leftovers
 from outpace.comm import agreement, arrays, threads
 from outpace.comm.errors import UserError
 from outpace.comm.meter import MeteredComm
@@ -71,12 +67,21 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
     """The whole of one run on this rank; its exit code."""
     provenance.check_launch(comm.size, launch.ranks)
     # A SPEC may name a file, which some ranks may not see.
-    plan = agreement.together(comm, lambda: make_plan(name, config, launch, comm.size))
+    flags = dataclasses.asdict(config) | dataclasses.asdict(launch)
+    hashes = comm.bcast(agreement.on_root(comm, lambda: inputs.hashes(config, flags)))
+    plan = agreement.together(comm, lambda: make_plan(name, config, launch, comm.size, hashes))
     if plan.shared:
         threads.check()
         any_source.check(comm)
-    generation = comm.bcast(agreement.on_root(comm, lambda: _check_target(plan)))
-    resumed = agreement.together(comm, lambda: _resumed(plan, comm.rank, generation)) if generation else None
+    with ExitStack() as until:
+        generation = comm.bcast(agreement.on_root(comm, lambda: target.claim(plan, until)))
+        return _claimed(comm, run, plan, generation)
+
+
+def _claimed(comm: MeteredComm, run: RunFunction, plan: Plan, generation: int) -> int:
+    """The run, which goes on from the checkpoint of that generation unless it is 0; its name is taken."""
+    config, launch = plan.config, plan.launch
+    resumed = agreement.together(comm, lambda: target.resumed(plan, comm.rank, generation)) if generation else None
     xp = arrays.load(launch.backend, comm)
     workers = [comm.rank] if comm.rank < plan.n else []
     setting = Setting(comm, workers, plan.n, launch.split, config.seed, config.dtype, xp, config.batch_size)
@@ -91,68 +96,3 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
         raise UserError(f"--servers is {servers}; the model has {views[0].dim} coordinate(s) to share out")
     derived = agreement.together(comm, lambda: config.derive(views[0]))
     return execute(comm, run, plan, views[0], setting, derived, generation, resumed)
-
-
-def _check_target(plan: Plan) -> int:
-    """The generation of the checkpoint that the run goes on from, 0 for a new run. Raises UserError; on rank 0."""
-    try:
-        _check_storable(plan)
-        return _generation(plan)
-    except OSError as error:
-        raise UserError(f"--out: {error.filename or plan.target}: {error.strerror}") from None
-
-
-def _check_storable(plan: Plan) -> None:
-    """Refuse what could not be stored at the end. Raises UserError, OSError."""
-    for word in shlex.split(provenance.command(plan.layout.ranks)):
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"{word!a} is not UTF-8, as all text of a trace must be, its command too") from None
-    target, folder = plan.target, plan.target.parent
-    if not folder.is_dir():
-        raise UserError(f"--out: the folder {folder} does not exist")
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"--out: the folder {folder} is not writable")
-    if os.path.lexists(target) and (target.is_symlink() or not target.is_file()):
-        raise UserError(f"--out: {target} is a folder, a link, a device or a pipe, which no trace replaces")
-    longest = checkpoint.unfinished(checkpoint.path(target, plan.layout.ranks - 1, 10**9))
-    allowed = os.pathconf(folder, "PC_NAME_MAX") - len(longest.name) + len(target.name)
-    if (nbytes := len(target.name.encode())) > allowed:
-        raise UserError(
-            f"--out: the file's name has {nbytes} bytes; it must have at most {allowed} here, "
-            "to which the names of parts and checkpoints add"
-        )
-    with suppress(FileNotFoundError):
-        longest.lstat()  # which fails where the path as a whole is too long
-
-
-def _generation(plan: Plan) -> int:
-    """As `_check_target`, by what is there of earlier runs."""
-    if parts.running(plan.target):
-        raise UserError(f"--out: {plan.target} is being written by another run")
-    if plan.launch.overwrite:
-        return 0
-    generation = checkpoint.common(plan.target, plan.layout.ranks)
-    if generation:
-        if checkpoint.read(plan.target, 0, generation).counters.config_id == plan.config_id:
-            return generation
-        raise UserError(
-            f"--out: {plan.target} has a checkpoint of a run with other flags; name another file or add --overwrite"
-        )
-    if plan.target.exists():
-        raise UserError(f"--out: {plan.target} exists; name another file or add --overwrite")
-    if leftovers(plan.target):
-        raise UserError(
-            f"--out: parts of a killed run of {plan.target} are left; "
-            f"`outpace show --recover {plan.target.parent}` or --overwrite"
-        )
-    return 0
-
-
-def _resumed(plan: Plan, rank: int, generation: int) -> Checkpoint:
-    """This rank's part of that checkpoint; generations after it, which not all ranks had written, are removed."""
-    for later in checkpoint.generations(plan.target, rank):
-        if later > generation:
-            checkpoint.path(plan.target, rank, later).unlink()
-    return checkpoint.read(plan.target, rank, generation)

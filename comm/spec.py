@@ -41,6 +41,14 @@ class Range:
         return " and ".join(bounds) or "finite"
 
 
+@dataclass(frozen=True)
+class Input:
+    """A text that names a file which the run reads, unless it is one of `besides`."""
+
+    besides: tuple[str, ...] = ()
+
+
+InputFile = Annotated[str, Input()]
 # No number is without bounds. Whole ones are exact as floats and fit into the integers of NumPy and MPI; the product of
 # two others is a number, too.
 WHOLE: Final = 2**53
@@ -125,6 +133,25 @@ def render(spec: Any, catalogue: Mapping[str, type[Any]]) -> str:
         parts = value if isinstance(value, tuple) else (value,)
         values.append(f"{_key(f.name)}={'+'.join(map(_text, parts))}")
     return name + (":" + ",".join(values) if values else "")
+
+
+def inputs(spec: Any) -> list[str]:
+    """The files that a parsed SPEC names.
+
+    >>> @dataclass(frozen=True)
+    ... class Libsvm:
+    ...     path: InputFile
+    ...     penalty: str = "l2"
+    >>> inputs(Libsvm("a.svm"))
+    ['a.svm']
+    """
+    files = []
+    for key, hint in _hints(type(spec)).items():
+        marks = [extra for extra in get_args(hint) if isinstance(extra, Input)]
+        value = getattr(spec, key)
+        if marks and value not in marks[0].besides:
+            files.append(value)
+    return files
 
 
 def check(config: Any, label: Any = lambda field: "--" + _key(field)) -> None:

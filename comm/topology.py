@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from outpace.comm import inputs, memory, spec
 from outpace.comm.errors import UserError
-from outpace.comm.spec import WHOLE, PositiveInt, Probability, Range, Seed, Switch
+from outpace.comm.spec import WHOLE, InputFile, PositiveInt, Probability, Range, Seed, Switch
 from outpace.comm.streams import GRAPH
 
 Matrix = NDArray[np.float64]
@@ -196,7 +196,7 @@ class ErdosRenyi(Topology):
 class File(Topology):
     """W itself from a text file: n lines of n numbers, between blanks or commas; `#` starts a comment."""
 
-    path: str
+    path: InputFile
 
     def matrix(self, n: int) -> Matrix:
         W = self._read()

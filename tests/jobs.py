@@ -1,13 +1,15 @@
 """A job under test, seen from outside."""
 
 import subprocess
+import sys
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from outpace.benchmarks.trace.parts import leftovers, read_part
+from outpace.benchmarks.trace.parts import Damaged, leftovers, read_part
 
 LIMIT_S = 120  # for what takes seconds on an idle machine
 
@@ -23,8 +25,7 @@ class Job:
     def pids(self) -> dict[int, int]:
         found = {}
         for path in leftovers(self.target):
-            if path.suffix.startswith(".part-"):
-                header = read_part(path)[-1].header
+            if path.suffix.startswith(".part-") and (header := _header(path)):
                 found[header["rank"]] = header["pid"]
         return found
 
@@ -46,9 +47,18 @@ class Job:
         return self.process.returncode, out, err
 
 
-def _header(path: Path) -> dict[str, object]:
+def outpace(*words: str) -> subprocess.CompletedProcess[str]:
+    """The command with these words, run to its end."""
+    line = [str(Path(sys.executable).parent / "outpace"), *words]
+    return subprocess.run(line, capture_output=True, text=True, timeout=LIMIT_S)
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Of a part that may be written right now."""
     try:
         return read_part(path)[-1].header
+    except Damaged as torn:
+        return torn.before[-1].header
     except ValueError:
         return {}
 

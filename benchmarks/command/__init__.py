@@ -53,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 0
 
+    except OSError as error:  # mostly a full disk
+        print(f"outpace: {error.filename or options.command}: {error.strerror or error}", file=sys.stderr)
+        return 2
+
 
 def run(options: argparse.Namespace) -> int:
     from outpace.benchmarks.machine import launcher

@@ -1,5 +1,6 @@
 """Which runs belong together in a figure."""
 
+import json
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
@@ -8,7 +9,7 @@ from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
 # Flags that say how long a run is, which seed it has and where it is written.
-NOT_SETTINGS: Final = frozenset({"seed", "epochs", "time_budget", "evaluations", "out", "overwrite"})
+NOT_SETTINGS: Final = frozenset({"seed", "epochs", "time_budget", "evaluations", "out", "scratch", "overwrite", "anew"})
 
 
 def grouped(runs: Sequence[Run], *attributes: str) -> list[list[Run]]:
@@ -34,6 +35,11 @@ def check_same_settings(first: Run, run: Run, besides: Collection[str] = ()) -> 
         values = first.config.get(key), run.config.get(key)
         if values[0] != values[1]:
             raise difference(first, run, key, *values, "so they cannot stand for the same program")
+    inputs = [json.loads(each.attrs.get("inputs", "{}")) for each in (first, run)]
+    for name in inputs[0].keys() & inputs[1].keys():
+        values = inputs[0][name][:8], inputs[1][name][:8]
+        if values[0] != values[1]:
+            raise difference(first, run, f"the contents of {name}", *values, "so they are not of the same run")
 
 
 def difference(first: Run, second: Run, what: str, one: Any, other: Any, so: str) -> UserError:

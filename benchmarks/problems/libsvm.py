@@ -12,13 +12,14 @@ from outpace.benchmarks.problems.rows import Data, scaled, share_out, sparse_whe
 from outpace.benchmarks.problems.size import NUMBER, VECTORS
 from outpace.comm import memory
 from outpace.comm.errors import UserError
+from outpace.comm.spec import InputFile
 
 WHAT = "--problem libsvm"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec(Penalised):
-    path: str  # as rank 0 sees it
+    path: InputFile  # as rank 0 sees it
 
     def size(self) -> None:
         """Not known before the file is read."""

@@ -9,7 +9,7 @@ instances are ours, not those of its paper.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import numpy as np
 
@@ -20,16 +20,17 @@ from outpace.benchmarks.problems.rows import Data, Rows, Share, dense, scaled, s
 from outpace.benchmarks.problems.size import Size
 from outpace.comm import memory
 from outpace.comm.errors import UserError
-from outpace.comm.spec import NonNegativeFloat, PositiveFloat, PositiveInt, Switch
+from outpace.comm.spec import Input, NonNegativeFloat, PositiveFloat, PositiveInt, Switch
 from outpace.comm.streams import MADE_DATA
 
 MADE: Final = "made"
 SQUARES: Final = 4  # matrices of dim x dim numbers that LAPACK has at a time to find all components
+DIGITS: Final = "digits"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    data: str = MADE  # made, digits, or the path of a file in LIBSVM's format
+    data: Annotated[str, Input(besides=(MADE, DIGITS))] = MADE  # made, digits, or the path of a file in LIBSVM's format
     samples: PositiveInt | None = None  # of made data
     dim: PositiveInt | None = None  # of made data
     decay: NonNegativeFloat = 0.0  # of made data: how fast the variances of its columns fall
@@ -89,7 +90,7 @@ def load(spec: Source, seed: int, what: str) -> np.ndarray:
     if spec.data != MADE:
         if spec.samples or spec.dim or spec.decay:
             raise UserError(f"{what}: samples, dim and decay are of made data; leave them out, or data=")
-        if spec.data == "digits":
+        if spec.data == DIGITS:
             from sklearn.datasets import load_digits  # slow to import, and only rank 0 needs it
 
             X: np.ndarray = load_digits().data / WHITE

@@ -22,6 +22,7 @@ def beforehand(
     """Root attributes of the trace; collective. `derived` are the constants that the Config took from the problem."""
     resolved = dataclasses.asdict(plan.config) | dataclasses.asdict(plan.launch) | plan.texts
     resolved |= {"backend": setting.xp.__name__, "ranks": comm.size, "out": str(plan.target)}
+    resolved |= {"scratch": plan.launch.scratch and str(plan.launch.scratch)}
     return {
         "status": "partial",
         "algorithm": plan.name,
@@ -41,6 +42,7 @@ def beforehand(
         **_certificate(comm, plan, problem),
         "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **provenance.describe(comm, gpu=setting.xp is not np),
+        **({"inputs": json.dumps(dict(plan.inputs))} if plan.inputs else {}),
         **({"constants": json.dumps(derived)} if derived else {}),
     }
 

@@ -48,10 +48,11 @@ def execute(
     if plan.launch.geometry:
         measure = partial(geometry.measure, comm, plan.n, course.shares, cfg.batch_size, cfg.seed)
     status = {"status": STATUS[reason]}
-    finish(course, plan.target, status, prox.parse(cfg.prox), measure, keep=reason is Stop.SIGNAL)
-    storage.part.close()  # only now: an open part tells `show --recover` that the run lives
+    keep, overwrite = reason is Stop.SIGNAL, plan.launch.overwrite or plan.launch.anew
+    written = finish(course, plan.target, status, prox.parse(cfg.prox), measure, keep, overwrite)
+    storage.close(keep)
     step_size = derived.get("step_size", cfg.step_size)
-    return report(comm, plan, step_size, reason, execution.assembly.diverged_step, execution.watch.signal)
+    return report(comm, plan, written, step_size, reason, execution.assembly.diverged_step, execution.watch.signal)
 
 
 class Execution:
@@ -144,6 +145,7 @@ class Execution:
             snapshots.sync()
             counters = Counters(
                 config_id=self.plan.config_id,
+                inputs=dict(self.plan.inputs),
                 rounds=self.budget.count,
                 steps=self.trace.steps,
                 gradients=self.assembly.problem.calls,
@@ -159,6 +161,7 @@ class Execution:
             raise Unwritten(f"rank {comm.rank}: cannot write its checkpoint: {error.strerror}") from None
 
     def _flush(self) -> bool:
+        self.storage.snapshots.seal()
         return self.storage.part.append_rows(self.trace, self.comm.meter.messages, self.comm.meter.nbytes)
 
     def _last_rows(self, end: clock.Offset) -> None:

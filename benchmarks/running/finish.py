@@ -14,6 +14,7 @@ from outpace.benchmarks.problems import Problem
 from outpace.benchmarks.running.evaluate import evaluate
 from outpace.benchmarks.running.storage import Unwritten
 from outpace.benchmarks.trace import archive
+from outpace.benchmarks.trace.parts import Damaged
 from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import agreement, prox
 from outpace.comm.layout import Layout
@@ -59,12 +60,14 @@ def finish(
     psi: prox.Prox,
     measure: Callable[[int, np.ndarray], tuple[dict[str, float], archive.Columns]] | None = None,
     keep: bool = False,
-) -> None:
+    overwrite: bool = False,
+) -> Path | None:
     """Evaluate the course at its points and merge the parts into `target`; collective over the course's processes.
+    Where the trace was written, on rank 0.
 
     `psi` is what the objective has beside the problem's. `measure`, collective as well, gives a row of /geometry and
-    rows of /noise for the number and the mean model of a point. The parts are removed unless they are to `keep`.
-    Raises Unwritten.
+    rows of /noise for the number and the mean model of a point. The parts are removed unless they are to `keep`, and
+    another run's trace at `target` is replaced only to `overwrite` it. Raises Unwritten.
     """
     comm, shapes, noises = course.comm, list[dict[str, float]](), list[archive.Columns]()
 
@@ -82,13 +85,15 @@ def finish(
         known = _answer(course, x_mean)
         attributes = attributes | ({"answer": json.dumps(known)} if known else {})
 
-    def merge() -> None:
+    def merge() -> Path:
         try:
-            archive.merge(target, attributes, tags, values, x_mean, course.ended, shape, noise, keep)
+            return archive.merge(target, attributes, tags, values, x_mean, course.ended, shape, noise, keep, overwrite)
         except OSError as error:
             raise Unwritten(f"rank 0: cannot write {target}: {error.strerror or error}") from None
+        except Damaged as error:
+            raise Unwritten(f"rank 0: {error}; `outpace show --recover` makes a trace of what is whole") from None
 
-    agreement.on_root(comm, merge)
+    return agreement.on_root(comm, merge)
 
 
 def _answer(course: Course, x_mean: np.ndarray) -> dict[str, float]:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
 import tyro
@@ -19,6 +20,7 @@ from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.problems import PROBLEMS, splits
 from outpace.benchmarks.problems.splits import SPLITS
 from outpace.benchmarks.running import stragglers
+from outpace.benchmarks.running.inputs import own_file
 from outpace.benchmarks.running.stragglers import STRAGGLERS
 from outpace.comm import spec, topology
 from outpace.comm.errors import UserError
@@ -51,7 +53,9 @@ class Launch:
     geometry: bool = False  # at the evaluations: densities, signal to noise, and histograms of the gradient's noise
     ranks: PositiveInt | None = None  # refuse to run unless the communicator has this size
     out: Path | None = None  # trace file; default <program>-<config id>.h5
-    overwrite: bool = False  # replace an existing trace, or the parts that a killed run left
+    scratch: Path | None = None  # folder on each node's own disk for the snapshots, which else lie beside the trace
+    overwrite: bool = False  # replace an existing trace, or what a killed run left; but go on from an own checkpoint
+    anew: bool = False  # as --overwrite, and start anew where this command has a checkpoint
 
 
 def parse_flags(
@@ -59,9 +63,7 @@ def parse_flags(
 ) -> tuple[Any, Launch]:
     """The program's Config and the Launch that the flags mean, ranges checked. SystemExit as by argparse."""
     Flags: Any = dataclasses.make_dataclass("Flags", [("program", Config), ("launch", Launch)])
-    module = sys.modules[Config.__module__]
-    suites_own = module.__spec__ is not None and module.__spec__.name.startswith("outpace.")
-    command = f"outpace run {name if suites_own else module.__file__}"
+    command = f"outpace run {own_file(Config) or name}"
     helped = {"-h", "--help"} & set(arguments)  # with a usage line; errors have none, and name the help by the command
     with open(os.devnull, "w") as nowhere, contextlib.ExitStack() as stack:
         if quiet:
@@ -70,7 +72,7 @@ def parse_flags(
         flags = tyro.cli(
             tyro.conf.OmitArgPrefixes[Flags],  # type: ignore[misc]
             prog=f"{command} -n RANKS" if helped else command,
-            description=module.__doc__,
+            description=sys.modules[Config.__module__].__doc__,
             args=list(arguments),
         )
     spec.check(flags.program)
@@ -90,6 +92,7 @@ class Plan:
     period: int  # steps from one agreement of a synchronous program on its end to the next
     hops: int  # the graph's diameter
     shared: bool  # asynchronous: the workers share the budget
+    inputs: Mapping[str, str]  # hashes of the files that it reads
     config_id: str
     target: Path
 
@@ -104,8 +107,11 @@ class Plan:
         return None if epochs is None else max(1, round(self.config.steps_in(epochs, n_total, self.n)))
 
 
-def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:
-    """Check what can be checked without a file or a message. Raises UserError."""
+def make_plan(
+    name: str, config: Any, launch: Launch, ranks: int, inputs: Mapping[str, str] = MappingProxyType({})
+) -> Plan:
+    """Check what can be checked without a message. `inputs` are the hashes of the files that the run reads. Raises
+    UserError."""
     layout = Layout(ranks - config.servers, config.servers)
     if layout.workers < 1:
         raise UserError(
@@ -126,11 +132,13 @@ def make_plan(name: str, config: Any, launch: Launch, ranks: int) -> Plan:
     period = max(config.agreement_period, hops)
     config.check(layout.workers)
     asked = dataclasses.asdict(config) | dataclasses.asdict(launch) | texts | {"program": name, "n": ranks}
-    for output in ("ranks", "out", "overwrite", "checkpoint_every"):
+    for output in ("ranks", "out", "scratch", "overwrite", "anew", "checkpoint_every"):
         del asked[output]
+    if inputs:
+        asked["inputs"] = dict(inputs)
     config_id = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     target = launch.out or Path(f"{name}-{config_id}.h5")
-    return Plan(name, config, launch, layout, texts, period, hops, config.asynchronous, config_id, target)
+    return Plan(name, config, launch, layout, texts, period, hops, config.asynchronous, inputs, config_id, target)
 
 
 @functools.cache  # a sweep asks for each of its thousands of points

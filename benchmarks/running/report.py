@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from pathlib import Path
 from typing import Final
 
 from mpi4py import MPI
@@ -22,10 +23,17 @@ STATUS: Final = {
 
 
 def report(
-    comm: MPI.Intracomm, plan: Plan, step_size: float | None, reason: Stop, diverged_step: int, signalled: int
+    comm: MPI.Intracomm,
+    plan: Plan,
+    written: Path | None,
+    step_size: float | None,
+    reason: Stop,
+    diverged_step: int,
+    signalled: int,
 ) -> int:
     """Print the one result line, or what went wrong, on rank 0; the exit code on every rank. Collective.
 
+    `written` is where rank 0 has the trace, which is not the plan's target where that name was taken meanwhile.
     `diverged_step` is this rank's, -1 where nothing diverged; `signalled` is the last signal that it took.
     """
     failures = [(step, rank) for rank, step in enumerate(comm.allgather(diverged_step)) if step >= 0]
@@ -33,20 +41,21 @@ def report(
     if reason is Stop.SIGNAL:
         number = max(comm.allgather(signalled))
         code = GOES_ON if number == signal.SIGUSR1 else 128 + number
-    if comm.rank == 0:
-        run = Run(plan.target)
+    if written:
+        run = Run(written)
+        taken = "" if written == plan.target else f", since meanwhile {plan.target} has become another's"
         if failures:
             step, rank = min(failures)
             chosen = "" if step_size is None else f" (--step-size {step_size:g})"
             print(
                 f"{plan.name}: rank {rank}, step {step}: gradient or model is not finite{chosen}; trace kept in "
-                f"{plan.target} with status diverged",
+                f"{written} with status diverged{taken}",
                 file=sys.stderr,
                 flush=True,
             )
         else:
             later = "; the same command goes on from its checkpoint" if reason is Stop.SIGNAL else ""
-            about = f"{STATUS[reason]}, {run.attrs['claim_class']}, wrote {plan.target}{later}"
+            about = f"{STATUS[reason]}, {run.attrs['claim_class']}, wrote {written}{taken}{later}"
             print(f"{plan.name}: {_result(run)}; {about}", flush=True)
     return code
 

@@ -4,21 +4,25 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 
 from outpace.benchmarks.problems import Problem, Unshared
 from outpace.benchmarks.running.plan import Plan
 from outpace.benchmarks.trace import checkpoint, snapshots
-from outpace.benchmarks.trace.checkpoint import Checkpoint
+from outpace.benchmarks.trace.checkpoint import Checkpoint, Counters
 from outpace.benchmarks.trace.parts import Part, models_path, part_path
 from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import agreement
 from outpace.comm.errors import UserError
 from outpace.comm.meter import MeteredComm
+
+MUCH: Final = 2**30  # bytes of snapshots that a run says it will write
 
 
 class Unwritten(UserError):
@@ -36,25 +40,43 @@ class Storage:
         self.plan, self.rank = plan, rank
         self.held = plan.layout.held(header["attributes"]["dim"]).get(rank)
         self._begun = resumed is not None
-        target, dtype = plan.target, np.dtype(plan.config.dtype)
+        self._models = models_path(plan.target, rank, plan.launch.scratch)
+        if plan.launch.scratch:
+            header = header | {"models": str(self._models.absolute())}
         size = self.held.stop - self.held.start if self.held else 0
-        store = header["capacity"], size, dtype, not plan.shared, models_path(target, rank)
+        dtype, per_step = np.dtype(plan.config.dtype), not plan.shared
+        store = partial(Snapshots, header["capacity"], size, dtype, per_step, self._models)
         opened = False
         try:
             if resumed:
-                before = resumed.counters
-                self.part = Part(target, rank, header, after=before.part_nbytes)
-                self.snapshots = Snapshots(*store, before.snapshots_due, before.snapshots_stride)
+                self._go_on(resumed.counters, header, store)
                 return
-            if plan.launch.overwrite:
+            if plan.launch.overwrite or plan.launch.anew:
                 self._remove()
-            self.part = Part(target, rank, header)
+            self.part = Part(plan.target, rank, header)
             opened = True  # and not before: until then whatever has these names belongs to another run
-            self.snapshots = Snapshots(*store)
+            self.snapshots = store()
         except OSError as error:
             if opened:
                 self._remove()
-            raise UserError(f"--out: rank {rank} cannot write beside {target}: {error.strerror}") from None
+            flag, beside = ("--scratch", self._models) if opened and plan.launch.scratch else ("--out", plan.target)
+            raise UserError(f"{flag}: rank {rank} cannot write beside {beside}: {error.strerror}") from None
+
+    def _go_on(self, before: Counters, header: dict[str, Any], store: Callable[..., Snapshots]) -> None:
+        """Take over what is there, if it is whole. Snapshots in a node's own scratch are lost on another node."""
+        target, rank = self.plan.target, self.rank
+        try:
+            if not self.plan.launch.scratch and header["capacity"] and not self._models.exists():
+                raise UserError(f"{self._models} is missing")
+            self.snapshots = store(before.snapshots_due, before.snapshots_stride)
+            if self.snapshots.missing and not self.plan.launch.scratch:
+                raise UserError(f"{self._models}: {self.snapshots.missing} of its snapshots are damaged")
+            self.part = Part(target, rank, header, after=before.part_nbytes)
+        except UserError as error:
+            raise UserError(
+                f"rank {rank}: {error}; so the run cannot go on from its checkpoint: `outpace show --recover "
+                f"{target.parent}` makes a trace of what is whole, --anew starts anew"
+            ) from None
 
     def begin(self, started_s: float) -> None:
         """The timed part begins, at that moment of this rank's clock."""
@@ -66,8 +88,14 @@ class Storage:
         if not self._begun:
             self._remove()
 
+    def close(self, keep: bool) -> None:
+        """At the end of a run, whose files are to `keep` or have been merged. An open part tells that the run lives."""
+        self.part.close()
+        if not keep:
+            self._models.unlink(missing_ok=True)
+
     def _remove(self) -> None:
-        for path in (part_path(self.plan.target, self.rank), models_path(self.plan.target, self.rank)):
+        for path in (part_path(self.plan.target, self.rank), self._models):
             path.unlink(missing_ok=True)
         checkpoint.forget(self.plan.target, self.rank)
 
@@ -86,13 +114,7 @@ def opened(
     has begun, takes the files away again.
     """
     slices = plan.layout.held(problem.dim)
-    largest = max(part.stop - part.start for part in slices.values())
-    capacity = snapshots.capacity(plan.launch.evaluations, largest, np.dtype(plan.config.dtype))
-    if capacity < 2 * plan.launch.evaluations and comm.rank == 0:
-        print(
-            f"{plan.name}: --evaluations cut to {capacity // 2}: snapshots are limited to 512 MB a rank",
-            file=sys.stderr,
-        )
+    capacity = _capacity(comm, plan, [part.stop - part.start for part in slices.values()])
     header = {
         "rank": comm.rank,
         "ranks": comm.size,
@@ -106,8 +128,32 @@ def opened(
     mine: list[Storage] = []  # one, as soon as it is open: the other ranks' may not be
     try:
         agreement.together(comm, lambda: mine.append(Storage(plan, comm.rank, header, resumed)))
+        if any(comm.allgather(mine[0].snapshots.missing)) and comm.rank == 0:
+            _say(plan, f"snapshots from before the checkpoint are not in {plan.launch.scratch}; they are not evaluated")
         yield mine[0]
     except UserError:
         for storage in mine:
             storage.discard()
+        comm.Barrier()  # before rank 0 lets the name go, which may then be another run's
         raise
+
+
+def _capacity(comm: MeteredComm, plan: Plan, sizes: Sequence[int]) -> int:
+    """How many snapshots each holder of a slice of the model may keep, by the `sizes` of the slices; told where it is
+    fewer than asked for, or much; collective."""
+    asked, dtype = plan.launch.evaluations, np.dtype(plan.config.dtype)
+    together = max(Counter(comm.allgather(platform.node())).values())
+    capacity = snapshots.capacity(asked, max(sizes), dtype, together)
+    if comm.rank == 0:
+        if capacity < 2 * asked:
+            limits = f"{snapshots.STORE_LIMIT / 2**20:g} MB a rank and {snapshots.NODE_LIMIT / 2**30:g} GB a node"
+            _say(plan, f"--evaluations cut to {capacity // 2}: snapshots are limited to {limits}")
+        total = sum(snapshots.nbytes(capacity, size, dtype) for size in sizes)
+        if total > MUCH:
+            where = plan.launch.scratch or f"the folder of {plan.target}, unless there is --scratch"
+            _say(plan, f"snapshots take {total / 2**30:.1f} GB in {where}, until the trace is written")
+    return capacity
+
+
+def _say(plan: Plan, text: str) -> None:
+    print(f"{plan.name}: {text}", file=sys.stderr, flush=True)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from outpace.benchmarks.trace.run import Run
 from outpace.comm import spec
 from outpace.comm.errors import UserError
-from outpace.comm.spec import Factor, NonNegativeInt, Probability, Range
+from outpace.comm.spec import Factor, InputFile, NonNegativeInt, Probability, Range
 from outpace.comm.streams import DELAYS
 
 Factors = NDArray[np.float64]
@@ -97,7 +97,7 @@ class Replay(Stragglers):
     A run longer than the recorded one begins again with its first step.
     """
 
-    file: str
+    file: InputFile
 
     def recorded_s(self, rank: int) -> list[float]:
         """Seconds per step of worker `rank`, in the order of its steps.

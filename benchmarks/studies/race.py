@@ -44,7 +44,7 @@ def race(folder: Path, workers: int, factor: float, epochs: float) -> int:
                 f"[bold]{len(homogeneous) + len(slowed) + 1} of {total}[/]: {program}, stragglers {stragglers}"
             )
             flags = ["--problem", "digits", "--compute-time", str(COMPUTE_TIME_S), "--stragglers", stragglers]
-            flags += ["--epochs", f"{epochs:g}", "--out", str(out), "--overwrite"]
+            flags += ["--epochs", f"{epochs:g}", "--out", str(out), "--anew"]
             ended = launcher.launch(f"outpace.algorithms.{program}", workers, flags)
             if ended.code:
                 console.print(launcher.explain(ended, folder) or f"{program} ended with exit code {ended.code}")

@@ -49,7 +49,7 @@ from outpace.comm.errors import UserError
 
 RUNS: Final = Path("results/runs")
 KEYS: Final = ("programs", "workers", "repetitions", "folder", "flags", "program", "case", "exclude", "slurm")
-OWN: Final = ("out", "overwrite", "ranks")  # flags that a sweep sets itself
+OWN: Final = ("out", "overwrite", "anew", "ranks")  # flags that a sweep sets itself
 OWN_OPTIONS: Final = (  # of sbatch, likewise: what we read of the queue and of sbatch, and other turns, rest on them
     "array",
     "job-name",
@@ -229,6 +229,7 @@ class _Planner:
         self._parsed: dict[tuple[str, ...], tuple[Any, Any]] = {}
 
     def point(self, settings: dict[str, Any]) -> Point:
+        from outpace.benchmarks.running.inputs import hashes
         from outpace.benchmarks.running.plan import make_plan
         from outpace.comm.spec import check
 
@@ -248,7 +249,8 @@ class _Planner:
             config = dataclasses.replace(config, **seed)
             check(config)
             ranks = workers + config.servers
-            plan = make_plan(name, config, launch, ranks)
+            flags_of_all = dataclasses.asdict(config) | dataclasses.asdict(launch)
+            plan = make_plan(name, config, launch, ranks, hashes(config, flags_of_all))
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         flags += tuple(itertools.chain.from_iterable(_flag(key, value) for key, value in seed.items()))

@@ -7,13 +7,12 @@ runs it, its `.lock`. There is no database: a point is done when its trace is wh
 
 import fcntl
 import os
-import platform
 import re
 import shlex
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +20,11 @@ from typing import Final
 
 from outpace.benchmarks.machine.launcher import Started, explain, handling
 from outpace.benchmarks.sweeps.programs import module_of
-from outpace.benchmarks.trace import checkpoint
+from outpace.benchmarks.trace import checkpoint, lock
 from outpace.benchmarks.trace.checkpoint import GOES_ON
+from outpace.benchmarks.trace.files import whole
 from outpace.benchmarks.trace.inspection import validate
+from outpace.benchmarks.trace.lock import NoLocks
 from outpace.benchmarks.trace.parts import leftovers, part_path
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
@@ -148,8 +149,8 @@ def claim(point: Point) -> Iterator[int]:
     """
     path = point.beside(".lock")
     start, job = time.monotonic(), os.environ.get("SLURM_JOB_ID")
-    while (descriptor := _lock(path)) is None:
-        owner = _read(path)
+    while (descriptor := _locked(path)) is None:
+        owner = lock.owner(path)
         patience = EARLIER_LIFE_S if job and owner.endswith(f" job {job}") else PROBED_S
         if time.monotonic() > start + patience:
             raise Busy(f"{owner}; if that is gone for good, remove {path}")
@@ -157,29 +158,16 @@ def claim(point: Point) -> Iterator[int]:
     try:
         yield descriptor
     finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+        lock.free(path, descriptor)
 
 
-def _lock(path: Path) -> int | None:
-    """A locked descriptor of the file, made if need be; None while another process holds it."""
-    while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        except OSError as error:
-            os.close(descriptor)
-            raise UserError(f"{path}: its file system has no locks ({error.strerror}); a sweep needs them") from None
-        # Its last owner may have removed the file between the two calls: then the lock is of a file without a name.
-        with suppress(FileNotFoundError):
-            if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
-                os.ftruncate(descriptor, 0)
-                os.write(descriptor, _myself().encode())
-                return descriptor
-        os.close(descriptor)
+def _locked(path: Path) -> int | None:
+    try:
+        return lock.take(path)
+    except NoLocks as error:
+        raise UserError(f"{path}: its file system has no locks ({error.strerror}); a sweep needs them") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
 
 
 def _owner(point: Point) -> str | None:
@@ -192,22 +180,10 @@ def _owner(point: Point) -> str | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
-        return _read(path)
+        return lock.owner(path)
     finally:
         os.close(descriptor)
     return None
-
-
-def _myself() -> str:
-    job = os.environ.get("SLURM_JOB_ID")
-    return f"{platform.node()} process {os.getpid()}" + (f" job {job}" if job else "")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip() or "somebody"
-    except OSError:
-        return "somebody"
 
 
 class Signals:
@@ -255,10 +231,10 @@ def run(point: Point, signals: Signals, must_advance: bool = False) -> Standing:
         if before.state in FINISHED or failed.exists():  # whoever held the claim may have come to that
             return before
         # What cannot be gone on with is run again; a trace is only replaced by a whole one.
-        anew = (point.target.exists() or leftovers(point.target)) and not before.generation
-        flags = [*point.flags, "--out", str(point.target), *(["--overwrite"] if anew else [])]
+        there = point.target.exists() or leftovers(point.target)
+        flags = [*point.flags, "--out", str(point.target), *(["--overwrite"] if there else [])]
         with open(point.beside(".log"), "ab", buffering=0) as log:
-            log.write(f"\n{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {_myself()}, {before}\n".encode())
+            log.write(f"\n{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC, {lock.myself()}, {before}\n".encode())
             start = log.tell()
             signals.running = Started(module_of(point.program), point.ranks, flags, log, [held])
             try:
@@ -281,9 +257,11 @@ def run(point: Point, signals: Signals, must_advance: bool = False) -> Standing:
         else:
             said = explain(ended, point.target.parent) or _reason(point.beside(".log").read_bytes()[start:])
             reason = f"exit code {ended.code}: {said}"
-        unfinished = failed.with_suffix(f".failed-{os.getpid()}")
-        unfinished.write_text(reason + "\n")
-        unfinished.replace(failed)
+        try:
+            with whole(failed) as file:
+                file.write(f"{reason}\n".encode())
+        except OSError as error:
+            reason += f"; {failed} cannot be written: {error.strerror}"
         return Standing(FAILED, reason)
 
 

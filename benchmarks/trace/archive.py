@@ -1,6 +1,7 @@
 """Archiving a run: the parts of all ranks become one HDF5 file, at the normal end or after a crash."""
 
 import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -8,14 +9,17 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
-from outpace.benchmarks.trace import schema
+from outpace.benchmarks.trace import checksums, schema
 from outpace.benchmarks.trace.files import whole
-from outpace.benchmarks.trace.parts import Segment, leftovers, part_path, read_part
+from outpace.benchmarks.trace.parts import Damaged, Segment, leftovers, part_path, read_part
+from outpace.benchmarks.trace.run import Run
 from outpace.benchmarks.trace.snapshots import SLOT_S
 from outpace.comm.clock import Alignment, Offset
+from outpace.comm.errors import UserError
 
 CHUNK: Final = 2**12  # rows
-LOGS: Final = ("steps", "events", "applied", "traffic")  # tables of a part that /steps, /events and /traffic come from
+# Tables of a part that /steps, /events and /traffic come from, and when what a row tells is over.
+ENDS: Final = {"steps": "t_s", "events": "t_end_s", "applied": "t_s", "traffic": "t_s"}
 TIMES: Final = ("t_s", "read_s", "t_start_s", "t_end_s")  # their columns on the rank's clock
 Columns = dict[str, np.ndarray]
 
@@ -23,10 +27,12 @@ Columns = dict[str, np.ndarray]
 class Parts:
     """The parts of one run, on rank 0's clock with zero at the start of the timed part.
 
-    Where the run went on from a checkpoint, its segments follow each other without the time between them.
+    Where the run went on from a checkpoint, its segments follow each other without the time between them. `known_s`
+    is until when each rank is known. `damage` is in words, by rank; the run is then told until all ranks are known.
     """
 
-    def __init__(self, ranks: Sequence[Sequence[Segment]]) -> None:
+    def __init__(self, ranks: Sequence[Sequence[Segment]], damage: Mapping[int, str]) -> None:
+        self.damage = damage
         self.headers = [segments[-1].header | _of_all([s.header for s in segments]) for segments in ranks]
         starts_s = [segment.header.get("started_s", np.nan) for segment in ranks[0]]
         self.started = bool(np.isfinite(starts_s[0]))
@@ -34,13 +40,35 @@ class Parts:
         self._tables = []
         for segments, alignments in zip(ranks, self._alignments, strict=True):
             pieces = list(zip(segments, alignments, starts_s, strict=False))
-            self._tables.append({name: np.concatenate([_aligned(name, *piece) for piece in pieces]) for name in LOGS})
+            self._tables.append({name: np.concatenate([_aligned(name, *piece) for piece in pieces]) for name in ENDS})
+        # The traffic ends every flush: what a rank recorded until then is in its part.
+        self.known_s = [float(np.fmax.reduce(tables["traffic"]["t_s"], initial=0.0)) for tables in self._tables]
+        if damage:
+            self._cut()
 
     @classmethod
-    def read(cls, target: Path) -> "Parts":
-        """All parts of `target`. Raises UserError where one is missing or unreadable."""
-        first = read_part(part_path(target, 0))
-        return cls([first, *(read_part(part_path(target, rank)) for rank in range(1, first[0].header["ranks"]))])
+    def read(cls, target: Path, salvage: bool = False) -> "Parts":
+        """All parts of `target`. Raises UserError where one is missing, unreadable or, unless what stands before is to
+        be kept (`salvage`), damaged."""
+        ranks: list[Sequence[Segment]] = []
+        damage: dict[int, str] = {}
+        while not ranks or len(ranks) < ranks[0][0].header["ranks"]:
+            rank = len(ranks)
+            try:
+                ranks.append(read_part(part_path(target, rank)))
+            except Damaged as error:
+                if not salvage:
+                    raise
+                ranks.append(error.before)
+                damage[rank] = str(error)
+        return cls(ranks, damage)
+
+    def _cut(self) -> None:
+        """End the run at the first damage: what other ranks did later cannot be told without the rows that are lost."""
+        end_s = min(self.known_s[rank] for rank in self.damage)
+        for tables in self._tables:
+            for name, rows in tables.items():
+                tables[name] = rows[rows[ENDS[name]] <= end_s]
 
     def steps(self) -> Columns:
         """The columns of /steps in the order of time."""
@@ -133,11 +161,16 @@ def merge(
     geometry: Columns | None = None,
     noise: Columns | None = None,
     keep: bool = False,
-) -> None:
+    overwrite: bool = False,
+) -> Path:
     """Write `target` from its parts and the evaluations `values` at the start, at `tags` and, of a run that `ended`, at
     its end; then remove the parts, unless a run is to `keep` them to go on. Errors of the disk leave the parts, and no
-    new target."""
-    parts = Parts.read(target)
+    new target.
+
+    Where the trace was written: a file that is no earlier trace of this run is only replaced to `overwrite` it, else
+    the trace gets a name beside it.
+    """
+    parts = Parts.read(target, salvage="damage" in attributes)
     header = parts.headers[0]
     steps = parts.steps()
     t_s, samples = evaluation_times(steps, tags, header["per_step"], header["attributes"]["n_workers"])
@@ -163,10 +196,22 @@ def merge(
     if noise:
         groups["noise"] = noise
     tables = {"traffic": parts.traffic()} | ({} if labels is None else {"labels": {"samples": labels}})
-    write(target, attributes, groups, tables)
+    written = write(target, attributes, groups, tables, overwrite or replaceable(target, attributes["config_id"]))
     if not keep:
         for path in leftovers(target):
             path.unlink()
+    return written
+
+
+def replaceable(target: Path, config_id: str) -> bool:
+    """Whether there is nothing at `target`, or the trace that the run of this id left when it ended early."""
+    if not os.path.lexists(target):
+        return True
+    try:
+        run = Run(target)
+    except UserError:
+        return False
+    return run.attrs["status"] == "partial" and run.attrs.get("config_id") == config_id
 
 
 def shares(steps: Columns, n_samples: Sequence[int]) -> Columns:
@@ -176,13 +221,19 @@ def shares(steps: Columns, n_samples: Sequence[int]) -> Columns:
 
 
 def write(
-    target: Path, attributes: Mapping[str, Any], groups: Mapping[str, Columns], tables: Mapping[str, Columns]
-) -> None:
-    """Write one trace file, complete or not at all; `groups` hold columns, `tables` arrays of two axes."""
+    target: Path,
+    attributes: Mapping[str, Any],
+    groups: Mapping[str, Columns],
+    tables: Mapping[str, Columns],
+    replace: bool = True,
+) -> Path:
+    """Write one trace file, complete or not at all; `groups` hold columns, `tables` arrays of two axes. Its name:
+    `target`, or where it is not to `replace` what has this name, a number more."""
     image = io.BytesIO()  # the HDF5 library crashes where the disk is full; a plain write fails with an error
     # The format of HDF5 1.8: older ones have no room for the attributes of thousands of ranks.
     with h5py.File(image, "w", libver=("v108", "v108")) as file:
-        for name, value in ({**attributes} | {"schema": schema.SCHEMA, "schema_version": schema.VERSION}).items():
+        about = {**attributes} | {"schema": schema.SCHEMA, "schema_version": schema.VERSION}
+        for name, value in (about | {checksums.NAME: checksums.of_attributes(about)}).items():
             file.attrs[name] = value
         for group, columns in groups.items():
             _write_group(file.create_group(group), schema.GROUPS[group], columns, schema.SCALES.get(group, "row"))
@@ -191,8 +242,15 @@ def write(
         kind = file["events/kind"]
         kind.attrs["flag_values"] = np.array(list(schema.KIND.values()), dtype=np.int8)
         kind.attrs["flag_meanings"] = " ".join(schema.KIND)
-    with whole(target, target.with_name(f"{target.name}.part-merged")) as merged:
-        merged.write(image.getbuffer())
+    path, number = target, 1
+    while True:
+        try:
+            with whole(path, target.with_name(f"{target.name}.part-merged"), replace) as merged:
+                merged.write(image.getbuffer())
+            return path
+        except FileExistsError:
+            number += 1
+            path = target.with_stem(f"{target.stem}-{number}")
 
 
 def tags_of_all(stores: Sequence[np.ndarray]) -> np.ndarray:
@@ -260,7 +318,9 @@ def _write_group(group: h5py.Group, described: Mapping[str, schema.Column], colu
         packed: dict[str, Any] = {}
         if length > CHUNK:  # a short column is smaller without the index of its chunks
             packed = {"chunks": (CHUNK,), "shuffle": True, "compression": "gzip", "compression_opts": 1}
-        dataset = group.create_dataset(name, data=columns[name].astype(column.dtype), **packed)
+        values = columns[name].astype(column.dtype)
+        dataset = group.create_dataset(name, data=values, **packed)
+        dataset.attrs[checksums.NAME] = checksums.of_column(values)
         dataset.attrs["units"] = column.units
         dataset.attrs["long_name"] = column.long_name
         dataset.dims[0].attach_scale(group[scale])
@@ -272,7 +332,9 @@ def _write_table(group: h5py.Group, described: schema.Table, arrays: Columns) ->
         group[scale] = np.arange(length)
         group[scale].make_scale(scale)
     for name, column in described.columns.items():
-        dataset = group.create_dataset(name, data=arrays[name].astype(column.dtype))
+        values = arrays[name].astype(column.dtype)
+        dataset = group.create_dataset(name, data=values)
+        dataset.attrs[checksums.NAME] = checksums.of_column(values)
         dataset.attrs["units"] = column.units
         dataset.attrs["long_name"] = column.long_name
         for axis, scale in enumerate(described.scales):

@@ -7,7 +7,6 @@ dies after its first one, there is a generation that all ranks have.
 import json
 import math
 import re
-import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from outpace.benchmarks.trace import blocks
 from outpace.benchmarks.trace.files import whole
 from outpace.benchmarks.trace.parts import part_path
 from outpace.comm.errors import UserError
@@ -28,6 +28,7 @@ class Counters:
     """Where a rank's run and its trace stand."""
 
     config_id: str
+    inputs: dict[str, str]  # hashes of the files that the run reads
     rounds: int  # of the budget, as this rank counts them
     steps: int  # rows of /steps, or gradients that a server has applied
     gradients: int  # computed: the straggler delays are drawn by their number
@@ -69,25 +70,40 @@ def _written(target: Path) -> Iterator[tuple[int, int]]:
 
 def write(target: Path, rank: int, generation: int, checkpoint: Checkpoint) -> None:
     """Write this rank's file, complete or not at all. Raises OSError."""
-    kept = checkpoint.kept.items()
-    arrays: dict[str, Any] = {f"kept.{name}": value for name, value in kept if isinstance(value, np.ndarray)}
-    generators = {name: value for name, value in kept if isinstance(value, dict)}
-    about = json.dumps({"counters": asdict(checkpoint.counters), "generators": generators})
+    arrays = {name: value for name, value in checkpoint.kept.items() if isinstance(value, np.ndarray)}
+    about = {
+        "counters": asdict(checkpoint.counters),
+        "generators": {name: value for name, value in checkpoint.kept.items() if name not in arrays},
+        "arrays": [(name, value.dtype.str, value.shape) for name, value in arrays.items()],
+    }
     final = path(target, rank, generation)
     with whole(final, unfinished(final)) as file:
-        np.savez(file, about=np.array(about), **arrays)
+        file.write(blocks.pack(0, json.dumps(about).encode()))
+        for value in arrays.values():
+            file.write(blocks.pack(0, value.tobytes()))
 
 
 def read(target: Path, rank: int, generation: int) -> Checkpoint:
     """This rank's file. Raises UserError where it is missing or damaged."""
     file = path(target, rank, generation)
     try:
-        with np.load(file) as stored:
-            about: dict[str, Any] = json.loads(str(stored["about"]))
-            arrays = {name.removeprefix("kept."): stored[name] for name in stored.files if name != "about"}
-        return Checkpoint(Counters(**about["counters"]), arrays | about["generators"])
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"rank {rank}: the checkpoint {file} cannot be read: {error}") from None
+        data = file.read_bytes()
+        if data.startswith(blocks.EARLIER):
+            raise ValueError("it is of an earlier release, without checksums")
+        found, damaged_at = blocks.unpack(data)
+        if damaged_at is not None:
+            raise ValueError(f"damaged or cut at byte {damaged_at}")
+        if not found:
+            raise ValueError("cut")
+        about: dict[str, Any] = json.loads(found[0][1])
+        kept: dict[str, Captured] = dict(about["generators"])
+        for (name, dtype, shape), (_, payload) in zip(about["arrays"], found[1:], strict=True):
+            kept[name] = np.frombuffer(payload, dtype).reshape(shape).copy()
+        return Checkpoint(Counters(**about["counters"]), kept)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"rank {rank}: the checkpoint {file} cannot be read: {error}; --anew starts without it"
+        ) from None
 
 
 def common(target: Path, ranks: int) -> int:

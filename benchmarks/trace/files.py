@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import errno
 import io
 import os
 import stat
@@ -14,19 +15,35 @@ from outpace.comm.errors import UserError
 
 
 @contextmanager
-def whole(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
-    """A file to write under a temporary name, a hidden one beside it unless given, which replaces `path` at the end; on
-    an error nothing is left of it. Raises OSError."""
+def whole(path: Path, temporary: Path | None = None, replace: bool = True) -> Iterator[BinaryIO]:
+    """A file to write under a temporary name, a hidden one beside it unless given, which gets the name `path` at the
+    end; on an error nothing is left of it. Raises OSError, FileExistsError where it is not to `replace` a file."""
     temporary = temporary or path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if replace:
+            os.replace(temporary, path)
+        else:
+            _name(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _name(temporary: Path, path: Path) -> None:
+    try:
+        os.link(temporary, path)  # which a file that appears meanwhile stops, as it would not stop a renaming
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.replace(temporary, path)
+    else:
+        temporary.unlink()
 
 
 @contextmanager

@@ -1,18 +1,16 @@
 """Recording a run: rows in memory, a part file per rank that survives any death, snapshots in a mapped store.
 
-A part file is a sequence of blocks, each a header `(table, nbytes)` and its payload: JSON, or fixed records of one
-table. Blocks are appended whole, every few seconds, and a torn last one is cut on reading. A run that goes on from a
-checkpoint appends a new segment, which begins with a header of its own. HDF5 is written only once, when the parts are
-merged (`archive`).
+A part file is a sequence of blocks (`blocks`), each of them JSON or fixed records of one table. Blocks are appended
+whole, every few seconds; reading ends before one that was damaged or cut. A run that goes on from a checkpoint appends
+a new segment, which begins with a header of its own. HDF5 is written only once, when the parts are merged (`archive`).
 """
 
 import errno
 import fcntl
 import glob
+import hashlib
 import json
 import os
-import struct
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +18,12 @@ from typing import Any, BinaryIO, Final
 
 import numpy as np
 
+from outpace.benchmarks.trace import blocks
 from outpace.benchmarks.trace.recorder import APPLIED, EVENTS, STEPS, Trace
 from outpace.comm import clock
 from outpace.comm.errors import UserError
 
-TRAFFIC: Final = np.dtype([("receiver", "<i8"), ("messages", "<i8"), ("nbytes", "<i8")])
+TRAFFIC: Final = np.dtype([("receiver", "<i8"), ("messages", "<i8"), ("nbytes", "<i8"), ("t_s", "<f8")])  # until t_s
 OFFSETS: Final = np.dtype([("at", "<f8"), ("seconds", "<f8"), ("uncertainty", "<f8")])
 TABLES: Final = {
     "json": np.dtype("u1"),
@@ -36,28 +35,29 @@ TABLES: Final = {
 }
 
 _NUMBER: Final = {name: number for number, name in enumerate(TABLES)}
-_BLOCK: Final = struct.Struct("<4sIQ")  # magic, table number, payload bytes
-_MAGIC: Final = b"OPB1"
 
 
 class Part:
     """The part file of one rank, `<target>.part-<rank>`, open for appending. Errors of the disk are OSError.
 
-    A new file, or with `after` what is there, cut to so many bytes. It is locked as long as it is open, which tells
-    whoever comes across it that the run lives.
+    A new file, or with `after` what is there, cut to so many bytes; UserError where these are damaged. It is locked as
+    long as it is open, which tells whoever comes across it that the run lives.
     """
 
     def __init__(self, target: Path, rank: int, header: dict[str, Any], after: int = 0) -> None:
-        self.path = part_path(target, rank)
-        self._file: BinaryIO = open(self.path, "r+b" if after else "xb", buffering=0)  # noqa: SIM115, open as long as the run
+        self._rank, self.path = rank, part_path(target, rank)
+        self._file: BinaryIO = open(self.path, "r+b" if after else "x+b", buffering=0)  # noqa: SIM115, open as long as the run
         try:
             if os.fstat(self._file.fileno()).st_size < after:
                 raise OSError(errno.EIO, "the part is shorter than its checkpoint says", str(self.path))
             _lock(self._file)
+            damaged_at = blocks.unpack(self._file.read(after))[1]
+            if damaged_at is not None:
+                raise UserError(f"{self.path}: damaged or cut at byte {damaged_at}")
             self._file.truncate(after)
             self._file.seek(after)
             self.append("json", json.dumps(header).encode())
-        except OSError:
+        except (OSError, UserError):
             self._file.close()
             if not after:
                 self.path.unlink()
@@ -71,22 +71,27 @@ class Part:
         """One block. Nothing is written for no rows."""
         if not payload:
             return
-        block = _BLOCK.pack(_MAGIC, _NUMBER[table], len(payload)) + payload
+        block, start = blocks.pack(_NUMBER[table], payload), self._file.tell()
         if self._file.write(block) != len(block):  # a raw write may be cut short without an error: the disk is full
+            self._file.truncate(start)
+            self._file.seek(start)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def append_rows(self, trace: Trace, messages: np.ndarray, nbytes: np.ndarray) -> bool:
         """What was recorded since the last call, and the traffic so far; whether anything was recorded."""
-        recorded = trace.drain()
+        now, recorded = trace.now(), trace.drain()
         for table, rows in recorded.items():
             self.append(table, rows)
-        receivers = np.flatnonzero(messages)
+        receivers = np.union1d(
+            np.flatnonzero(messages), self._rank
+        )  # at least one row: it says that this is all so far
         traffic = np.empty(len(receivers), dtype=TRAFFIC)
         traffic["receiver"], traffic["messages"], traffic["nbytes"] = (
             receivers,
             messages[receivers],
             nbytes[receivers],
         )
+        traffic["t_s"] = now
         self.append("traffic", traffic.tobytes())
         return any(recorded.values())
 
@@ -105,8 +110,12 @@ def part_path(target: Path, rank: int) -> Path:
     return target.with_name(f"{target.name}.part-{rank}")
 
 
-def models_path(target: Path, rank: int) -> Path:
-    return target.with_name(f"{target.name}.part-{rank}.models")
+def models_path(target: Path, rank: int, scratch: Path | None = None) -> Path:
+    """The store of a rank's snapshots: beside its part, or in a folder that targets of one name may share."""
+    if scratch is None:
+        return target.with_name(f"{target.name}.part-{rank}.models")
+    digest = hashlib.sha256(os.fsencode(target.resolve())).hexdigest()[:16]
+    return scratch / f"{target.name}.part-{rank}.{digest}.models"
 
 
 def leftovers(target: Path) -> list[Path]:
@@ -146,36 +155,41 @@ def _lock(part: BinaryIO) -> None:
         pass
 
 
-def read_part(path: Path) -> list[Segment]:
-    """The segments of a part file, one more for every time that the run went on. A torn end is cut.
+class Damaged(UserError):
+    """Damage in a part; `before` are the segments as far as they stand before it."""
 
-    Raises UserError where the file is missing, is not a part or has lost its header.
+    def __init__(self, message: str, before: list[Segment]) -> None:
+        super().__init__(message)
+        self.before = before
+
+
+def read_part(path: Path) -> list[Segment]:
+    """The segments of a part file, one more for every time that the run went on.
+
+    Raises UserError where the file is missing, is not a part or has lost its header; Damaged.
     """
-    segments: list[Segment] = []
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
-    for table, payload in _blocks(data):
-        if table == "json":
-            values = json.loads(payload)
-            if "rank" in values:
-                segments.append(Segment())
-            segments[-1].header |= values
-        else:
-            segments[-1].blocks[table].append(payload[: len(payload) - len(payload) % TABLES[table].itemsize])
+    if data.startswith(blocks.EARLIER):
+        raise UserError(f"{path}: of an earlier release, without checksums; recover it with that release")
+    whole, damaged_at = blocks.unpack(data)
+    segments: list[Segment] = []
+    names = list(TABLES)
+    try:
+        for number, payload in whole:
+            if names[number] == "json":
+                values = json.loads(payload)
+                if "rank" in values:
+                    segments.append(Segment())
+                segments[-1].header |= values
+            else:
+                segments[-1].blocks[names[number]].append(payload)
+    except (ValueError, TypeError, IndexError):  # whole blocks, but none of a part
+        segments.clear()
     if not segments:
-        raise UserError(f"{path}: not a part of a trace, or cut before its header ended")
+        raise UserError(f"{path}: not a part of a trace, or cut or damaged before its header ended")
+    if damaged_at is not None:
+        raise Damaged(f"{path}: damaged or cut at byte {damaged_at}", segments)
     return segments
-
-
-def _blocks(data: bytes) -> Iterator[tuple[str, bytes]]:
-    names, start = list(TABLES), 0
-    while start + _BLOCK.size <= len(data):
-        magic, number, nbytes = _BLOCK.unpack_from(data, start)
-        payload = data[start + _BLOCK.size : start + _BLOCK.size + nbytes]
-        torn = len(payload) < nbytes
-        if magic != _MAGIC or number >= len(names) or (torn and names[number] == "json"):
-            return
-        yield names[number], payload
-        start += _BLOCK.size + nbytes

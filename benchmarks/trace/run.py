@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.benchmarks.trace import schema, titles_before, validation
+from outpace.benchmarks.trace import checksums, schema, titles_before, validation
 from outpace.comm import inputs
 from outpace.comm.errors import UserError
 
@@ -35,6 +35,8 @@ class Run:
             self.attrs = validation.attributes(file, self.path)
             self.objects = validation.objects(self.attrs, self.path)
             self._columns = validation.columns(file, self.path, self.attrs)
+        if self.attrs.get(checksums.NAME) not in (None, checksums.of_attributes(self.attrs)):
+            raise UserError(f"{self.path}: damaged: its attributes do not fit their checksum")
         self.config = self.objects["config"]
         self._read: dict[tuple[str, str], NDArray[Any]] = {}
 
@@ -47,7 +49,10 @@ class Run:
             raise UserError(f"{self.path}: no column {name} in /{group}")
         if (group, name) not in self._read:
             with self.open() as file:
-                column = file[group][name][()]
+                dataset = file[group][name]
+                column = dataset[()]
+                if dataset.attrs.get(checksums.NAME) not in (None, checksums.of_column(column)):
+                    raise UserError(f"{self.path}: damaged: /{group}/{name} does not fit its checksum")
             validation.values(group, name, column, self.path, self.attrs)
             self._read[group, name] = column
         return self._read[group, name]

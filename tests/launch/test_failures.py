@@ -16,7 +16,7 @@ from pathlib import Path
 
 import h5py
 import pytest
-from jobs import LIMIT_S, Job, die
+from jobs import LIMIT_S, Job, die, outpace
 
 from outpace.benchmarks.machine.launcher import command, environment
 from outpace.benchmarks.running.recovery import recover
@@ -184,6 +184,52 @@ def test_disk_full_at_the_merge(start: Callable, small_disk: Path) -> None:
     assert "rank 0: cannot write" in err
     left = sorted(path.name for path in small_disk.iterdir())
     assert left == ["run.h5.part-0", "run.h5.part-0.models", "run.h5.part-1", "run.h5.part-1.models"]
+
+
+def fill(folder: Path) -> None:
+    """Leave not a byte of room on that disk."""
+    with open(folder / "filling", "ab", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def kept(folder: Path) -> list[Path]:
+    """All but locks, which come and go, and logs, which begin with every attempt."""
+    return sorted(path for path in folder.rglob("*") if path.suffix not in (".lock", ".log"))
+
+
+def test_a_full_disk_ends_every_command_in_one_line(start: Callable, small_disk: Path) -> None:
+    """Nothing half-written is left, and with room again each of them does its work."""
+    job = start("d_psgd", 2, "--problem", "quadratic:dim=10", "--time-budget", "50", folder=small_disk)
+    pids = job.wait_until_running(2, 1.5)
+    for pid in pids.values():
+        os.kill(pid, signal.SIGKILL)
+    job.end()
+    assert die(pids.values(), 2)
+    sweep = small_disk.parent / "sweep.toml"
+    sweep.write_text(
+        f'programs = ["d_psgd"]\nworkers = 2\nfolder = "{small_disk}/runs"\n'
+        '[flags]\nproblem = "quadratic:dim=10"\nepochs = 0.5\n'
+    )
+    (small_disk / "runs").mkdir()
+    fill(small_disk)
+    before, golden = kept(small_disk), str(Path(__file__).parents[1] / "golden" / "trace-v1.h5")
+    for line, code in (
+        (["show", "--recover", str(small_disk)], 1),
+        (["sweep", str(sweep)], 2),
+        (["export", golden, "--csv", str(small_disk / "runs.csv")], 2),
+    ):
+        fill(small_disk)
+        done = outpace(*line)
+        assert done.returncode == code
+        said = done.stderr.splitlines()[-1]
+        assert "No space left on device" in said
+        assert said.startswith("outpace: ")
+        assert "Traceback" not in done.stderr
+        assert kept(small_disk) == before
+    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)  # room was made
+    assert outpace("show", "--recover", str(small_disk)).returncode == 0
+    assert outpace("sweep", str(sweep)).returncode == 0
 
 
 def test_no_room_for_the_store_is_said_before_the_run(start: Callable, small_disk: Path) -> None:

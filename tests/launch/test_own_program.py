@@ -154,6 +154,24 @@ def test_the_command_in_a_trace_runs_again(tmp_path: Path) -> None:
         assert (again.column("model", "x_mean") == x).all()
 
 
+def test_a_changed_copy_of_a_file_is_another_program(tmp_path: Path) -> None:
+    """Under the same name: its runs have another id, and no figure draws them as repetitions."""
+    file, runs, sweeps = tmp_path / "my_sgd.py", set(), set()
+    (tmp_path / "sweep.toml").write_text(
+        'programs = ["./my_sgd.py"]\nworkers = 2\n[flags]\nproblem = "quadratic:dim=3"\nepochs = 0.5\n'
+    )
+    for name, text in (("a", PROGRAM), ("b", PROGRAM.replace("step_size / (2", "step_size / (4"))):
+        file.write_text(text)
+        outpace(tmp_path, "run", "./my_sgd.py", "-n", "2", *FLAGS, "--out", f"{name}.h5")
+        runs.add(Run(tmp_path / f"{name}.h5").attrs["config_id"])
+        sweeps.add(outpace(tmp_path, "sweep", "sweep.toml", "--dry-run"))
+    assert len(runs) == len(sweeps) == 2
+    line = [sys.executable, "-m", "outpace.benchmarks.command", "plot", "loss-time", "a.h5", "b.h5", "-o", "loss.svg"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 2
+    assert "differ in the contents of program" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

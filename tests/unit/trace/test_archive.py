@@ -69,7 +69,7 @@ def test_missing_part_is_named(tmp_path: Path) -> None:
 def test_attributes_of_thousands_of_ranks(tmp_path: Path) -> None:
     target, hosts = tmp_path / "run.h5", [f"node{rank:05}.cluster.example" for rank in range(5000)]
     attributes = {"n_workers": 1, "n_total": 4, "n_samples": [4], "hostnames": hosts}
-    attributes |= {"claim_class": "measured", "started_utc": ""}
+    attributes |= {"claim_class": "measured", "started_utc": "", "config_id": "0"}
     written(target, 0, [(np.nan, 1.0)], ranks=1, started_s=0.0, per_step=True, labels=[], attributes=attributes)
     losses = {name: np.zeros(1) for name in ("loss", "gradient_norm", "consensus")}
     archive.merge(target, {}, np.empty(0, dtype=np.int64), losses, np.zeros(1), ended=False)

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from outpace.benchmarks.trace.snapshots import SLOT_S, Snapshots, capacity
+from outpace.benchmarks.trace.snapshots import SLOT_S, STAMP, Snapshots, capacity
+from outpace.comm.errors import UserError
 
 F8 = np.dtype("f8")
 
@@ -34,15 +35,68 @@ def test_snapshots_in_time_are_the_model_at_that_moment() -> None:
     assert store.tags().tolist() == list(range(1, 36))
 
 
+F4 = np.dtype("f4")
+
+
+def sealed(path: Path) -> Snapshots:
+    """A store of 4 copies of 3 numbers, with two in it that are sealed: k, k, k after step k."""
+    store = Snapshots(4, 3, F4, per_step=True, path=path)
+    for k in (1, 2):
+        store.offer(np.full(3, k, F4), k, 0.0)
+    store.seal()
+    return store
+
+
 def test_snapshot_store_outlives_the_process(tmp_path: Path) -> None:
+    """Of copies what has been sealed: the last one might be torn."""
     path = tmp_path / "run.h5.part-0.models"
-    store = Snapshots(4, 3, np.dtype("f4"), per_step=True, path=path)
-    store.offer(np.array([1, 2, 3], dtype="f4"), 1, 0.0)
+    store = sealed(path)
+    store.offer(np.full(3, 3, F4), 3, 0.0)
     del store
-    again = Snapshots.read(path, 4, 3, np.dtype("f4"))
-    assert again.tags().tolist() == [1]
-    assert again[1].tolist() == [1, 2, 3]
-    assert again[1].dtype == np.float64
+    again = Snapshots.read(path, 4, 3, F4)
+    assert again.tags().tolist() == [1, 2]
+    assert again[2].tolist() == [2, 2, 2]
+    assert again[2].dtype == np.float64
+    assert not again.damaged
+
+
+def test_a_place_that_is_used_again_has_no_stamp_meanwhile(tmp_path: Path) -> None:
+    """Eight steps into four places. The store on the disk has whole copies at every moment, and all when sealed."""
+    path = tmp_path / "run.h5.part-0.models"
+    store = sealed(path)
+    for k in range(3, 9):
+        store.offer(np.full(3, k, F4), k, 0.0)
+        found = Snapshots.read(path, 4, 3, F4)
+        assert not found.damaged
+        assert all(found[tag].tolist() == 3 * [tag] for tag in found.tags())
+        if k % 3 == 0:
+            store.seal()
+            assert Snapshots.read(path, 4, 3, F4).tags().tolist() == store.tags().tolist()
+    store.seal()
+    assert Snapshots.read(path, 4, 3, F4).tags().tolist() == store.tags().tolist() == [2, 4, 6, 8]
+
+
+def test_any_damaged_byte_of_a_store_is_found_or_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5.part-0.models"
+    sealed(path)
+    whole = path.read_bytes()
+    stamps, copy = 4 * STAMP.itemsize, 3 * F4.itemsize
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        found = Snapshots.read(path, 4, 3, F4)
+        harmed = at < 2 * STAMP.itemsize or stamps <= at < stamps + 2 * copy
+        assert found.damaged == (1 if at < stamps or harmed else 0)
+        assert all(found[tag].tolist() == 3 * [tag] for tag in found.tags())
+        assert len(found.tags()) == 2 - harmed
+        assert Snapshots(4, 3, F4, True, path, due=3, stride=1).missing == harmed
+
+
+def test_a_cut_store_is_not_mapped(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5.part-0.models"
+    sealed(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="has 111 bytes, where the snapshots of this run have 112"):
+        Snapshots.read(path, 4, 3, F4)
 
 
 def test_snapshots_go_on_where_none_was_due_yet(tmp_path: Path) -> None:
@@ -57,3 +111,9 @@ def test_capacity_shrinks_with_the_model() -> None:
     assert capacity(20, 1000, np.dtype("f4")) == 40
     assert capacity(20, 10**7, np.dtype("f4")) == 12  # 40 MB each, 512 MB in all
     assert capacity(20, 10**8, np.dtype("f4")) == 0
+
+
+def test_ranks_of_a_node_share_its_room() -> None:
+    assert capacity(20, 10**7, F4, ranks=8) == 12
+    assert capacity(20, 10**7, F4, ranks=16) == 6
+    assert capacity(20, 10**7, F4, ranks=1000) == 0
