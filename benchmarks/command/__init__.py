@@ -59,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
     from outpace.benchmarks.sweeps import slurm
     from outpace.benchmarks.trace.checkpoint import GOES_ON
 
+    slurm.check_allocation()
     ended = launcher.launch(module_of(options.program), options.workers, options.flags)
     if explained := launcher.explain(ended, _folder(options.flags)):
         print(explained, file=sys.stderr)
@@ -85,7 +86,7 @@ def sweep(options: argparse.Namespace) -> int:
         print(manifest(described.points), end="")
         return 0
     if options.status:
-        return runner.status(described)
+        return runner.status(described, options.verbose)
     if options.point:
         return runner.run_one(described, options.point, options.retry_failed, options.requeue)
     if options.slurm:

@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
     does.add_argument(
         "--point", type=_positive, metavar="K", help="run the K-th point only, as a task of an array does"
     )
+    one.add_argument("-v", "--verbose", action="store_true", help="with --status: list the points")
     one.add_argument("--retry-failed", action="store_true", help="run failed points again, too")
     _add_requeue(one)
     one.set_defaults(command="sweep")
