@@ -128,7 +128,7 @@ def plot(options: argparse.Namespace) -> int:
         print("\n".join(figures.describe()))
         return 0
     out = options.out or Path(f"{options.figure}.pdf")
-    figures.draw(options.figure, options.files, out)
+    figures.draw(options.figure, options.files, out, options.where, options.group_by, options.loss)
     print(f"wrote {out}")
     return 0
 
@@ -138,7 +138,7 @@ def export(options: argparse.Namespace) -> int:
 
     out = options.csv or options.parquet
     write = write_csv if options.csv else write_parquet
-    print(f"wrote {write(options.files, out)} row(s) into {out}")
+    print(f"wrote {write(options.files, out, options.where, options.loss)} row(s) into {out}")
     return 0
 
 

@@ -123,7 +123,7 @@ def summary(run: Run) -> Table:
         else:
             rows["samples/s"] = "not given: the loss did not fall"
         for name in ("compute_s", "injected_s", "wait_s"):
-            rows[f"{name[:-2]}, s"] = _quantiles(steps[name])
+            rows[f"{name[:-2]}, s"] = _of_a_step(steps["rank"], steps[name])
         rows["time by rank, %"] = _time_by_rank(run)
         rows["staleness"] = f"mean {steps['staleness'].mean():.2f}, largest {steps['staleness'].max()}"
         rows["steps by rank"] = " ".join(map(str, np.bincount(steps["rank"], minlength=a["n_workers"])))
@@ -158,8 +158,14 @@ def _course(run: Run, name: str) -> str:
     return f"{values[0]:.5g} -> {values[-1]:.5g} ({len(values)} evaluations)" if len(values) else "not evaluated"
 
 
-def _quantiles(values: np.ndarray) -> str:
-    return "median {:.4g}, p5 {:.4g}, p95 {:.4g}".format(*np.quantile(values, [0.5, 0.05, 0.95]))
+def _of_a_step(rank: np.ndarray, values: np.ndarray) -> str:
+    """Quantiles of a step, for each rank that made some: a slow rank has few steps, and none of them in the quantiles
+    of all."""
+    lines = []
+    for r in np.unique(rank):
+        told = "median {:.4g}, p5 {:.4g}, p95 {:.4g}".format(*np.quantile(values[rank == r], [0.5, 0.05, 0.95]))
+        lines.append(f"rank {r:<4} {told}")
+    return "\n".join(lines)
 
 
 def _time_by_rank(run: Run) -> str:
