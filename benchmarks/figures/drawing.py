@@ -4,7 +4,7 @@ Fewer than ten repetitions are drawn thin with their median thick, ten or more a
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from outpace.benchmarks.figures.grouping import repetitions
 from outpace.benchmarks.figures.looks import label_of, look_of
-from outpace.benchmarks.figures.page import NO_BREAK
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
@@ -42,9 +41,10 @@ def draw_curves(
     Instead of a column, y may be what makes its values from the run. A `share` is drawn from 0, the worst, to 1; other
     columns are the worse the larger they are.
     """
-    frame([axes], plot_curves(runs, runs, axes, x[0], y[0], log, share), x[1], log, share)
+    drawn, unseen = plot_curves(runs, runs, axes, x[0], y[0], log, share)
+    frame([axes], drawn, x[1], log, share)
     axes.set_ylabel(y[1])
-    return how_repeated(repetitions(runs))
+    return together([how_repeated(repetitions(runs)), *unseen])
 
 
 def plot_curves(
@@ -56,17 +56,16 @@ def plot_curves(
     log: bool = False,
     share: bool = False,
     told: bool = False,
-) -> list[Curve]:
-    """Plot the curves of some runs of a figure; return one for each run. `told`: a title names their stragglers."""
+) -> tuple[list[Curve], list[str]]:
+    """Plot the curves of some runs of a figure; return one for each run, and of those that have no point to draw the
+    names and why. `told`: a title names their stragglers."""
     worst = 0.0 if share else math.inf
-    drawn = []
+    drawn, unseen = [], []
     for group in repetitions(runs):
         look = look_of(group[0], of_figure, told)
         curves = [_curve(run, x, y, worst) for run in group]
         drawn += curves
         label = (group[0].name if told else label_of(group[0], of_figure)) + how_ended(group)
-        if log and not any(values.any() for _, values in curves):
-            label += f", exactly{NO_BREAK}0"
         if len(group) > 1:
             grid, table = _on_one_grid(group, curves, worst)
             if len(group) < INTERVAL_FROM:
@@ -79,9 +78,9 @@ def plot_curves(
         shown = np.isfinite(ys) & (ys > 0 if log else True)  # matplotlib cannot space markers along nothing
         if shown.any():
             axes.plot(xs[shown], ys[shown], label=label, markevery=0.15, **look)
-        else:  # the legend tells of it, and shows no curve
-            axes.plot([], [], label=label, **look | NOTHING)
-    return drawn
+        else:
+            unseen.append(f"{'not finite' if ys.any() else 'exactly 0'}: {group[0].name}{how_ended(group)}")
+    return drawn, list(dict.fromkeys(unseen))
 
 
 def frame(
@@ -176,7 +175,10 @@ def draw_points(
     unit = np.median(base) if base else 1.0
     xs = sorted(values)
     medians = np.minimum([np.median(values[x]) / unit for x in xs], most)
-    axes.plot(xs, medians, label=label, **(look if np.isfinite(medians).any() else look | NOTHING))
+    if np.isfinite(medians).any():
+        axes.plot(xs, medians, label=label, **look)
+    elif label:  # the legend tells of it, and shows no curve
+        axes.plot([], [], label=f"{label}, never", **look | NOTHING)
     for x in xs:
         each = np.minimum(np.array(values[x]) / unit, most)
         if len(each) < INTERVAL_FROM or (base and len(base) < INTERVAL_FROM):
@@ -214,10 +216,13 @@ def _ratio_interval(values: list[float], base: list[float]) -> tuple[float, floa
     return float(low), float(high)
 
 
-def told_of_points(groups: Sequence[Sequence[Any]], beside: bool = False) -> str:
-    """The same of points: single ones are open, and programs may stand `beside` their tick."""
-    note = how_repeated(groups, "open")
-    return "; ".join(filter(None, [note, "curves side by side at each n" if beside else ""]))
+def told_of_points(groups: Sequence[Sequence[Any]], beside: str = "") -> str:
+    """The same of points: single ones are open, and curves may stand side by side at each value of `beside`."""
+    return together([how_repeated(groups, "open"), beside and f"curves side by side at each {beside}"])
+
+
+def together(notes: Iterable[str]) -> str:
+    return "; ".join(filter(None, notes))
 
 
 def how_repeated(groups: Sequence[Sequence[Any]], single: str = "thin") -> str:

@@ -13,6 +13,7 @@ from outpace.benchmarks.figures.drawing import (
     log_ticks,
     plot_curves,
     side_by_side,
+    together,
     told_of_points,
 )
 from outpace.benchmarks.figures.grouping import SIZE, check_same_surroundings, grouped, repetitions
@@ -61,7 +62,7 @@ def heterogeneity(runs: Sequence[Run], figure: "Figure", target: float | None = 
         axes.set_xlim(counts[0] / 1.25, counts[-1] * 1.25)
         log_axis(axes)
         axes.set_xlabel("workers n")
-    return told_of_points(groups, beside=len(labels) > 1)
+    return told_of_points(groups, "n" if len(labels) > 1 else "")
 
 
 def loss_facets(runs: Sequence[Run], figure: "Figure") -> str:
@@ -74,18 +75,20 @@ def loss_facets(runs: Sequence[Run], figure: "Figure") -> str:
     tallest = [max(title.count("\n") for title in row) for row in titles]
     figure.set_size_inches(width, 0.3 + sum(0.75 * HEIGHT + LINE_HEIGHT * lines for lines in tallest))
     panels = figure.subplots(len(levels), columns, sharex=True, sharey=True, squeeze=False)
-    groups, drawn = [], []
+    groups, drawn, unseen = [], [], list[str]()
     for (_, of_level), row, texts in zip(levels, panels, titles, strict=True):
         for n, axes, text in zip(counts, row, texts, strict=True):
             axes.set_title(text)
             here = [run for run in of_level if run.attrs["n_workers"] == n]
-            drawn += plot_curves(here, runs, axes, "t_s", "loss", told=True)
+            curves, left_out = plot_curves(here, runs, axes, "t_s", "loss", told=True)
+            drawn += curves
+            unseen += left_out
             groups += repetitions(here)
         row[0].set_ylabel("loss")
     frame(list(panels.flat), drawn, "time (s)")
     for axes in panels[:-1].flat:
         axes.set_xlabel("")
-    return how_repeated(groups)
+    return together([how_repeated(groups), *dict.fromkeys(unseen)])
 
 
 def splits(runs: Sequence[Run], figure: "Figure") -> str:

@@ -112,7 +112,7 @@ def steps_rate(runs: Sequence[Run], figure: "Figure") -> str:
     traffic.set_xlabel("workers n")
     rate.set_ylabel("gradients/s")
     traffic.set_ylabel("busiest rank: MB per\ngradient of each worker")
-    return told_of_points(groups, beside=len(curves) > 1)
+    return told_of_points(groups, "n" if len(curves) > 1 else "")
 
 
 def batches(runs: Sequence[Run], figure: "Figure") -> str:
@@ -120,13 +120,15 @@ def batches(runs: Sequence[Run], figure: "Figure") -> str:
     rounds, passes = figure.subplots(2, 1, sharex=True)
     figure.set_figheight(2 * HEIGHT)
     groups = []
-    for members in grouped(runs):
+    programs = grouped(runs)
+    for k, members in enumerate(programs):
         look = look_of(members[0], runs, told=True)
+        place = side_by_side(k, len(programs))  # two with one law would coincide
         per_epoch: dict[float, list[float]] = {}
         to_target: dict[float, list[float]] = {}
         for run in members:
             check_same_settings(members[0], run, besides=("batch_size", "compute_time"))
-            b = run.config["batch_size"]
+            b = place * run.config["batch_size"]
             per_epoch.setdefault(b, []).append(run.rounds_per_step())
             to_target.setdefault(b, []).append(run.effort_to(1e-8))
         groups += list(to_target.values())
@@ -145,7 +147,7 @@ def batches(runs: Sequence[Run], figure: "Figure") -> str:
     passes.set_xlabel("batch size b of all workers together")
     rounds.set_ylabel("rounds per epoch")
     passes.set_ylabel("passes to 1e-8 of the\nstart's suboptimality")
-    return told_of_points(groups)
+    return told_of_points(groups, "b" if len(programs) > 1 else "")
 
 
 def step_sizes(runs: Sequence[Run], figure: "Figure") -> str:

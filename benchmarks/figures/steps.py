@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.benchmarks.figures.drawing import INTERVAL_FROM, how_ended, how_repeated, interval_of_median
+from outpace.benchmarks.figures.drawing import INTERVAL_FROM, how_ended, how_repeated, interval_of_median, together
 from outpace.benchmarks.figures.grouping import repetitions
 from outpace.benchmarks.figures.looks import LAW, label_of, look_of
 from outpace.benchmarks.figures.page import ENTRY, LINE, LINE_HEIGHT, NO_BREAK, line_count, wrapped
@@ -164,7 +164,7 @@ def staleness(runs: Sequence[Run], figure: "Figure") -> str:
     panels[0].set_yticks(decades, [f"{100 * share:g} %" for share in decades])
     panels[0].set_yticks([], minor=True)
     panels[-1].set_xlabel("staleness (gradients applied meanwhile)")
-    return "; ".join(filter(None, [how_repeated(groups), *constant]))
+    return together([how_repeated(groups), *constant])
 
 
 def _window(run: Run) -> tuple[float, float]:
