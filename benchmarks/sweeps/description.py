@@ -239,4 +239,8 @@ class _Description:
 
 
 def _matches(settings: dict[str, Any], rule: Values) -> bool:
-    return all(key in settings and settings[key] in values for key, values in rule.items())
+    return all(key in settings and any(_same(settings[key], each) for each in rule[key]) for key in rule)
+
+
+def _same(one: Any, other: Any) -> bool:
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)  # true is no 1

@@ -73,9 +73,10 @@ def _parse(program: str, Config: type[Any], flags: Sequence[str]) -> tuple[Any, 
         with redirect_stdout(said), redirect_stderr(said):
             return parse_flags(program, Config, flags)
     except SystemExit:
-        lines = [line.strip("│ ") for line in said.getvalue().splitlines()]
+        lines = [line.strip("│| ") for line in said.getvalue().splitlines()]
         heading = re.sub(r"[╭╮─]", "", lines[0]).strip() if lines else "refused"
         body = list(itertools.takewhile(lambda line: line and not line.startswith("─"), lines[1:]))
+        body = [line for line in body if line.strip("-")]  # rules, where the encoding has no box
         raise UserError(f"{heading}: {' '.join(body)}") from None
 
 

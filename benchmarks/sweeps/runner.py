@@ -1,6 +1,5 @@
 """Running a sweep here, one point after the other, and telling how it stands."""
 
-import os
 import signal
 import sys
 import time
@@ -136,7 +135,7 @@ def run_here(sweep: Sweep, retry_failed: bool, requeue: bool) -> int:
     slurm.check_allocation()
     prepare(sweep)
     found = _survey_anyway(sweep)
-    room = int(os.environ.get("SLURM_NTASKS", 0))
+    room = slurm.room()
     chosen = wanted(found, retry_failed)
     todo = [point for point in chosen if not room or point.ranks <= room]
     report = Report(len(found), sum(standing.state in FINISHED for standing in found.values()), todo)
@@ -178,7 +177,7 @@ def run_one(sweep: Sweep, number: int, retry_failed: bool, requeue: bool) -> int
     prepare(sweep)
     point = sweep.points[number - 1]
     print(f"{point.id} {point.label}", flush=True)
-    if retry_failed or "SLURM_RESTART_COUNT" in os.environ:
+    if retry_failed or slurm.of_job("SLURM_RESTART_COUNT"):
         points.forgive(point)
     with points.Signals() as signals:
         try:

@@ -114,20 +114,31 @@ def queued(folder: Path) -> dict[str, str]:
     return found
 
 
+def of_job(name: str) -> str:
+    """This variable of the job that we are in; empty outside of one, whatever else has set it."""
+    return os.environ.get(name, "") if os.environ.get("SLURM_JOB_ID") else ""
+
+
 def check_allocation() -> None:
     """Raise UserError in a heterogeneous job: launchers would use its first component alone."""
-    components = int(os.environ.get("SLURM_HET_SIZE", 1))
-    if components > 1:
+    components = of_job("SLURM_HET_SIZE") or "1"
+    if components != "1":
         raise UserError(f"a heterogeneous Slurm job of {components} components; a run takes the ranks of one job alone")
+
+
+def room() -> int:
+    """How many tasks the job has that we are in; 0 outside of one, and where Slurm does not say."""
+    tasks = of_job("SLURM_NTASKS")
+    return int(tasks) if tasks.isdigit() else 0
 
 
 def requeue() -> None:
     """Ask Slurm for another turn of this job; a line where it refuses. Outside of a job nothing happens."""
-    job = os.environ.get("SLURM_JOB_ID")
+    job = of_job("SLURM_JOB_ID")
     if not job:
         return
-    if "SLURM_ARRAY_JOB_ID" in os.environ:
-        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    if of_job("SLURM_ARRAY_JOB_ID"):
+        job = f"{of_job('SLURM_ARRAY_JOB_ID')}_{of_job('SLURM_ARRAY_TASK_ID')}"
     print(f"job {job} is requeued", flush=True)
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
     if done.returncode:

@@ -43,7 +43,13 @@ def tables_of(table: dict[str, Any], key: str) -> list[Any]:
 def values_of_table(table: Any, where: str) -> Values:
     if not isinstance(table, dict):
         raise UserError(f"{where} must be a table")
-    return {key.replace("_", "-"): values_of(value, f"{where}: {key}") for key, value in table.items()}
+    found: Values = {}
+    for key, value in table.items():
+        name = key.replace("_", "-")
+        if name in found:
+            raise UserError(f"{where}: {name} is given twice, with - and with _")
+        found[name] = values_of(value, f"{where}: {key}")
+    return found
 
 
 def values_of(value: Any, where: str) -> list[Any]:

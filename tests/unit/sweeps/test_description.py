@@ -151,6 +151,8 @@ ERRORS = [
     (BASE + "folder = '$NO_SUCH_VARIABLE/runs'", "folder: '$NO_SUCH_VARIABLE/runs' names a user or a variable"),
     (BASE + "[flags]\ngeometry = '--overwrite'", "[flags]: geometry is '--overwrite'; it must be true or false"),
     (BASE + "[flags]\nstragglers = '--overwrite'", "--stragglers: unknown name '--overwrite'"),
+    (BASE + "[flags]\nstep-size = 1\nstep_size = 2", "[flags]: step-size is given twice, with - and with _"),
+    (BASE.replace("2", "1") + "[[exclude]]\nworkers = true", "[[exclude]] number 1 fits no point"),
     (BASE + "[flags]\nseed = true", "[flags]: seed is True; it must be a text or a number"),
     (BASE + "[flags]\nepochs = [1, true]", "[flags]: epochs is True; it must be a text or a number"),
     ('programs = ["-m.py"]\nworkers = 2', "programs: unknown program '-m.py'"),

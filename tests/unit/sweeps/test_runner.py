@@ -136,6 +136,7 @@ def test_a_sweep_in_one_job_has_another_turn_where_this_one_finished_a_point(poi
 def test_a_point_that_failed_meanwhile_is_not_run(point, launcher, monkeypatch):
     """By another runner, or by the same array submitted twice; a requeued job does not mind its own earlier life."""
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     sweep = Sweep("one", point.target.parent, [point])
     found = runner.survey(sweep)
     launcher("exit 3")
@@ -145,6 +146,9 @@ def test_a_point_that_failed_meanwhile_is_not_run(point, launcher, monkeypatch):
     assert runner.run_one(sweep, 1, retry_failed=False, requeue=True) == 1
     assert point.beside(".log").read_text().count(" UTC, ") == 1
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert runner.run_one(sweep, 1, retry_failed=False, requeue=True) == 1  # somebody's variable, and no job
+    assert point.beside(".log").read_text().count(" UTC, ") == 1
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert runner.run_one(sweep, 1, retry_failed=False, requeue=True) == 1
     assert point.beside(".log").read_text().count(" UTC, ") == 2
 

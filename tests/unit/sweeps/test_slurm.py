@@ -161,6 +161,18 @@ def test_sweeps_of_the_same_points_in_two_folders_have_jobs_of_their_own(sbatch,
 def test_a_heterogeneous_job_is_refused(tmp_path, monkeypatch, capsys, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_HET_SIZE", "2")
+    slurm.check_allocation()  # outside of a job it says nothing
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert command.main(words) == 2
     assert "a heterogeneous Slurm job of 2 components" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
+
+
+def test_tasks_are_those_of_a_job(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    assert slurm.room() == 0
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert slurm.room() == 4
+    monkeypatch.setenv("SLURM_NTASKS", "")
+    assert slurm.room() == 0
