@@ -54,8 +54,8 @@ def test_steps_of_a_slow_rank_are_not_lost_among_those_of_the_others(tmp_path: P
             values = {"rank": slow, "injected_s": 0.045 * slow}.get(name, np.ones(len(slow)))
             del file["steps"][name]
             file["steps"][name] = values.astype(column.dtype)
-    told = "rank {}    median {}, p5 {}, p95 {}".format
-    assert shown(path)["injected, s"].splitlines() == [told(0, 0, 0, 0), told(1, 0.045, 0.045, 0.045)]
+    assert shown(path)["injected, s"] == "medians by rank 0 0.045; of all p5 0, p95 0"
+    assert shown(path)["compute, s"] == "medians by rank 1 each; of all p5 1, p95 1"
 
 
 def test_damage_anywhere_is_a_user_error(tmp_path: Path) -> None:
