@@ -120,7 +120,7 @@ def test_signal_leads_to_checkpoint_requeue_and_a_whole_trace(job, way: str) -> 
     time.sleep(3)
     job.call("scancel", "--signal=USR1", *(["--batch"] if way == "batch" else []), array, alone)
     job.cluster.until(lambda: job.states() == ["partial"] * 2, 15, job.told)
-    assert "goes on from its checkpoint" in job.outpace("sweep", job.file, "--status")
+    assert "goes on from its checkpoint" in job.outpace("sweep", job.file, "--status", "--verbose")
     job.until_done(60)
     assert [restarts(job, array, task) for task in (1, 2)] == [1, 1]
     assert set(job.attempts().values()) == {2}
