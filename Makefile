@@ -76,7 +76,7 @@ lint: $(VENV)/developed types  ## ruff, mypy, codespell, shellcheck
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
-	@if command -v shellcheck > /dev/null; then shellcheck -x -P SCRIPTDIR jobscripts/*.sbatch jobscripts/site.env .ci/run; \
+	@if command -v shellcheck > /dev/null; then shellcheck -x -P SCRIPTDIR jobscripts/*.sbatch jobscripts/job.sh jobscripts/site.env .ci/run; \
 	else echo "shellcheck is not installed: scripts not checked"; fi
 
 format: $(VENV)/developed  ## rewrite the sources in the project's format

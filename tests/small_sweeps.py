@@ -23,8 +23,8 @@ def described(tmp_path: Path, text: str) -> Path:
 
 
 def flag(point: Point, name: str) -> str | None:
-    flags = list(point.flags)
-    return flags[flags.index(name) + 1] if name in flags else None
+    """The value of the point's flag, None without it."""
+    return next((each.partition("=")[2] for each in point.flags if each.startswith(f"{name}=")), None)
 
 
 CHECKPOINT = "touch $1.part-0 $1.part-1 $1.part-0.state-1 $1.part-1.state-1"

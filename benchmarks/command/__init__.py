@@ -63,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
     from outpace.benchmarks.sweeps import slurm
     from outpace.benchmarks.trace.checkpoint import GOES_ON
 
+    slurm.check_allocation()
     ended = launcher.launch(module_of(options.program), options.workers, options.flags)
     if explained := launcher.explain(ended, _folder(options.flags)):
         print(explained, file=sys.stderr)
@@ -89,7 +90,7 @@ def sweep(options: argparse.Namespace) -> int:
         print(manifest(described.points), end="")
         return 0
     if options.status:
-        return runner.status(described)
+        return runner.status(described, options.verbose)
     if options.point:
         return runner.run_one(described, options.point, options.retry_failed, options.requeue)
     if options.slurm:
@@ -131,7 +132,7 @@ def plot(options: argparse.Namespace) -> int:
         print("\n".join(figures.describe()))
         return 0
     out = options.out or Path(f"{options.figure}.pdf")
-    figures.draw(options.figure, options.files, out)
+    figures.draw(options.figure, options.files, out, options.where, options.group_by, options.loss)
     print(f"wrote {out}")
     return 0
 
@@ -141,7 +142,7 @@ def export(options: argparse.Namespace) -> int:
 
     out = options.csv or options.parquet
     write = write_csv if options.csv else write_parquet
-    print(f"wrote {write(options.files, out)} row(s) into {out}")
+    print(f"wrote {write(options.files, out, options.where, options.loss)} row(s) into {out}")
     return 0
 
 

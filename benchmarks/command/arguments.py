@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     does.add_argument(
         "--point", type=_positive, metavar="K", help="run the K-th point only, as a task of an array does"
     )
+    one.add_argument("-v", "--verbose", action="store_true", help="with --status: list the points")
     one.add_argument("--retry-failed", action="store_true", help="run failed points again, too")
     _add_requeue(one)
     one.set_defaults(command="sweep")
@@ -73,6 +74,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("figure", nargs="?", metavar="FIGURE")
     one.add_argument("files", nargs="*", type=Path, metavar="FILE")
     one.add_argument("-o", "--out", type=Path, help="file to write, .pdf, .png or .svg; default FIGURE.pdf")
+    _add_where(one)
+    one.add_argument(
+        "--group-by", default="", metavar="NAME", help="a curve for each value of this attribute or flag, too"
+    )
+    _add_loss(one, "of the figure heterogeneity")
     one.set_defaults(command="plot")
 
     one = commands.add_parser(
@@ -81,6 +87,8 @@ def parser() -> argparse.ArgumentParser:
         description="Write one row per run: flags, machine, results.",
     )
     one.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    _add_where(one)
+    _add_loss(one, "of the column time_to_loss_s")
     form = one.add_mutually_exclusive_group(required=True)
     form.add_argument("--csv", type=Path, metavar="OUT")
     form.add_argument("--parquet", type=Path, metavar="OUT", help="needs pyarrow, the extra `parquet`")
@@ -148,6 +156,23 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_requeue(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--requeue", action="store_true", help="after SIGUSR1 have Slurm requeue this job; for scripts")
+
+
+def _add_where(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the traces only those with this attribute or flag, such as workers=8; may be repeated: all names must "
+        "hold, of each one value",
+    )
+
+
+def _add_loss(parser: argparse.ArgumentParser, whose: str) -> None:
+    parser.add_argument(
+        "--loss", type=float, metavar="TARGET", help=f"the loss {whose}; default one that nine of ten runs reach"
+    )
 
 
 def _positive(text: str) -> int:

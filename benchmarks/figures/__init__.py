@@ -6,6 +6,7 @@ matplotlib figure of one column's width, fills it and returns what its readers m
 figure is one function and one row of FIGURES; the first line of its docstring is what `outpace plot` lists.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -26,12 +27,13 @@ from outpace.benchmarks.figures.curves import (
     suboptimality_rounds,
 )
 from outpace.benchmarks.figures.facets import heterogeneity, loss_facets, splits
-from outpace.benchmarks.figures.grouping import compute_per_sample, difference
+from outpace.benchmarks.figures.grouping import apart, compute_per_sample, difference, group_by
 from outpace.benchmarks.figures.page import HEIGHT, WIDTH, add_legend, facts_of, house_style
 from outpace.benchmarks.figures.rates import batches, epoch_time, speed_up, step_sizes, steps_rate
 from outpace.benchmarks.figures.steps import shares, staleness, timeline
 from outpace.benchmarks.trace.files import output
 from outpace.benchmarks.trace.run import Run, load
+from outpace.benchmarks.trace.selection import chosen, key_of
 from outpace.comm.errors import UserError
 
 if TYPE_CHECKING:
@@ -81,11 +83,19 @@ def describe() -> list[str]:
     return [f"{name:{width}}  {(figure.__doc__ or '').splitlines()[0]}" for name, figure in FIGURES.items()]
 
 
-def draw(name: str, paths: Iterable[str | Path], out: str | Path) -> None:
+def draw(
+    name: str,
+    paths: Iterable[str | Path],
+    out: str | Path,
+    where: Sequence[str] = (),
+    by: str = "",
+    loss: float | None = None,
+) -> None:
     """Draw the figure `name` over the traces at `paths` into the file `out`, whose suffix gives the format.
 
-    An existing `out` is replaced at the end, in one step. Raises UserError: unknown figure or suffix, no
-    folder for `out`, a trace that cannot be read, traces that do not belong in one figure.
+    `where` are conditions `NAME=VALUE` on the traces; `by` and `loss` are as in `compose`. An existing `out` is
+    replaced at the end, in one step. Raises UserError: unknown figure or suffix, no folder for `out`, a trace that
+    cannot be read, traces that do not belong in one figure.
     """
     out = Path(out)
     if name not in FIGURES:
@@ -94,39 +104,47 @@ def draw(name: str, paths: Iterable[str | Path], out: str | Path) -> None:
         raise UserError(f"{out}: unknown format '{out.suffix}'; allowed: {', '.join(SUFFIXES)}")
     if not out.parent.is_dir():
         raise UserError(f"{out}: no folder {out.parent}")
-    figure = compose(name, load(paths))
+    figure = compose(name, chosen(load(paths), where), by, loss)
     with house_style(), output(out) as file:
         figure.savefig(file, format=out.suffix[1:])
 
 
-def compose(name: str, runs: Sequence[Run]) -> "Figure":
-    """The figure `name` over the runs, as a matplotlib figure.
+def compose(name: str, runs: Sequence[Run], by: str = "", loss: float | None = None) -> "Figure":
+    """The figure `name` over the runs, as a matplotlib figure; curves are told apart by an attribute or flag `by`, too.
+    `loss` is that to which `heterogeneity` takes the time.
 
     Raises UserError: no runs, runs that do not belong in one figure, a column the figure needs is missing.
     """
     if not runs:
         raise UserError(f"{name}: no trace given")
-    _check_shared(name, runs)
+    if by:
+        group_by(by, runs)
+    _check_shared(name, runs, key_of(by))
+    draws = FIGURES[name]
+    if loss is not None:
+        if name != "heterogeneity":
+            raise UserError(f"{name}: --loss is of the figure heterogeneity")
+        draws = functools.partial(heterogeneity, target=loss)
     with house_style():
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-        note = FIGURES[name](runs, figure)
+        note = draws(runs, figure)
         facts = figure.suptitle(facts_of(runs, note, figure.get_figwidth()), x=0.01, ha="left", color="0.3")
         figure.set_figheight(figure.get_figheight() + facts.get_window_extent().height / figure.dpi)
         add_legend(figure)
     return figure
 
 
-def _check_shared(name: str, runs: Sequence[Run]) -> None:
+def _check_shared(name: str, runs: Sequence[Run], by: str) -> None:
     for run in runs[1:]:
         for attribute in SHARED:
             values = runs[0].attrs[attribute], run.attrs[attribute]
-            if attribute not in ABOUT.get(name, ()) and values[0] != values[1]:
-                so = "one figure holds one" + (_equal_workers(runs[0], run) if attribute == "n_workers" else "")
-                raise difference(runs[0], run, attribute, *values, so)
+            if attribute not in (*ABOUT.get(name, ()), by) and values[0] != values[1]:
+                so = f"one figure holds one{_equal_workers(runs[0], run) if attribute == 'n_workers' else ''}"
+                raise difference(runs[0], run, attribute, *values, f"{so}; {apart(attribute)}")
         compute = compute_per_sample(runs[0]), compute_per_sample(run)
-        if not math.isclose(*compute, rel_tol=1e-6):
+        if by not in ("compute_time", "batch_size") and not math.isclose(*compute, rel_tol=1e-6):
             raise difference(runs[0], run, "compute time per sample", *compute, "one figure holds one")
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from outpace.benchmarks.figures.drawing import draw_curves, how_ended, log_axis
 from outpace.benchmarks.figures.grouping import repetitions
-from outpace.benchmarks.figures.looks import DASHES, LAW, look_of
+from outpace.benchmarks.figures.looks import DASHES, LAW, label_of, look_of
 from outpace.benchmarks.figures.page import ENTRY, HEIGHT, LINE_HEIGHT, line_count, wrapped
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
@@ -108,7 +108,7 @@ def geometry(runs: Sequence[Run], figure: "Figure") -> str:
             for low, high, alpha in (("snr_p5", "snr_p95", 0.12), ("snr_p25", "snr_p75", 0.2)):
                 bounds = run.column("geometry", low), run.column("geometry", high)
                 ratios.fill_between(epoch, *bounds, color=look["color"], alpha=alpha, linewidth=0)
-            ratios.plot(epoch, run.column("geometry", "snr_p50"), label=group[0].label, markevery=0.2, **look)
+            ratios.plot(epoch, run.column("geometry", "snr_p50"), label=label_of(group[0], runs), markevery=0.2, **look)
     ratios.axhline(2 / math.sqrt(3), label="critical ratio 2/√3", dashes=(5, 2), **LAW)
     densities.set_ylim(0, 1)
     densities.set_ylabel("density")
@@ -126,7 +126,7 @@ def noise(runs: Sequence[Run], figure: "Figure") -> str:
     for group in groups:
         shapes = np.concatenate([_shape(*last[run.path]) for run in group], axis=1)
         skewness, bimodality = map(_span, shapes)
-        title = f"{group[0].label}{how_ended(group)}: skewness {skewness}, bimodality {bimodality}"
+        title = f"{label_of(group[0], runs)}{how_ended(group)}: skewness {skewness}, bimodality {bimodality}"
         titles.append(wrapped(title, ENTRY))
     panels = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     figure.set_figheight(0.3 + 1.2 * len(groups) + LINE_HEIGHT * line_count(titles))

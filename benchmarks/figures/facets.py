@@ -2,49 +2,58 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from outpace.benchmarks.figures.drawing import draw_curves, draw_points, how_ended, how_repeated, log_axis, log_ticks
-from outpace.benchmarks.figures.grouping import grouped, repetitions
-from outpace.benchmarks.figures.looks import DASHES, LAW, look_of, slowness
-from outpace.benchmarks.figures.page import HEIGHT, LINE_HEIGHT, WIDTH, line_count, wrapped
+from outpace.benchmarks.figures.drawing import (
+    draw_points,
+    frame,
+    how_ended,
+    how_repeated,
+    log_axis,
+    log_ticks,
+    plot_curves,
+    side_by_side,
+    together,
+    told_of_points,
+)
+from outpace.benchmarks.figures.grouping import SIZE, check_same_surroundings, grouped, repetitions
+from outpace.benchmarks.figures.looks import LAW, look_of, one_level, slowness
+from outpace.benchmarks.figures.page import HEIGHT, LINE, LINE_HEIGHT, WIDTH, line_count, wrapped
 from outpace.benchmarks.trace.run import Run
+from outpace.benchmarks.trace.target import common_loss
 from outpace.comm.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-REACHED: Final = 0.9  # share of the runs that reach the loss to which times are compared
-ROOM: Final = 0.05  # of the logarithm of what lies between that loss and the start
-APART: Final = 1.025  # factor between the places of two programs at one number of workers, so that neither hides
 
-
-def heterogeneity(runs: Sequence[Run], figure: "Figure") -> str:
-    """Time per epoch and time to a common loss against workers, a row for each heterogeneity level."""
+def heterogeneity(runs: Sequence[Run], figure: "Figure", target: float | None = None) -> str:
+    """Time per epoch and time to a common loss, or to --loss, against workers; a row for each heterogeneity level."""
     levels = _levels(runs)
-    target = _common_loss(runs)
+    target = common_loss(runs) if target is None else target
     counts = sorted({run.attrs["n_workers"] for run in runs})
     labels = {of[0].name: of[0].name + how_ended(of) for of in grouped(runs)}
     figure.set_size_inches(2 * WIDTH, 0.35 + len(levels) * 0.6 * HEIGHT + LINE_HEIGHT * len(levels))
     panels = figure.subplots(len(levels), 2, sharex=True, sharey="col", squeeze=False)
     groups = []
-    measures = [{run.path: run.epoch_time() for run in runs}, {run.path: _time_to(run, target) for run in runs}]
-    slowest = max((seconds for seconds in measures[1].values() if math.isfinite(seconds)), default=1.0)
-    censored = {path: min(seconds, 2 * slowest) for path, seconds in measures[1].items()}
+    epochs = {run.path: run.epoch_time() for run in runs}
+    times = {run.path: _time_to(run, target) for run in runs}
+    reached = [seconds for seconds in times.values() if math.isfinite(seconds)]
+    never = 2 * max(reached, default=1.0)  # where runs stand that do not reach it
     for (title, of_level), row in zip(levels, panels, strict=True):
         groups += repetitions(of_level)
-        if censored != measures[1]:
-            row[1].axhline(2 * slowest, label="not reached", dashes=(1.5, 1.5), **LAW)
+        if len(reached) < len(runs):
+            row[1].axhline(never, label="not reached", dashes=(1.5, 1.5), **LAW)
         for members in grouped(of_level):
-            place = APART ** (list(labels).index(members[0].name) - (len(labels) - 1) / 2)
-            look = look_of(members[0], runs) | {"linestyle": DASHES[0]}
-            for axes, seconds in zip(row, (measures[0], censored), strict=True):
+            for run in members:
+                check_same_surroundings(members[0], run, besides=SIZE)
+            place = side_by_side(list(labels).index(members[0].name), len(labels))
+            look = look_of(members[0], runs, told=True)
+            for axes, seconds, most in zip(row, (epochs, times), (math.inf, never), strict=True):
                 values: dict[float, list[float]] = {}
                 for run in members:
                     values.setdefault(run.attrs["n_workers"] * place, []).append(seconds[run.path])
-                draw_points(axes, values, None, labels[members[0].name], _upper_median, **look)
+                draw_points(axes, values, None, labels[members[0].name], most, **look)
         row[0].set_title(title)
         row[0].set_ylabel("s per epoch")
         row[1].set_ylabel(f"s to loss {target:g}")
@@ -53,7 +62,7 @@ def heterogeneity(runs: Sequence[Run], figure: "Figure") -> str:
         axes.set_xlim(counts[0] / 1.25, counts[-1] * 1.25)
         log_axis(axes)
         axes.set_xlabel("workers n")
-    return how_repeated(groups)
+    return told_of_points(groups, "n" if len(labels) > 1 else "")
 
 
 def loss_facets(runs: Sequence[Run], figure: "Figure") -> str:
@@ -65,28 +74,37 @@ def loss_facets(runs: Sequence[Run], figure: "Figure") -> str:
     titles = [[wrapped(f"{title}, n = {n}", int(14 * width / columns)) for n in counts] for title, _ in levels]
     tallest = [max(title.count("\n") for title in row) for row in titles]
     figure.set_size_inches(width, 0.3 + sum(0.75 * HEIGHT + LINE_HEIGHT * lines for lines in tallest))
-    panels = figure.subplots(len(levels), columns, sharey=True, squeeze=False)
-    groups = []
+    panels = figure.subplots(len(levels), columns, sharex=True, sharey=True, squeeze=False)
+    groups, drawn, unseen = [], [], list[str]()
     for (_, of_level), row, texts in zip(levels, panels, titles, strict=True):
         for n, axes, text in zip(counts, row, texts, strict=True):
             axes.set_title(text)
-            if here := [run for run in of_level if run.attrs["n_workers"] == n]:
-                draw_curves(here, axes, ("t_s", "time (s)"), ("loss", "loss"), facet=True)
-                groups += repetitions(here)
-        for axes in row[1:]:
-            axes.set_ylabel("")
-    return how_repeated(groups)
+            here = [run for run in of_level if run.attrs["n_workers"] == n]
+            curves, left_out = plot_curves(here, runs, axes, "t_s", "loss", told=True)
+            drawn += curves
+            unseen += left_out
+            groups += repetitions(here)
+        row[0].set_ylabel("loss")
+    frame(list(panels.flat), drawn, "time (s)")
+    for axes in panels[:-1].flat:
+        axes.set_xlabel("")
+    return together([how_repeated(groups), *dict.fromkeys(unseen)])
 
 
 def splits(runs: Sequence[Run], figure: "Figure") -> str:
-    """Final loss over that of AllReduce-SGD with the same seed, by split and number of workers."""
+    """Final loss over that of AllReduce-SGD with the same seed, by split, number of workers and stragglers."""
 
-    def world(run: Run) -> tuple[int, bool, str]:
-        return run.attrs["n_workers"], run.attrs["split"] != "iid", run.attrs["split"]
+    def world(run: Run) -> tuple[Any, ...]:
+        split, stragglers = run.attrs["split"], run.attrs["stragglers"]
+        return run.attrs["n_workers"], split != "iid", split, slowness(run), stragglers
 
-    base = {(world(run), run.attrs["seed"]): run for run in runs if run.attrs["algorithm"] == "allreduce_sgd"}
-    worlds = sorted({world(run) for run in runs})
-    groups = [group for place in worlds for group in repetitions([run for run in runs if world(run) == place])]
+    def pair(run: Run) -> tuple[Any, ...]:
+        return world(run), run.attrs["seed"], run.group
+
+    base = {pair(run): run for run in runs if run.attrs["algorithm"] == "allreduce_sgd"}
+    worlds = {world(run): run for run in sorted(runs, key=world)}
+    places = list(worlds)
+    groups = [group for place in places for group in repetitions([run for run in runs if world(run) == place])]
     others = [members for members in grouped(runs) if members[0].attrs["algorithm"] != "allreduce_sgd"]
     if not others:
         raise UserError(f"splits: {runs[0].path}: needs runs of a program beside AllReduce-SGD")
@@ -94,24 +112,32 @@ def splits(runs: Sequence[Run], figure: "Figure") -> str:
     for i, members in enumerate(others):
         ratios: dict[float, list[float]] = {}
         for run in members:
-            reference = base.get((world(run), run.attrs["seed"]))
+            reference = base.get(pair(run))
             if reference is None:
-                raise UserError(f"splits: {run.path}: no run of AllReduce-SGD with its split, workers and seed")
-            place = worlds.index(world(run)) + 0.5 * ((i + 0.5) / len(others) - 0.5)
+                raise UserError(
+                    f"splits: {run.path}: no run of AllReduce-SGD with its split, workers, stragglers and seed"
+                )
+            place = places.index(world(run)) + 0.5 * ((i + 0.5) / len(others) - 0.5)
             ratios.setdefault(place, []).append(run.final_loss() / reference.final_loss())
         largest = max(largest, *(max(each) for each in ratios.values()))
-        look = {**look_of(members[0], runs), "linestyle": ""}
+        look = {**look_of(members[0], runs, told=True), "linestyle": ""}
         draw_points(axes, ratios, None, label=members[0].name + how_ended(members), **look)
     axes.axhline(1, label="AllReduce-SGD", dashes=(5, 2), **LAW)
     if largest > 3:
         log_axis(axes)
-    axes.set_xlim(-0.5, len(worlds) - 0.5)
-    names = [f"n = {n}\n" + split.replace(":", "\n") for n, _, split in worlds]
+    axes.set_xlim(-0.5, len(places) - 0.5)
+    room = int(LINE * 0.75 / len(places))  # characters below each place
+    names = [_world_in_words(run, one_level(runs), room) for run in worlds.values()]
     figure.set_figheight(HEIGHT + LINE_HEIGHT * (max(line_count([name]) for name in names) - 1))
-    axes.set_xticks(range(len(worlds)), names)
-    axes.set_xlabel("workers n and split of the samples")
-    axes.set_ylabel("final loss over\nthat of AllReduce-SGD")
-    return how_repeated(groups)
+    axes.set_xticks(range(len(places)), names)
+    axes.set_xlabel("workers n and split of the samples" + ("" if one_level(runs) else ", stragglers"))
+    axes.set_ylabel("final loss over\nthat of\nAllReduce-SGD")
+    return told_of_points(groups)
+
+
+def _world_in_words(run: Run, without_level: bool, room: int) -> str:
+    lines = [f"n = {run.attrs['n_workers']}", *run.attrs["split"].split(":")]
+    return "\n".join(lines if without_level else [*lines, wrapped(run.level, max(room, 8))])
 
 
 def _levels(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
@@ -125,33 +151,7 @@ def _levels(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
     return [(f"{of[0].level}, {of[0].attrs['split']}" if len(splits) > 1 else of[0].level, of) for of in ordered]
 
 
-def _common_loss(runs: Sequence[Run]) -> float:
-    """The loss that 90 % of the runs reach, relaxed by 5 % towards the start on a logarithmic scale, to two digits.
-
-    Without that room it would be chance whether the next run reaches it.
-    """
-    lowest, starts = [], []
-    for run in runs:
-        loss = run.column("evaluations", "loss")
-        finite = loss[np.isfinite(loss)]
-        if not len(finite):
-            raise UserError(f"{run.path}: no finite loss in /evaluations")
-        lowest.append(float(finite.min()))
-        starts.append(float(finite[0]))
-    target = float(np.quantile(lowest, REACHED, method="inverted_cdf"))
-    if target <= 0:
-        return target
-    target *= (float(np.median(starts)) / target) ** ROOM
-    unit = 10.0 ** (math.floor(math.log10(target)) - 1)
-    return float(f"{math.ceil(target / unit - 1e-9) * unit:.2g}")
-
-
 def _time_to(run: Run, target: float) -> float:
     """Seconds to the target, infinite in a run that does not reach it."""
     seconds = run.time_to_loss(target)
     return math.inf if seconds is None else seconds
-
-
-def _upper_median(values: list[float]) -> float:
-    """Of an even number the larger of the two in the middle: between a time and none there is no mean."""
-    return sorted(values)[len(values) // 2]

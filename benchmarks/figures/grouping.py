@@ -1,13 +1,30 @@
 """Which runs belong together in a figure."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 from outpace.benchmarks.figures.looks import order_of
 from outpace.benchmarks.trace.run import Run
+from outpace.benchmarks.trace.selection import check_known, values_of
 from outpace.comm.errors import UserError
 
+SIZE: Final = ("cores", "n_nodes")  # of the machine, which may grow with the workers
+# What of the machine and the software two repetitions have in common.
+SURROUNDINGS: Final = (
+    "outpace_version",
+    "git_commit",
+    "mpi_library",
+    "thread_level",
+    "cpu_model",
+    *SIZE,
+    "gpu",
+    "backend",
+    "python_version",
+    "numpy_version",
+    "mpi4py_version",
+    "cupy_version",
+)
 # Flags that say how long a run is, which seed it has and where it is written.
 NOT_SETTINGS: Final = frozenset({"seed", "epochs", "time_budget", "evaluations", "out", "scratch", "overwrite", "anew"})
 
@@ -22,7 +39,8 @@ def grouped(runs: Sequence[Run], *attributes: str) -> list[list[Run]]:
 
 
 def repetitions(runs: Sequence[Run]) -> list[list[Run]]:
-    """The runs grouped into repetitions. Raises UserError where two differ in more than seed and length."""
+    """The runs grouped into repetitions. Raises UserError where two differ in more than seed and length, their machine
+    and software included."""
     groups = grouped(runs, "stragglers", "n_workers")
     for group in groups:
         for run in group[1:]:
@@ -31,19 +49,47 @@ def repetitions(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def check_same_settings(first: Run, run: Run, besides: Collection[str] = ()) -> None:
-    for key in sorted((first.config.keys() | run.config.keys()) - NOT_SETTINGS - set(besides)):
-        values = first.config.get(key), run.config.get(key)
-        if values[0] != values[1]:
-            raise difference(first, run, key, *values, "so they cannot stand for the same program")
+    flags = sorted((first.config.keys() | run.config.keys()) - NOT_SETTINGS - set(besides))
+    _check_same(first, run, [(key, first.config.get(key), run.config.get(key)) for key in flags])
     inputs = [json.loads(each.attrs.get("inputs", "{}")) for each in (first, run)]
-    for name in inputs[0].keys() & inputs[1].keys():
-        values = inputs[0][name][:8], inputs[1][name][:8]
-        if values[0] != values[1]:
-            raise difference(first, run, f"the contents of {name}", *values, "so they are not of the same run")
+    both = sorted(inputs[0].keys() & inputs[1].keys())
+    _check_same(first, run, [(f"the contents of {name}", inputs[0][name][:8], inputs[1][name][:8]) for name in both])
+    check_same_surroundings(first, run)
+
+
+def check_same_surroundings(first: Run, run: Run, besides: Collection[str] = ()) -> None:
+    """Raise UserError where two runs of one curve were made by different machines or software."""
+    _check_same(first, run, [(key, _first(first, key), _first(run, key)) for key in SURROUNDINGS if key not in besides])
+
+
+def _check_same(first: Run, run: Run, values: Iterable[tuple[str, Any, Any]]) -> None:
+    for key, one, other in values:
+        if one != other:
+            raise difference(first, run, key, one, other, f"so they cannot share a curve; {apart(key)}")
+
+
+def group_by(name: str, runs: Sequence[Run]) -> None:
+    """Have the runs told apart by this attribute or flag, in names and looks. Raises UserError where none has it."""
+    check_known(name, runs, "--group-by")
+    values = {run.path: _first(run, name) for run in runs}
+    numbers = all(isinstance(value, int | float) for value in values.values())
+    order = sorted(set(values.values()) if numbers else {str(value) for value in values.values()})
+    for run in runs:
+        value = values[run.path]
+        run.group = order.index(value if numbers else str(value)), f"{name} {value}"
+
+
+def _first(run: Run, name: str) -> Any:
+    return next(iter(values_of(run, name)), None)
 
 
 def difference(first: Run, second: Run, what: str, one: Any, other: Any, so: str) -> UserError:
     return UserError(f"{first.path} and {second.path} differ in {what} ({one}, {other}): {so}")
+
+
+def apart(name: str) -> str:
+    """How runs that differ in an attribute or flag come into figures all the same."""
+    return f"--group-by {name} draws a curve for each, --where {name}=VALUE takes one"
 
 
 def compute_per_sample(run: Run) -> float:

@@ -1,5 +1,5 @@
-"""How a run looks in every figure: one colour and marker for each program, one dash pattern for each straggler setting,
-so that a print in grey can be read."""
+"""How a run looks in every figure: one colour and marker for each program, one dash pattern for each straggler setting
+and group, so that a print in grey can be read."""
 
 import math
 from collections.abc import Sequence
@@ -29,23 +29,40 @@ DASHES: Final = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (
 LAW: Final[dict[str, Any]] = {"color": "0.25", "linewidth": 0.9, "zorder": 4}  # a law or a reference, always dashed
 
 
-def look_of(run: Run, runs: Sequence[Run]) -> dict[str, Any]:
-    """Colour and marker of the run's program, dashes of its stragglers among those of the figure."""
-    algorithm, stragglers = run.attrs["algorithm"], run.attrs["stragglers"]
+def look_of(run: Run, runs: Sequence[Run], told: bool = False) -> dict[str, Any]:
+    """Colour and marker of the run's program, dashes of its stragglers and group among those of the figure: of its
+    group alone where its stragglers are `told` by an axis or a title."""
+    algorithm = run.attrs["algorithm"]
     others = sorted({other.attrs["algorithm"] for other in runs} - PALETTE.keys())
-    colour, marker = VARIANTS.get(run.name) or PALETTE.get(algorithm) or OTHERS[others.index(algorithm) % len(OTHERS)]
-    levels = sorted({(slowness(other), other.attrs["stragglers"]) for other in runs})
-    texts = ["none", *(text for _, text in levels if text != "none")]
-    if len(texts) > len(DASHES):
-        raise UserError(f"{len(texts) - 1} straggler settings in one figure; allowed: {len(DASHES) - 1} besides none")
-    return {"color": colour, "marker": marker, "linestyle": DASHES[texts.index(stragglers)]}
+    colour, marker = VARIANTS.get(run.title) or PALETTE.get(algorithm) or OTHERS[others.index(algorithm) % len(OTHERS)]
+    full_speed = (1.0, 0), "none"
+    levels = {other.path: full_speed if told else (slowness(other), other.attrs["stragglers"]) for other in runs}
+    solid = full_speed, min(other.group for other in runs)  # whether a run has it or not
+    settings = sorted({solid} | {(levels[other.path], other.group) for other in runs})
+    if len(settings) > len(DASHES):
+        raise UserError(
+            f"{len(settings) - 1} settings of stragglers and groups in one figure; allowed: {len(DASHES) - 1} besides "
+            "none; --where takes some of the traces"
+        )
+    return {"color": colour, "marker": marker, "linestyle": DASHES[settings.index((levels[run.path], run.group))]}
 
 
 def order_of(run: Run) -> tuple[Any, ...]:
-    """The key by which figures sort their runs: the palette's order, the run's name, how slow it is made, workers."""
+    """The key by which figures sort their runs: the palette's order, the run's title and group, how slow it is made,
+    workers."""
     algorithm, known = run.attrs["algorithm"], list(PALETTE)
     place = known.index(algorithm) if algorithm in known else len(known)
-    return place, run.name, *slowness(run), run.attrs["stragglers"], run.attrs["n_workers"]
+    return place, run.title, run.group, *slowness(run), run.attrs["stragglers"], run.attrs["n_workers"]
+
+
+def one_level(runs: Sequence[Run]) -> bool:
+    """Whether all runs have the same stragglers, which then stand above the panels and in no label."""
+    return len({run.attrs["stragglers"] for run in runs}) == 1
+
+
+def label_of(run: Run, runs: Sequence[Run]) -> str:
+    """What tells the run from the others of the figure."""
+    return run.name if one_level(runs) else run.label
 
 
 def slowness(run: Run) -> tuple[float, int]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from outpace.benchmarks.figures.grouping import compute_per_sample
+from outpace.benchmarks.figures.looks import one_level
 from outpace.benchmarks.trace.run import Run
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ STYLE: Final = {
     "hatch.linewidth": 0.6,
     "text.parse_math": False,  # a name may have dollars
     "pdf.fonttype": 42,  # journals refuse Type 3 fonts
+    "svg.fonttype": "none",  # text that can be searched and edited
     "savefig.dpi": 300,
 }
 
@@ -55,19 +57,27 @@ def house_style() -> Any:
 
 
 def facts_of(runs: Sequence[Run], note: str, width: float) -> str:
-    """What every figure states: problem, split, workers, claim class, emulated compute time; for so many inches."""
-    attrs, config = runs[0].attrs, runs[0].config
+    """What every figure states: problem, split, workers, stragglers that all have, claim class, emulated compute time;
+    for so many inches."""
     counts = sorted({run.attrs["n_workers"] for run in runs})
     numbers = f" {'to' if len(counts) > 2 else 'and'} ".join(map(str, sorted({counts[0], counts[-1]})))
     workers = f"{numbers} worker{'s' * (counts[-1] > 1)}"
-    claim = attrs["claim_class"]
-    if compute_per_sample(runs[0]):
-        claim += f": compute slept to {1e3 * config['compute_time']:g} ms per {config['batch_size']} samples"
-    kinds = " and ".join(dict.fromkeys(run.attrs["split"] for run in runs))
-    facts = [attrs["problem"], f"split {kinds}", workers, note, claim]
+    level = runs[0].level if one_level(runs) else ""
+    kinds, problems, claims = (
+        " and ".join(dict.fromkeys(texts))
+        for texts in zip(*((run.attrs["split"], run.attrs["problem"], _claim(run)) for run in runs), strict=True)
+    )
+    facts = [problems, f"split {kinds}", workers, level, note, claims]
     line = int(LINE * width / WIDTH)
     whole = [fact.replace(" ", NO_BREAK) if len(fact) < line else fact for fact in facts if fact]
     return wrapped("; ".join(whole), line)
+
+
+def _claim(run: Run) -> str:
+    claim, config = str(run.attrs["claim_class"]), run.config
+    if not compute_per_sample(run):
+        return claim
+    return f"{claim}: compute slept to {1e3 * config['compute_time']:g} ms per {config['batch_size']} samples"
 
 
 def add_legend(figure: "Figure") -> None:

@@ -6,15 +6,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from outpace.benchmarks.figures.drawing import draw_points, how_ended, how_repeated, log_axis, log_ticks
+from outpace.benchmarks.figures.drawing import (
+    draw_points,
+    how_ended,
+    log_axis,
+    log_ticks,
+    side_by_side,
+    told_of_points,
+)
 from outpace.benchmarks.figures.grouping import (
+    SIZE,
     check_same_settings,
+    check_same_surroundings,
     compute_per_sample,
     difference,
     grouped,
     repetitions,
 )
-from outpace.benchmarks.figures.looks import DASHES, LAW, look_of
+from outpace.benchmarks.figures.looks import LAW, label_of, look_of
 from outpace.benchmarks.figures.page import HEIGHT, NO_BREAK
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
@@ -27,31 +36,37 @@ def epoch_time(runs: Sequence[Run], figure: "Figure") -> str:
     """Time per epoch against the factor of the slow ranks, in seconds and over the same without them."""
     groups = repetitions(runs)
     factors, count = _slow_downs(runs)
-    n = runs[0].attrs["n_workers"]
+    sizes = sorted({run.attrs["n_workers"] for run in runs})
     absolute, relative = figure.subplots(2, 1, sharex=True)
     figure.set_figheight(2 * HEIGHT)
     for members in grouped(runs):
         times: dict[float, list[float]] = {}
+        first: dict[float, Run] = {}
         for run in members:
             check_same_settings(members[0], run, besides=("stragglers",))
+            at = first.setdefault(factors[run.path], run)
+            if at.attrs["stragglers"] != run.attrs["stragglers"]:
+                raise difference(at, run, "stragglers", at.level, run.level, "so they cannot share a point")
             times.setdefault(factors[run.path], []).append(run.epoch_time())
         name = members[0].name + how_ended(members)
         if 1.0 not in times:
             raise UserError(f"epoch-time: no run of {members[0].name} with --stragglers none to compare with")
-        look = {**look_of(members[0], runs), "linestyle": DASHES[0]}
+        look = look_of(members[0], runs, told=True)
         draw_points(absolute, times, None, label=name, **look)
         draw_points(relative, times, times[1.0], **look)
     s = np.geomspace(1, max(factors.values()), 100)
     relative.plot(s, s, label="ideal synchronous: s", dashes=(1.5, 1.5), **LAW)
     law = f"ideal asynchronous: n/(n − {count} + {count}/s)"
-    relative.plot(s, n / (n - count + count / s), label=law, dashes=(5, 2), **LAW)
+    for n in sizes:
+        relative.plot(s, n / (n - count + count / s), label=law, dashes=(5, 2), **LAW)
     log_ticks(relative, sorted(set(factors.values())))
     log_axis(absolute)
     log_axis(relative)
-    relative.set_xlabel(f"injected slow-down s of {'one rank' if count == 1 else f'{count} ranks'} of {n}")
+    slow = "one rank" if count == 1 else f"{count} ranks"
+    relative.set_xlabel(f"injected slow-down s of {slow} of {' or '.join(map(str, sizes))}")
     absolute.set_ylabel("time per epoch (s)")
     relative.set_ylabel("time per epoch over\nthat without stragglers")
-    return how_repeated(groups)
+    return told_of_points(groups)
 
 
 def speed_up(runs: Sequence[Run], figure: "Figure") -> str:
@@ -63,8 +78,8 @@ def speed_up(runs: Sequence[Run], figure: "Figure") -> str:
         rates = _by_workers(members, Run.samples_per_s)
         least = min(rates)
         smallest.add(least)
-        base = f"{float(f'{np.median(rates[least]):.3g}'):g}/s at n = {least}"
-        label = f"{members[0].label} ({base.replace(' ', NO_BREAK)}){how_ended(members)}"
+        base = f"{float(f'{np.median(rates[least]):.3g}'):g}/s at n = {least:g}"
+        label = f"{label_of(members[0], runs)} ({base.replace(' ', NO_BREAK)}){how_ended(members)}"
         draw_points(axes, rates, rates[least], label=label, **look_of(members[0], runs))
     counts = sorted({run.attrs["n_workers"] for run in runs})
     for least in smallest:
@@ -74,7 +89,7 @@ def speed_up(runs: Sequence[Run], figure: "Figure") -> str:
     log_axis(axes)
     axes.set_xlabel("workers n")
     axes.set_ylabel("samples/s over those\nat the smallest n")
-    return how_repeated(groups)
+    return told_of_points(groups)
 
 
 def steps_rate(runs: Sequence[Run], figure: "Figure") -> str:
@@ -82,11 +97,13 @@ def steps_rate(runs: Sequence[Run], figure: "Figure") -> str:
     groups = _scaling("steps-rate", runs)
     rate, traffic = figure.subplots(2, 1, sharex=True)
     figure.set_figheight(2 * HEIGHT)
-    for members in grouped(runs, "stragglers"):
+    curves = grouped(runs, "stragglers")
+    for k, members in enumerate(curves):
         look = look_of(members[0], runs)
-        label = members[0].label + how_ended(members)
-        draw_points(rate, _by_workers(members, Run.steps_per_s), None, label=label, **look)
-        draw_points(traffic, _by_workers(members, lambda run: run.busiest_nbytes() / 1e6), None, **look)
+        label = label_of(members[0], runs) + how_ended(members)
+        place = side_by_side(k, len(curves))  # stragglers change no bytes: curves would coincide
+        draw_points(rate, _by_workers(members, Run.steps_per_s, place), None, label=label, **look)
+        draw_points(traffic, _by_workers(members, lambda run: run.busiest_nbytes() / 1e6, place), None, **look)
     counts = sorted({run.attrs["n_workers"] for run in runs})
     log_ticks(traffic, counts)
     log_axis(rate)
@@ -94,7 +111,7 @@ def steps_rate(runs: Sequence[Run], figure: "Figure") -> str:
     traffic.set_xlabel("workers n")
     rate.set_ylabel("gradients/s")
     traffic.set_ylabel("busiest rank: MB per\ngradient of each worker")
-    return how_repeated(groups)
+    return told_of_points(groups, "n" if len(curves) > 1 else "")
 
 
 def batches(runs: Sequence[Run], figure: "Figure") -> str:
@@ -102,19 +119,23 @@ def batches(runs: Sequence[Run], figure: "Figure") -> str:
     rounds, passes = figure.subplots(2, 1, sharex=True)
     figure.set_figheight(2 * HEIGHT)
     groups = []
-    for members in grouped(runs):
-        look = {**look_of(members[0], runs), "linestyle": DASHES[0]}
+    programs = grouped(runs)
+    for k, members in enumerate(programs):
+        look = look_of(members[0], runs, told=True)
+        place = side_by_side(k, len(programs))  # two with one law would coincide
         per_epoch: dict[float, list[float]] = {}
         to_target: dict[float, list[float]] = {}
         for run in members:
-            check_same_settings(members[0], run, besides=("batch_size",))
-            b = run.config["batch_size"]
+            check_same_settings(members[0], run, besides=("batch_size", "compute_time"))
+            b = place * run.config["batch_size"]
             per_epoch.setdefault(b, []).append(run.rounds_per_step())
             to_target.setdefault(b, []).append(run.effort_to(1e-8))
         groups += list(to_target.values())
         draw_points(rounds, per_epoch, None, label=members[0].name + how_ended(members), **look)
         draw_points(passes, to_target, None, **look)
     sizes = sorted({run.config["batch_size"] for run in runs})
+    if len(sizes) == 1:
+        raise UserError(f"batches: all runs have the batch size {sizes[0]}; needs two or more")
     b, N = np.array(sizes), runs[0].attrs["n_total"]
     rounds.plot(b, 1 + np.ceil(N / b), label="mean of the law: 1 + ⌈N/b⌉", dashes=(5, 2), **LAW)
     passes.axvline(N**0.5, label="b = √N", dashes=(1.5, 1.5), **LAW)
@@ -125,7 +146,7 @@ def batches(runs: Sequence[Run], figure: "Figure") -> str:
     passes.set_xlabel("batch size b of all workers together")
     rounds.set_ylabel("rounds per epoch")
     passes.set_ylabel("passes to 1e-8 of the\nstart's suboptimality")
-    return how_repeated(groups)
+    return told_of_points(groups, "b" if len(programs) > 1 else "")
 
 
 def step_sizes(runs: Sequence[Run], figure: "Figure") -> str:
@@ -139,14 +160,18 @@ def step_sizes(runs: Sequence[Run], figure: "Figure") -> str:
             passes.setdefault(_over_analysed(run), []).append(run.effort_to(1e-8))
         groups += list(passes.values())
         multiples |= passes.keys()
-        look = {**look_of(members[0], runs), "linestyle": DASHES[0]}
+        look = look_of(members[0], runs, told=True)
         draw_points(axes, passes, None, label=members[0].name + how_ended(members), **look)
+    if len(multiples) == 1:
+        raise UserError(
+            f"step-sizes: all runs have the step size {min(multiples):g} of the analysis; needs two or more"
+        )
     log_ticks(axes, sorted(multiples))
     if np.isfinite([each for group in groups for each in group]).any():
         log_axis(axes)
     axes.set_xlabel("step size, over that of the analysis")
     axes.set_ylabel("passes to 1e-8 of the\nstart's suboptimality")
-    return how_repeated(groups)
+    return told_of_points(groups)
 
 
 def _over_analysed(run: Run) -> float:
@@ -190,13 +215,16 @@ def _scaling(name: str, runs: Sequence[Run]) -> list[list[Run]]:
             )
     groups = repetitions(runs)
     for members in grouped(runs, "stragglers"):
+        for run in members:
+            check_same_surroundings(members[0], run, besides=SIZE)
         if len({run.attrs["n_workers"] for run in members}) == 1:
             raise UserError(f"{name}: {members[0].label}: needs runs with two or more numbers of workers")
     return groups
 
 
-def _by_workers(runs: Sequence[Run], measure: Callable[[Run], float]) -> dict[float, list[float]]:
+def _by_workers(runs: Sequence[Run], measure: Callable[[Run], float], place: float = 1.0) -> dict[float, list[float]]:
+    """What was measured by number of workers, times the `place` of the curve beside its ticks."""
     values: dict[float, list[float]] = {}
     for run in runs:
-        values.setdefault(run.attrs["n_workers"], []).append(measure(run))
+        values.setdefault(place * run.attrs["n_workers"], []).append(measure(run))
     return values

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.benchmarks.figures.drawing import INTERVAL_FROM, how_ended, how_repeated, interval_of_median
+from outpace.benchmarks.figures.drawing import INTERVAL_FROM, how_ended, how_repeated, interval_of_median, together
 from outpace.benchmarks.figures.grouping import repetitions
-from outpace.benchmarks.figures.looks import LAW, look_of
+from outpace.benchmarks.figures.looks import LAW, label_of, look_of
 from outpace.benchmarks.figures.page import ENTRY, LINE, LINE_HEIGHT, NO_BREAK, line_count, wrapped
 from outpace.benchmarks.trace.run import Run
 from outpace.benchmarks.trace.schema import COMMUNICATION, KIND
@@ -18,6 +18,7 @@ from outpace.comm.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+MOST_PANELS: Final = 10  # of a timeline: more do not fit on a page
 SAMPLES: Final[dict[str, Any]] = {"facecolor": "0.85", "hatch": "////", "edgecolor": "0.5", "linewidth": 0.6}
 
 # How a timeline shows the kinds of events: legend text, kinds, colour, hatch.
@@ -34,11 +35,12 @@ def shares(runs: Sequence[Run], figure: "Figure") -> str:
     """Each worker's share of the applied gradients beside its share of the samples."""
     groups = repetitions(runs)
     panels = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    titles = [wrapped(group[0].label + how_ended(group), ENTRY) for group in groups]
+    titles = [wrapped(label_of(group[0], runs) + how_ended(group), ENTRY) for group in groups]
     figure.set_figheight(0.3 + 0.8 * len(groups) + LINE_HEIGHT * line_count(titles))
-    n = runs[0].attrs["n_workers"]
-    workers = np.arange(n)
+    most = max(run.attrs["n_workers"] for run in runs)
     for axes, group, title in zip(panels, groups, titles, strict=True):
+        n = group[0].attrs["n_workers"]
+        workers = np.arange(n)
         data, updates = (
             np.array([run.column("workers", name) for run in group]) for name in ("data_share", "update_share")
         )
@@ -54,15 +56,20 @@ def shares(runs: Sequence[Run], figure: "Figure") -> str:
         axes.yaxis.set_major_formatter(_percent)
         axes.set_title(title)
         axes.set_ylabel("share")
-    panels[-1].set_xticks(workers[:: math.ceil(n / 16)])
+    panels[-1].set_xticks(range(0, most, math.ceil(most / 16)))
     panels[-1].set_xlabel("worker")
     return how_repeated(groups)
 
 
 def timeline(runs: Sequence[Run], figure: "Figure") -> str:
-    """What each worker did in a few steps about the middle of each run."""
+    """What each worker did in a few steps about the middle of a run, the first of its repetitions."""
     import matplotlib.ticker
 
+    groups = repetitions(runs)
+    if len(groups) > MOST_PANELS:
+        raise UserError(f"timeline: {len(groups)} panels; at most {MOST_PANELS}: --where takes some of the traces")
+    repeated = max(map(len, groups))
+    runs = [min(group, key=lambda run: run.attrs["seed"]) for group in groups]
     windows = [_window(run) for run in runs]
     length = max(length for _, length in windows)  # one length, so that the panels compare
     unit, scale = ("ms", 1e3) if length < 2 else ("s", 1.0)
@@ -72,12 +79,10 @@ def timeline(runs: Sequence[Run], figure: "Figure") -> str:
     for run, (middle, _) in zip(runs, windows, strict=True):
         end = run.column("events", "t_end_s").max()
         starts.append(min(max(0.0, middle - length / 2), max(0.0, end - length)))
-    labels = [run.label for run in runs]
     titles = []
     for run, start in zip(runs, starts, strict=True):
-        seed = f", seed {run.attrs['seed']}" if labels.count(run.label) > 1 else ""
         begin = f"from {start:.3g} s".replace(" ", NO_BREAK)
-        titles.append(wrapped(f"{run.label}{seed}, {begin}{how_ended([run])}", LINE - 5))
+        titles.append(wrapped(f"{label_of(run, runs)}, {begin}{how_ended([run])}", LINE - 5))
     panels = figure.subplots(len(runs), 1, sharex=True, squeeze=False, height_ratios=ranks)[:, 0]
     figure.set_figheight(0.35 + 0.25 * len(runs) + row * sum(ranks) + LINE_HEIGHT * line_count(titles))
     for run, axes, count, start, title in zip(runs, panels, ranks, starts, titles, strict=True):
@@ -107,25 +112,32 @@ def timeline(runs: Sequence[Run], figure: "Figure") -> str:
         axes.set_ylabel("rank")
     panels[-1].set_xlim(0, scale * length)
     panels[-1].set_xlabel(f"time in the window ({unit})")
-    return ""
+    return f"the first of up to {repeated} runs each" if repeated > 1 else ""
 
 
 def staleness(runs: Sequence[Run], figure: "Figure") -> str:
     """Share of the gradients by their staleness, with the mean and the reference n - 1."""
-    groups = repetitions(runs)
+    every = repetitions(runs)
     values = {run.path: run.column("steps", "staleness") for run in runs}
     for path, column in values.items():
         if not len(column):
             raise UserError(f"{path}: no step in /steps, so no staleness")
+    groups = [group for group in every if any(np.ptp(values[run.path]) for run in group)]
+    if not groups:
+        raise UserError("staleness: it is the same for all gradients of each run, as in synchronous programs")
+    always: dict[int, list[str]] = {}
+    for group in every:
+        if group not in groups:
+            always.setdefault(int(values[group[0].path][0]), []).append(group[0].name)
+    constant = [f"always {value}: {', '.join(dict.fromkeys(names))}" for value, names in always.items()]
     most = max(int(column.max()) for column in values.values())
     width = math.ceil((most + 1) / 60)  # at most 60 bars, of whole numbers
     edges = np.arange(0, most + 1 + width, width) - 0.5
     floor = 0.5 / max(len(column) for column in values.values())  # half of the smallest share there can be
-    reference = runs[0].attrs["n_workers"] - 1
     panels = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     means = [float(np.median([values[run.path].mean() for run in group])) for group in groups]
     titles = [
-        wrapped(f"{group[0].label}: mean {mean:.3g}{how_ended(group)}", ENTRY)
+        wrapped(f"{label_of(group[0], runs)}: mean {mean:.3g}{how_ended(group)}", ENTRY)
         for group, mean in zip(groups, means, strict=True)
     ]
     figure.set_figheight(0.3 + 0.8 * len(groups) + LINE_HEIGHT * line_count(titles))
@@ -142,6 +154,7 @@ def staleness(runs: Sequence[Run], figure: "Figure") -> str:
             axes.stairs(high, edges, baseline=low, fill=True, color=colour)
         top = axes.get_xaxis_transform()
         axes.plot(mean, 1, "v", color="black", transform=top, clip_on=False, label="mean")
+        reference = group[0].attrs["n_workers"] - 1
         axes.axvline(reference, label=f"n − 1 = {reference}", dashes=(5, 2), **LAW)
         axes.set_title(title, pad=8)
         axes.set_ylabel("share of the\ngradients")
@@ -151,7 +164,7 @@ def staleness(runs: Sequence[Run], figure: "Figure") -> str:
     panels[0].set_yticks(decades, [f"{100 * share:g} %" for share in decades])
     panels[0].set_yticks([], minor=True)
     panels[-1].set_xlabel("staleness (gradients applied meanwhile)")
-    return how_repeated(groups)
+    return together([how_repeated(groups), *constant])
 
 
 def _window(run: Run) -> tuple[float, float]:

@@ -142,12 +142,17 @@ def build(spec: Spec, setting: Setting) -> list[Digits]:
 
 def _deal(setting: Setting) -> list[tuple[Images, Images]]:
     """Per worker its training images and its part of the held-out ones."""
-    from sklearn.datasets import load_digits  # slow to import, and only rank 0 needs it
-
-    pixels, labels = load_digits(return_X_y=True)
-    images = Images(pixels / WHITE, labels.astype(np.int64))
-    order = np.random.default_rng([SPLIT, setting.seed, 0]).permutation(len(labels))
-    held_out, train = images[order[::HELD_OUT]], images[np.delete(order, np.s_[::HELD_OUT])]
+    train, held_out = images(setting.seed)
     shares = splits.deal(setting.split, train.labels, setting.n, setting.seed)
     rest = np.array_split(np.arange(len(held_out.labels)), setting.n)
     return [(train[share], held_out[part]) for share, part in zip(shares, rest, strict=True)]
+
+
+def images(seed: int) -> tuple[Images, Images]:
+    """The images for training, and those held out."""
+    from sklearn.datasets import load_digits  # slow to import, and only rank 0 needs it
+
+    pixels, labels = load_digits(return_X_y=True)
+    every = Images(pixels / WHITE, labels.astype(np.int64))
+    order = np.random.default_rng([SPLIT, seed, 0]).permutation(len(labels))
+    return every[np.delete(order, np.s_[::HELD_OUT])], every[order[::HELD_OUT]]

@@ -25,6 +25,7 @@ class Sweep:
     folder: Path
     points: list[Point]
     slurm: dict[str, Any] = field(default_factory=dict)  # options of sbatch
+    file: Path = Path()  # where it is described
 
 
 def manifest(points: Sequence[Point]) -> str:

@@ -85,6 +85,7 @@ class Standing:
     state: str
     reason: str = ""
     generation: int = field(default=0, compare=False)  # of the checkpoint from which an unfinished point goes on
+    wall_s: float = field(default=0.0, compare=False)  # of the timed part of a finished run
 
     def __str__(self) -> str:
         return f"{self.state}: {self.reason}" if self.reason else self.state
@@ -122,13 +123,24 @@ def _of_parts(point: Point) -> Standing:
 
 def _of_trace(point: Point) -> Standing:
     try:
+        if reason := _foreign(point):
+            return Standing(FAILED, reason)
         validate(point.target)
-        status = Run(point.target).attrs["status"]
+        attrs = Run(point.target).attrs
     except UserError as error:
         return Standing(FAILED, str(error), checkpoint.common(point.target, point.ranks))
-    if status != "partial":
-        return Standing(DIVERGED) if status == "diverged" else Standing(DONE)
+    if attrs["status"] != "partial":
+        return Standing(DIVERGED if attrs["status"] == "diverged" else DONE, wall_s=attrs["wall_s"])
     return _unfinished(point, "ended early")
+
+
+def _foreign(point: Point) -> str:
+    """Why the point's file is not its own; nothing where it is, or cannot be read."""
+    try:
+        held = Run(point.target).attrs.get("config_id")
+    except UserError:
+        return ""
+    return "" if held == point.id else f"{point.target} holds the trace of another run, {held}; move it away"
 
 
 def _unfinished(point: Point, how: str) -> Standing:
@@ -228,7 +240,8 @@ def run(point: Point, signals: Signals, must_advance: bool = False) -> Standing:
     """
     with claim(point) as held:
         before, failed = _of_files(point), point.beside(".failed")
-        if before.state in FINISHED or failed.exists():  # whoever held the claim may have come to that
+        # Whoever held the claim may have come to that; and a trace of another run is not ours to replace.
+        if before.state in FINISHED or failed.exists() or _foreign(point):
             return before
         # What cannot be gone on with is run again; a trace is only replaced by a whole one.
         there = point.target.exists() or leftovers(point.target)

@@ -23,7 +23,7 @@ def module_of(program: str) -> str:
     """What the launcher starts for the program: its module, or its file. Raises UserError where there is neither."""
     if program in programs():
         return f"outpace.algorithms.{program}"
-    if not program.endswith(".py"):
+    if not program.endswith(".py") or program.startswith("-"):
         raise UserError(f"unknown program '{program}'; allowed: {', '.join(programs())}, or the path of a .py file")
     if not Path(program).is_file():
         raise UserError(f"unknown program '{program}': no such file")

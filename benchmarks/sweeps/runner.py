@@ -1,6 +1,5 @@
 """Running a sweep here, one point after the other, and telling how it stands."""
 
-import os
 import signal
 import sys
 import time
@@ -31,12 +30,26 @@ from outpace.benchmarks.sweeps.point import (
 from outpace.benchmarks.trace.checkpoint import GOES_ON
 from outpace.comm.errors import UserError
 
+MOST_REASONS: Final = 5  # that a summary tells
 COLOURS: Final = {"done": "green", "diverged": "yellow", "failed": "red", "partial": "yellow"}
 
 
 def survey(sweep: Sweep) -> dict[Point, Standing]:
-    """What has become of every point, those waiting in Slurm's queue included."""
-    queued = slurm.queued(sweep.folder)
+    """What has become of every point, those waiting in Slurm's queue included. Raises UserError where Slurm does not
+    tell what waits."""
+    return _found(sweep, slurm.queued(sweep.folder))
+
+
+def _survey_anyway(sweep: Sweep) -> dict[Point, Standing]:
+    """The same for who submits nothing: what waits is said to be not known."""
+    try:
+        return survey(sweep)
+    except UserError as unknown:
+        print(f"outpace: {unknown}", file=sys.stderr, flush=True)
+        return _found(sweep, {})
+
+
+def _found(sweep: Sweep, queued: dict[str, str]) -> dict[Point, Standing]:
     found = {}
     for point in sweep.points:
         found[point] = points.standing(point)
@@ -46,11 +59,35 @@ def survey(sweep: Sweep) -> dict[Point, Standing]:
     return found
 
 
-def status(sweep: Sweep) -> int:
-    """Print how the sweep stands: the counts, then every point that is neither done nor missing, with the reason."""
-    found = survey(sweep)
+def status(sweep: Sweep, verbose: bool) -> int:
+    """Print how the sweep stands: the counts, how long the rest may take, and the reasons of points that failed or
+    ended early; if `verbose` every point that is neither done nor missing in place of the reasons."""
+    found = _survey_anyway(sweep)
     console = _console()
     console.print(f"{sweep.folder}: {_counts(found.values())}")
+    durations = Durations()
+    for point, standing in found.items():
+        if standing.state in FINISHED:
+            durations.add(point, standing.wall_s)
+    left = [point for point, standing in found.items() if standing.state not in FINISHED]
+    if left and durations:
+        console.print(
+            f"about {_span(durations.of(left))} of runs left, one after the other, as far as is known by others"
+        )
+    if verbose:
+        _list(console, found)
+        return 0
+    reasons = Counter((each.state, each.reason) for each in found.values() if each.state in (FAILED, PARTIAL))
+    for (state, reason), count in reasons.most_common(MOST_REASONS):
+        console.print(f"{count} {state}: {reason}", style=COLOURS[state])
+    if len(reasons) > MOST_REASONS:
+        console.print(f"and others for {len(reasons) - MOST_REASONS} more reasons")
+    if any(standing.state not in (DONE, MISSING) for standing in found.values()):
+        console.print("--verbose lists the points")
+    return 0
+
+
+def _list(console: Console, found: dict[Point, Standing]) -> None:
     for point, standing in found.items():
         if standing.state not in (DONE, MISSING):
             console.print(f"{standing.state:8} {point.id} {point.label}", style=COLOURS.get(standing.state))
@@ -58,7 +95,6 @@ def status(sweep: Sweep) -> int:
                 console.print(f"         {standing.reason}")
             if standing.state == FAILED:
                 console.print(f"         {point.beside('.log')}")
-    return 0
 
 
 def _console(stderr: bool = False) -> Console:
@@ -96,9 +132,10 @@ def run_here(sweep: Sweep, retry_failed: bool, requeue: bool) -> int:
     command then goes on. Inside a Slurm job SIGUSR1 also has the job requeued, if `requeue` and if this turn finished a
     point or brought one to a new checkpoint; else the exit code is 1.
     """
+    slurm.check_allocation()
     prepare(sweep)
-    found = survey(sweep)
-    room = int(os.environ.get("SLURM_NTASKS", 0))
+    found = _survey_anyway(sweep)
+    room = slurm.room()
     chosen = wanted(found, retry_failed)
     todo = [point for point in chosen if not room or point.ranks <= room]
     report = Report(len(found), sum(standing.state in FINISHED for standing in found.values()), todo)
@@ -136,10 +173,11 @@ def run_one(sweep: Sweep, number: int, retry_failed: bool, requeue: bool) -> int
     """
     if not 1 <= number <= len(sweep.points):
         raise UserError(f"--point is {number}; the sweep has the points 1 to {len(sweep.points)}")
+    slurm.check_allocation()
     prepare(sweep)
     point = sweep.points[number - 1]
     print(f"{point.id} {point.label}", flush=True)
-    if retry_failed or "SLURM_RESTART_COUNT" in os.environ:
+    if retry_failed or slurm.of_job("SLURM_RESTART_COUNT"):
         points.forgive(point)
     with points.Signals() as signals:
         try:
@@ -178,16 +216,12 @@ def prepare(sweep: Sweep) -> None:
 
 
 class Report:
-    """Progress of a sweep: a bar on a terminal, above it a line for every point; only the lines elsewhere.
-
-    The time left is that of the points to come: the mean of those that differ in the seed only, where some have run
-    since, else the mean of all.
-    """
+    """Progress of a sweep: a bar on a terminal, above it a line for every point; only the lines elsewhere."""
 
     def __init__(self, total: int, finished: int, todo: Sequence[Point]) -> None:
         self._total, self._finished = total, finished
         self._todo = list(todo)
-        self._durations: dict[tuple[object, ...], list[float]] = {}
+        self._durations = Durations()  # of points that have run since
         self._start = 0.0
         self._console = _console(stderr=True)
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[left]}")
@@ -219,29 +253,41 @@ class Report:
         self._todo.remove(point)
         if standing.state in FINISHED:
             self._finished += 1
-            self._durations.setdefault(_kind(point), []).append(seconds)
-        left = f", {_span(self._left())} left" if self._todo and self._durations else ""
+            self._durations.add(point, seconds)
+        left = f", {_span(self._durations.of(self._todo))} left" if self._todo and self._durations else ""
         self._bar.update(self._task, completed=self._finished, left=left.strip(", "))
         text = f"{self._finished}/{self._total} {standing.state} in {seconds:.1f} s{left}: {point.label}"
         reason = f" ({standing.reason})" if standing.reason else ""
         self._console.print(text + reason, style=COLOURS.get(standing.state))
 
-    def _left(self) -> float:
-        everything = [seconds for same in self._durations.values() for seconds in same]
-        return sum(_mean(self._durations.get(_kind(point), everything)) for point in self._todo)
+
+class Durations:
+    """How long points have taken, and what others may take by that: the mean of those that differ in the seed only,
+    else of those of the same program, else of all."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[object, ...], list[float]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._seconds)
+
+    def add(self, point: Point, seconds: float) -> None:
+        for kind in _kinds(point):
+            self._seconds.setdefault(kind, []).append(seconds)
+
+    def of(self, todo: Iterable[Point]) -> float:
+        """Seconds of all these, one after the other; needs one that has been added."""
+        total = 0.0
+        for point in todo:
+            known = next(self._seconds[kind] for kind in _kinds(point) if kind in self._seconds)
+            total += sum(known) / len(known)
+        return total
 
 
-def _kind(point: Point) -> tuple[object, ...]:
-    """What repetitions of one another have in common."""
-    flags = list(point.flags)
-    if "--seed" in flags:
-        at = flags.index("--seed")
-        del flags[at : at + 2]
-    return point.program, point.ranks, *flags
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _kinds(point: Point) -> list[tuple[object, ...]]:
+    """What a point has in common with others, the closest first."""
+    flags = [flag for flag in point.flags if not flag.startswith("--seed=")]
+    return [(point.program, point.ranks, *flags), (point.program,), ()]
 
 
 def _span(seconds: float) -> str:

@@ -9,15 +9,21 @@ from typing import Final
 from outpace.comm.errors import UserError
 
 SWEEP: Final = "sweep.sbatch"
+SITE: Final = "site.env"
 
 
-def jobscripts() -> Path:
-    """The folder of the job scripts: OUTPACE_JOBSCRIPTS if set, else ./jobscripts if there, else those installed."""
+def jobscripts(sweep: Path) -> Path:
+    """The folder of the job scripts: OUTPACE_JOBSCRIPTS if set, else `jobscripts` here, else beside the file of the
+    sweep or above it, else those installed."""
     chosen = os.environ.get("OUTPACE_JOBSCRIPTS")
-    if chosen and not (Path(chosen) / SWEEP).is_file():
-        raise UserError(f"OUTPACE_JOBSCRIPTS is {chosen}, which holds no {SWEEP}")
-    own = Path(chosen or "jobscripts")
-    return own if (own / SWEEP).is_file() else installed()
+    if chosen and not _whole(Path(chosen)):
+        raise UserError(f"OUTPACE_JOBSCRIPTS is {chosen}, which holds no {SWEEP} and {SITE}")
+    places = [Path(chosen)] if chosen else [Path("jobscripts"), *(up / "jobscripts" for up in sweep.resolve().parents)]
+    return next(filter(_whole, places), installed())
+
+
+def _whole(folder: Path) -> bool:
+    return all(os.access(folder / name, os.R_OK) for name in (SWEEP, SITE))
 
 
 def installed() -> Path:

@@ -13,60 +13,81 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from outpace.benchmarks.sweeps import options
 from outpace.benchmarks.sweeps.manifest import Sweep, manifest, read_manifest
 from outpace.benchmarks.sweeps.point import Point
-from outpace.benchmarks.sweeps.scripts import SWEEP, jobscripts
+from outpace.benchmarks.sweeps.scripts import SITE, SWEEP, installed, jobscripts
 from outpace.benchmarks.trace.files import whole
 from outpace.comm.errors import UserError
 
 FOLDER: Final = "slurm"  # of manifests and of the jobs' own output, in the folder of the sweep
 MOST_TASKS: Final = 1000  # of an array, by Slurm's default MaxArraySize
+CLUSTER: Final = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # which Slurm it is, not what is asked of it
+
+# Read the site file, which may set SBATCH_PARTITION and the like for sbatch; what it prints is for people. A job needs
+# two variables even where SBATCH_EXPORT is NONE.
+SUBMIT: Final = f"""\
+set -a
+. "$0" >&2
+[ -z "${{SBATCH_EXPORT:-}}" ] || SBATCH_EXPORT="$SBATCH_EXPORT,{options.NEEDED}"
+exec "$@"
+"""
 
 
 def submit(sweep: Sweep, chosen: Sequence[Point]) -> int:
     """Submit the points, one array for every number of ranks; print the commands and the jobs. Raises UserError."""
     if not shutil.which("sbatch"):
         raise UserError("--slurm: no sbatch on the PATH")
-    scripts, folder = jobscripts(), sweep.folder / FOLDER
+    scripts, folder = jobscripts(sweep.file), sweep.folder / FOLDER
+    if "\\" in str(folder):
+        raise UserError(f"--slurm: {folder} has a backslash, which sbatch takes for its own; name another folder")
+    untouched = "" if scripts != installed() else ", as installed; `outpace jobscripts jobscripts` makes one to adapt"
+    print(f"site file: {scripts / SITE}{untouched}", flush=True)
     folder.mkdir(exist_ok=True)
     throttle = sweep.slurm.get("throttle")
-    own = [_option(key, value) for key, value in sweep.slurm.items() if key != "throttle" and value is not False]
+    outpace = Path(sys.executable).parent / "outpace"
+    ours = {"OUTPACE_JOBSCRIPTS": str(scripts.resolve())} | ({"OUTPACE": str(outpace)} if outpace.exists() else {})
     for part in batches(chosen):
         text = manifest(part)
-        path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.manifest"
+        # Sweeps of two folders may have the same points, by relative paths.
+        name = hashlib.sha256(f"{folder.resolve()}\n{text}".encode()).hexdigest()[:12]
+        path = folder / f"{name}.manifest"
         with whole(path) as file:
             file.write(text.encode())
-        line = ["sbatch", "--parsable", f"--job-name=outpace-{path.stem}", f"--ntasks={part[0].ranks}"]
+        line = ["sbatch", "--parsable", f"--job-name=outpace-{name}", f"--ntasks={part[0].ranks}"]
         line += [f"--array=1-{len(part)}" + (f"%{throttle}" if throttle else "")]
-        line += [f"--output={folder}/%A_%a.out", *own]
+        line += [f"--output={str(folder).replace('%', '%%')}/%A_%a.out", *options.words(sweep.slurm)]
         line += [str(scripts / SWEEP), str(path)]
         print(shlex.join(line), flush=True)
-        # site.env may set SBATCH_PARTITION and the like, which sbatch reads.
-        done = subprocess.run(
-            ["bash", "-c", 'set -a; . "$0"; exec "$@"', str(scripts / "site.env"), *line],
-            env=_environment(scripts),
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise UserError(f"sbatch refused: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done}")
-        job = done.stdout.split(";")[0].split()[-1]
-        print(f"job {job}: {len(part)} point(s) of {part[0].ranks} rank(s)", flush=True)
+        said = _ask(["bash", "-c", SUBMIT, str(scripts / SITE), *line], "sbatch refused", **ours)
+        job = re.fullmatch(r"(\d+)(;.*)?", said.strip())
+        if not job:
+            raise UserError(f"sbatch named no job: {said.strip() or 'it said nothing'}")
+        print(f"job {job[1]}: {len(part)} point(s) of {part[0].ranks} rank(s)", flush=True)
     return 0
 
 
-def _option(key: str, value: Any) -> str:
-    return f"--{key}" if value is True else f"--{key}={value}"
+def _ask(line: Sequence[str], refused: str, **ours: str) -> str:
+    """What a command of Slurm prints. Raises UserError with all that it says where it fails.
 
-
-def _environment(scripts: Path) -> dict[str, str]:
-    """This environment without that of a job we may be in, and how the new job finds the site file and this OutPace."""
-    clean = {name: text for name, text in os.environ.items() if not name.startswith("SLURM_") or name == "SLURM_CONF"}
-    outpace = Path(sys.executable).parent / "outpace"
-    clean["OUTPACE_JOBSCRIPTS"] = str(scripts.resolve())
-    return clean | ({"OUTPACE": str(outpace)} if outpace.exists() else {})
+    It gets neither the variables of a job that we may be in nor those of the user by which it would show something
+    else, or ask for something else, than its options say.
+    """
+    own = tuple(f"SBATCH_{option.upper().replace('-', '_')}" for option in options.OWN)
+    clean = {
+        name: text
+        for name, text in os.environ.items()
+        if name in CLUSTER or not name.startswith(("SLURM_", "SQUEUE_", *own))
+    }
+    done = subprocess.run(line, env=clean | ours, capture_output=True, text=True, errors="replace")
+    if done.returncode:
+        lines = [text.strip() for text in done.stderr.splitlines() if text.strip()]
+        told = [text for text in lines if text.startswith(("sbatch:", "squeue:"))] or lines
+        short = [re.sub(r"^(sbatch|squeue): (error: )?", "", text) for text in told]
+        raise UserError(f"{refused}: {'; '.join(short) or f'exit code {done.returncode}'}")
+    return done.stdout
 
 
 def batches(points: Sequence[Point], most: int = MOST_TASKS) -> list[list[Point]]:
@@ -78,27 +99,46 @@ def batches(points: Sequence[Point], most: int = MOST_TASKS) -> list[list[Point]
 
 
 def queued(folder: Path) -> dict[str, str]:
-    """point id -> job, of the points of this folder that wait or run under Slurm."""
+    """point id -> job, of the points of this folder that wait or run under Slurm. Raises UserError where Slurm does not
+    tell: that is no empty queue."""
     manifests = {path.stem: path for path in (folder / FOLDER).glob("*.manifest")}
     if not manifests or not shutil.which("squeue"):
         return {}
-    done = subprocess.run(["squeue", "--me", "-h", "-r", "-o", "%j %F %K"], capture_output=True, text=True)
+    line = ["squeue", "--me", "--all", "--noheader", "--array", "--format=%j %F %K"]
     found = {}
-    for line in done.stdout.splitlines():
-        job = re.fullmatch(r"outpace-([0-9a-f]{12}) (\d+) (\d+)", line.strip())
+    for each in _ask(line, "what waits under Slurm is not known: squeue").splitlines():
+        job = re.fullmatch(r"outpace-([0-9a-f]{12}) (\d+) (\d+)", each.strip())
         if job and job[1] in manifests:
             points = read_manifest(manifests[job[1]]).points
             found[points[int(job[3]) - 1].id] = f"{job[2]}_{job[3]}"
     return found
 
 
+def of_job(name: str) -> str:
+    """This variable of the job that we are in; empty outside of one, whatever else has set it."""
+    return os.environ.get(name, "") if os.environ.get("SLURM_JOB_ID") else ""
+
+
+def check_allocation() -> None:
+    """Raise UserError in a heterogeneous job: launchers would use its first component alone."""
+    components = of_job("SLURM_HET_SIZE") or "1"
+    if components != "1":
+        raise UserError(f"a heterogeneous Slurm job of {components} components; a run takes the ranks of one job alone")
+
+
+def room() -> int:
+    """How many tasks the job has that we are in; 0 outside of one, and where Slurm does not say."""
+    tasks = of_job("SLURM_NTASKS")
+    return int(tasks) if tasks.isdigit() else 0
+
+
 def requeue() -> None:
     """Ask Slurm for another turn of this job; a line where it refuses. Outside of a job nothing happens."""
-    job = os.environ.get("SLURM_JOB_ID")
+    job = of_job("SLURM_JOB_ID")
     if not job:
         return
-    if "SLURM_ARRAY_JOB_ID" in os.environ:
-        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    if of_job("SLURM_ARRAY_JOB_ID"):
+        job = f"{of_job('SLURM_ARRAY_JOB_ID')}_{of_job('SLURM_ARRAY_TASK_ID')}"
     print(f"job {job} is requeued", flush=True)
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True)
     if done.returncode:

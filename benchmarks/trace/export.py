@@ -14,6 +14,8 @@ import numpy as np
 
 from outpace.benchmarks.trace.files import output
 from outpace.benchmarks.trace.run import Run, load
+from outpace.benchmarks.trace.selection import chosen
+from outpace.benchmarks.trace.target import common_loss
 from outpace.comm.errors import UserError
 
 # Attributes that say nothing of one run, or are lists.
@@ -25,9 +27,9 @@ FINAL: Final = ("loss", "held_out_loss", "accuracy", "gradient_norm", "gradient_
 Row = dict[str, str | int | float | bool | None]
 
 
-def write_csv(paths: Iterable[Path], out: Path) -> int:
-    """Write the table as CSV with one line of column names; its number of rows."""
-    rows = table(paths)
+def write_csv(paths: Iterable[Path], out: Path, where: Sequence[str] = (), loss: float | None = None) -> int:
+    """Write the table as CSV with one line of column names; its number of rows. The rest is as of `table`."""
+    rows = table(paths, where, loss)
     with output(out) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         writer = csv.DictWriter(text, list(rows[0]))
@@ -37,31 +39,46 @@ def write_csv(paths: Iterable[Path], out: Path) -> int:
     return len(rows)
 
 
-def write_parquet(paths: Iterable[Path], out: Path) -> int:
-    """Write the table as Parquet; its number of rows. Raises UserError where pyarrow is missing."""
+def write_parquet(paths: Iterable[Path], out: Path, where: Sequence[str] = (), loss: float | None = None) -> int:
+    """Write the table as Parquet; its number of rows. Raises UserError where pyarrow is missing, and as `table`."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
         raise UserError("--parquet needs pyarrow: pip install outpace[parquet]") from None
-    rows = table(paths)
+    rows = table(paths, where, loss)
     columns = {name: _of_one_type([row[name] for row in rows]) for name in rows[0]}
     with output(out) as file:
         pyarrow.parquet.write_table(pyarrow.table(columns), file)
     return len(rows)
 
 
-def table(paths: Iterable[Path]) -> list[Row]:
-    """One row per trace, all with the same keys in the same order. Raises UserError for one that cannot be read."""
-    rows = [row(run) for run in load(paths)]
+def table(paths: Iterable[Path], where: Sequence[str] = (), loss: float | None = None) -> list[Row]:
+    """One row per trace that meets the conditions `NAME=VALUE`, all with the same keys in the same order.
+
+    Times are told to the `loss`, or for each problem to the common loss of its runs, as in the figure `heterogeneity`.
+    Raises UserError for a trace that cannot be read, and where none meets the conditions.
+    """
+    runs = chosen(load(paths), where)
+    targets = dict.fromkeys({run.attrs["problem"] for run in runs}, loss)
+    if loss is None:
+        targets = {
+            problem: _common_loss([run for run in runs if run.attrs["problem"] == problem]) for problem in targets
+        }
+    rows = [row(run, targets[run.attrs["problem"]]) for run in runs]
     names = dict.fromkeys(name for each in rows for name in each)
     flags = [name for name in names if name.startswith("flag_")]
     order = [*(name for name in names if not name.startswith("flag_")), *sorted(flags)]
     return [{name: each.get(name) for name in order} for each in rows]
 
 
-def row(run: Run) -> Row:
-    """What one run was and what it reached."""
+def _common_loss(runs: Sequence[Run]) -> float | None:
+    finite = [run for run in runs if np.isfinite(run.column("evaluations", "loss")).any()]
+    return common_loss(finite) if finite else None
+
+
+def row(run: Run, target: float | None) -> Row:
+    """What one run was and what it reached, the `target` loss among it."""
     steps = len(run.column("steps", "t_s"))
     slowed = run.slowed()
     values: Row = {"file": str(run.path)}
@@ -87,6 +104,8 @@ def row(run: Run) -> Row:
     loss = run.column("evaluations", "loss")
     values["loss_start"] = float(loss[0]) if len(loss) else None
     values["loss_lowest"] = float(np.nanmin(loss)) if len(loss) else None
+    values["loss_target"] = target
+    values["time_to_loss_s"] = None if target is None else run.time_to_loss(target)
     return values | {f"flag_{name}": _plain(value) for name, value in run.config.items()}
 
 

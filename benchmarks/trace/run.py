@@ -39,6 +39,7 @@ class Run:
             raise UserError(f"{self.path}: damaged: its attributes do not fit their checksum")
         self.config = self.objects["config"]
         self._read: dict[tuple[str, str], NDArray[Any]] = {}
+        self.group = 0, ""  # place and text of what tells it from other runs of its program, where a figure asks
 
     def has(self, group: str, name: str) -> bool:
         return name in self._columns.get(group, ())
@@ -59,7 +60,11 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The program, or the variant of it that ran, by its human name."""
+        """The program, or the variant of it that ran, by its human name; and its group."""
+        return f"{self.title}, {self.group[1]}" if self.group[1] else self.title
+
+    @property
+    def title(self) -> str:
         return str(self.attrs.get("title") or titles_before.of(self.attrs["algorithm"], self.config))
 
     @property

@@ -71,7 +71,7 @@ def until_in_its_timed_part(folder: Path, number: int = 0) -> dict[int, int]:
 def test_runs_what_is_missing_and_says_how_it_stands(tmp_path: Path) -> None:
     """Of a sweep with a run that fails and one that diverges: these are kept apart and block nothing."""
     text = 'programs = ["allreduce_sgd", "d_psgd"]\n' + QUICK + 'step-size = [0.1, 1e9]\nstragglers = ["none"]\n'
-    text += "[program.d_psgd]\nstep-size = 0.1\nsplit = ['iid', 'labels:classes=1']\n"
+    text += "[program.d_psgd]\nstep-size = 0.1\nbatch-size = 400\ngeometry = [false, true]\n"
     (tmp_path / "sweep.toml").write_text(text)
     done = outpace(tmp_path, "--dry-run")
     assert done.returncode == 0
@@ -79,7 +79,7 @@ def test_runs_what_is_missing_and_says_how_it_stands(tmp_path: Path) -> None:
     points = load(tmp_path / "sweep.toml").points
     assert len(points) == 4
     for point, line in zip(points, done.stdout.splitlines()[1:], strict=False):
-        assert line.startswith(f"{point.id} outpace run {point.program} -n 2 --problem quadratic:dim=4")
+        assert line.startswith(f"{point.id} outpace run {point.program} -n 2 --problem=")
 
     done = outpace(tmp_path)
     assert done.returncode == 1, done.stderr
@@ -92,9 +92,9 @@ def test_runs_what_is_missing_and_says_how_it_stands(tmp_path: Path) -> None:
     done = outpace(tmp_path, "--status")
     assert done.returncode == 0
     assert done.stdout.splitlines()[0] == "runs: 2 done, 1 diverged, 1 failed"
-    assert "exit code 2: d_psgd: --split labels: the data of this problem has no labels" in done.stdout
-    (log,) = re.findall(r"\S+\.log", done.stdout)
-    assert "the data of this problem has no labels" in (tmp_path / log).read_text()
+    assert "1 failed: exit code 2: d_psgd: --geometry: a worker holds 512 samples" in done.stdout
+    (log,) = re.findall(r"\S+\.log", outpace(tmp_path, "--status", "--verbose").stdout)
+    assert "a worker holds 512 samples" in (tmp_path / log).read_text()
 
     done = outpace(tmp_path)  # what failed would fail again
     assert done.returncode == 0

@@ -120,7 +120,7 @@ def test_signal_leads_to_checkpoint_requeue_and_a_whole_trace(job, way: str) -> 
     time.sleep(3)
     job.call("scancel", "--signal=USR1", *(["--batch"] if way == "batch" else []), array, alone)
     job.cluster.until(lambda: job.states() == ["partial"] * 2, 15, job.told)
-    assert "goes on from its checkpoint" in job.outpace("sweep", job.file, "--status")
+    assert "goes on from its checkpoint" in job.outpace("sweep", job.file, "--status", "--verbose")
     job.until_done(60)
     assert [restarts(job, array, task) for task in (1, 2)] == [1, 1]
     assert set(job.attempts().values()) == {2}
@@ -181,6 +181,59 @@ def test_scripts_by_plain_sbatch(job) -> None:
     assert Run(job.folder / "one.h5").attrs["status"] == "complete"
     assert "1 of them left out: they need more than the 2 tasks of this job" in (job.folder / "steps.out").read_text()
     assert "the number of tasks is not known" in (job.folder / "nodes.out").read_text()
+
+
+def test_neither_the_folder_nor_the_users_variables_change_what_is_submitted_and_seen(job) -> None:
+    """A folder with what sbatch takes for a pattern, an environment that is not exported, a view of the queue that
+    hides what waits: each point has one job, which runs, and writes where it should."""
+    text = f'programs = ["d_psgd", "allreduce_sgd"]\nworkers = 2\n{QUADRATIC}{seconds(4)}'
+    text = text.replace('"runs"', '"runs/100%A"') + '[slurm]\nexport = "NONE"\nexclusive = false\n'
+    job.file.write_text(text)
+    own = {
+        "SQUEUE_STATES": "COMPLETED",
+        "SQUEUE_NAMES": "none",
+        "SBATCH_ARRAY_INX": "1-3",
+        "SBATCH_OPEN_MODE": "truncate",
+    }
+    said = job.call(OUTPACE, "sweep", job.file, "--slurm", **own)
+    (array,) = re.findall(r"job (\d+): 2 point", said)
+    assert f"site file: {SCRIPTS}/site.env, as installed" in said
+    assert "OverSubscribe=OK" in job.call("scontrol", "show", "job", array)
+    again = job.call(OUTPACE, "sweep", job.file, "--slurm", **own)
+    assert re.search(r"0 to submit", again), again
+    points = load(job.file, job.folder / "runs" / "100%A").points
+    job.cluster.until(lambda: all(point.target.exists() for point in points), 60, job.told)
+    assert {path.name for path in (job.folder / "runs" / "100%A" / "slurm").glob("*.out")} == {
+        f"{array}_1.out",
+        f"{array}_2.out",
+    }
+
+
+def test_scripts_of_another_folder_take_the_site_file_beside_them(job) -> None:
+    """By plain sbatch. A heterogeneous job is refused by one line."""
+    job.outpace("jobscripts", "project/jobscripts")
+    with open(job.folder / "project" / "jobscripts" / "site.env", "a") as site:
+        site.write("echo adapted\n")
+    job.file.write_text(f'programs = ["allreduce_sgd"]\nworkers = 2\n{QUADRATIC}{seconds(0.2)}')
+    script = job.folder / "project" / "jobscripts" / "steps.sbatch"
+    job.call("sbatch", "--ntasks=2", "--output=one.out", script, job.file)
+    job.call("sbatch", "--ntasks=1", "--output=two.out", ":", "--ntasks=1", script, job.file, "--out", "other")
+    job.until_done(60)
+    assert "adapted\n" in (job.folder / "one.out").read_text()
+    told = "outpace: a heterogeneous Slurm job of 2 components; a run takes the ranks of one job alone"
+    job.cluster.until(lambda: told in (job.folder / "two.out").read_text(), 60, job.told)
+
+
+def test_a_queue_that_cannot_be_asked_is_not_empty(job) -> None:
+    job.file.write_text(f'programs = ["allreduce_sgd"]\nworkers = 2\n{QUADRATIC}{seconds(0.2)}')
+    job.submit()
+    nobody = job.folder / "slurm.conf"
+    text = (job.cluster.folder / "slurm.conf").read_text()
+    nobody.write_text(re.sub("SlurmctldPort=.*", "SlurmctldPort=1\nMessageTimeout=2", text))
+    said = job.call(OUTPACE, "sweep", job.file, "--slurm", check=False, SLURM_CONF=str(nobody))
+    assert re.search(r"^outpace: what waits under Slurm is not known: squeue: .*", said, re.MULTILINE), said
+    assert "sbatch" not in said
+    job.until_done(60)
 
 
 def test_launcher_that_does_not_fit_is_refused(job) -> None:

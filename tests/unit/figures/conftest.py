@@ -1,15 +1,25 @@
 """Traces that figures are drawn of."""
 
+import json
+
 import pytest
 from made_traces import SLOW, simulate
 
 
 @pytest.fixture(scope="session")
 def traces(tmp_path_factory):
-    """Three programs with and without a slow rank, on 4 workers, and without on 2: what all figures can be drawn of."""
+    """Three programs with and without a slow rank, on 4 workers, and without on 2; and one with another batch size, and
+    another step size: what all figures can be drawn of."""
     folder = tmp_path_factory.mktemp("traces")
-    return [
+    made = [
         simulate(folder / f"{algorithm}-{n}-{level}.h5", algorithm, n, stragglers)
         for algorithm in ("allreduce_sgd", "d_psgd", "ad_psgd")
         for n, level, stragglers in ((4, "equal", "none"), (4, "slow", SLOW), (2, "equal", "none"))
+    ]
+    double = {"batch_size": 64, "compute_time": 0.02}
+    faster = json.dumps({"m": 25, "L": 1.0, "step_size": 0.2})
+    return [
+        simulate(folder / "allreduce_sgd-4-batch.h5", "allreduce_sgd", config=double),
+        simulate(folder / "allreduce_sgd-4-step.h5", "allreduce_sgd", constants=faster),
+        *made,
     ]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from drawn import lines
-from made_traces import losses, write_trace
+from made_traces import SLOW, losses, write_trace
 
 from outpace.benchmarks.figures import compose
 from outpace.benchmarks.trace.run import Run
@@ -59,6 +59,27 @@ def test_a_run_that_explodes_does_not_flatten_the_others(tmp_path):
     assert 2.0 < high < 50
 
 
+def test_stragglers_that_all_runs_share_stand_above_and_in_no_label(tmp_path):
+    for stragglers, words in (("none", "no stragglers"), (SLOW, "rank 1 slowed 10×")):
+        runs = [
+            losses(tmp_path / f"{algorithm}.h5", [2.0, 1.0], algorithm=algorithm, stragglers=stragglers)
+            for algorithm in ("ad_psgd", "d_psgd")
+        ]
+        figure = compose("loss-time", runs)
+        assert list(lines(figure.axes[0])) == ["D-PSGD", "AD-PSGD"]
+        assert words in figure.get_suptitle().replace("\u00a0", " ")
+
+
+def test_no_marker_of_a_curve_in_view_is_cut(tmp_path):
+    whole = losses(tmp_path / "a.h5", [2.0, 1.0, 0.5], besides={"accuracy": [0.0, 0.5, 1.0]})
+    gone = losses(tmp_path / "b.h5", [2.0, 1e30], algorithm="d_psgd", status="diverged")
+    (line,) = lines(compose("accuracy-time", [whole]).axes[0]).values()
+    assert not line.get_clip_on()
+    drawn = lines(compose("loss-time", [whole, gone]).axes[0])
+    assert not drawn["AD-PSGD"].get_clip_on()
+    assert drawn["D-PSGD, diverged"].get_clip_on()
+
+
 def test_a_negative_loss_is_drawn(tmp_path):
     (axes,) = compose("loss-time", [losses(tmp_path / "a.h5", [2.0, 0.1, -20.0])]).axes
     assert axes.get_yscale() == "linear"
@@ -71,19 +92,21 @@ def test_runs_of_very_different_length_share_a_logarithmic_time_axis_with_its_ze
     (axes,) = compose("loss-time", [long, short]).axes
     assert axes.get_xscale() == "symlog"
     assert axes.get_xlim()[0] == 0
-    assert "logarithmic from 0.5 on" in axes.get_xlabel()
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1", "10"]
+    assert axes.get_xlabel() == "time (s), linear up to 0.5"  # a tick stands there
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "0.5", "1", "10"]
     assert compose("loss-time", [long]).axes[0].get_xscale() == "linear"
 
 
 def test_consensus_is_logarithmic_and_leaves_out_exact_zeros(tmp_path):
     gossip = losses(tmp_path / "a.h5", [0.0, 0.5, 0.25], algorithm="d_psgd")
     exact = losses(tmp_path / "b.h5", [0.0, 0.0, 0.0], algorithm="allreduce_sgd")
-    (axes,) = compose("consensus", [gossip, exact]).axes
+    figure = compose("consensus", [gossip, exact])
+    (axes,) = figure.axes
     assert axes.get_yscale() == "log"
     drawn = lines(axes)
-    np.testing.assert_array_equal(drawn["D-PSGD, no stragglers"].get_xydata(), [[1.0, 0.5], [2.0, 0.25]])
-    assert not len(drawn["AllReduce-SGD, no stragglers, exactly\u00a00"].get_xydata())
+    assert list(drawn) == ["D-PSGD"]  # and the legend
+    np.testing.assert_array_equal(drawn["D-PSGD"].get_xydata(), [[1.0, 0.5], [2.0, 0.25]])
+    assert "exactly 0: AllReduce-SGD" in figure.get_suptitle().replace("\u00a0", " ")
     compose("consensus", [exact])
 
 

@@ -1,11 +1,15 @@
 """Repetitions: medians, single runs, intervals."""
 
+import re
+
 import numpy as np
 import pytest
 from drawn import lines
 from made_traces import SLOW, losses, rates
 
 from outpace.benchmarks.figures import compose
+from outpace.benchmarks.trace.run import Run
+from outpace.benchmarks.trace.selection import ALIASES, chosen
 from outpace.comm.errors import UserError
 
 
@@ -49,7 +53,7 @@ def test_a_diverged_repetition_counts_as_worse_than_the_median_not_as_absent(tmp
     drawn = lines(compose("loss-time", runs).axes[0])
     (median,) = drawn.values()
     np.testing.assert_allclose(median.get_ydata(), [8.0, 2.0, 3.0])
-    assert list(drawn) == ["AD-PSGD, no stragglers, 1 of 3 diverged"]
+    assert list(drawn) == ["AD-PSGD, 1 of 3 diverged"]
 
 
 def test_runs_that_differ_in_a_setting_are_no_repetitions(tmp_path):
@@ -58,6 +62,80 @@ def test_runs_that_differ_in_a_setting_are_no_repetitions(tmp_path):
     compose("loss-time", [first, losses(tmp_path / "b.h5", [2.0, 1.0], config=longer)])
     with pytest.raises(UserError, match=r"a\.h5 and .*c\.h5 differ in step_size \(0\.1, 0\.2\)"):
         compose("loss-time", [first, losses(tmp_path / "c.h5", [2.0, 1.0], config={"step_size": 0.2})])
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("cpu_model", ("EPYC", "Xeon")),
+        ("mpi_library", ("MPICH 5", "Open MPI 5")),
+        ("git_commit", ("a1", "b2")),
+        ("gpu", ("H200", "none")),
+        ("cores", (2, 4)),
+        ("n_nodes", (1, 2)),
+        ("step-size", (0.1, 0.2)),
+        ("workers", (4, 8)),
+        ("split", ("iid", "labels:classes=2")),
+        ("compute-time", (0.01, 0.02)),
+    ],
+)
+def test_what_differs_is_refused_by_its_name_and_drawn_as_a_curve_on_request(tmp_path, name, values):
+    """Machines, software, flags and what a figure states alike; each can also be chosen."""
+    paths = []
+    for k, value in enumerate(values):
+        if name == "n_nodes":
+            place = {"hostnames": [f"host{node}" for node in range(value)]}
+        elif "-" in name:
+            place = {"config": {name.replace("-", "_"): value}}
+        else:
+            place = {ALIASES.get(name, name): value}
+        paths.append(losses(tmp_path / f"{k}.h5", [2.0, 1.0 + k], **place).path)
+    with pytest.raises(UserError, match=r"0\.h5 and .*1\.h5 differ in") as refused:
+        compose("loss-time", [Run(path) for path in paths])
+    assert "\n" not in str(refused.value)
+    if name != "compute-time":
+        key = ALIASES.get(name, name).replace("-", "_")
+        assert f"--group-by {key} draws a curve for each, --where {key}=VALUE takes one" in str(refused.value)
+    figure = compose("loss-time", [Run(path) for path in paths], by=name)
+    drawn = lines(figure.axes[0])
+    assert list(drawn) == [f"AD-PSGD, {name} {value}" for value in values]
+    assert [line.get_ydata()[-1] for line in drawn.values()] == [1.0, 2.0]
+    assert len({str(line.get_linestyle()) + str(line._dash_pattern) for line in drawn.values()}) == 2
+    for k, value in enumerate(values):
+        (one,) = chosen([Run(path) for path in paths], [f"{name}={value}"])
+        assert one.path == paths[k]
+
+
+def test_groups_are_ordered_as_numbers(tmp_path):
+    runs = [losses(tmp_path / f"{n}.h5", [2.0, 1.0], n_workers=n) for n in (16, 4, 8)]
+    assert list(lines(compose("loss-time", runs, by="workers").axes[0])) == [
+        f"AD-PSGD, workers {n}" for n in (4, 8, 16)
+    ]
+    with pytest.raises(UserError, match=r"^--group-by: unknown attribute or flag 'worker'; allowed: .*n_workers"):
+        compose("loss-time", runs, by="worker")
+
+
+def test_traces_are_chosen_by_any_name(tmp_path):
+    runs = [
+        losses(tmp_path / f"{n}-{size}.h5", [2.0], n_workers=n, config={"step_size": size, "nesterov": size > 0.1})
+        for n in (2, 4, 8)
+        for size in (0.1, 0.2)
+    ]
+
+    def told(*conditions: str) -> list[str]:
+        return [run.path.stem for run in chosen(runs, conditions)]
+
+    assert told("workers=8", "step-size=0.10") == ["8-0.1"]
+    assert told("nesterov=true", "workers=2") == ["2-0.2"]
+    assert told("workers=2", "workers=8", "nesterov=False") == ["2-0.1", "8-0.1"]
+    assert told() == [run.path.stem for run in runs]
+    for conditions, said in (
+        (["workers=3"], "--where workers=3: no trace has it; among them: 2, 4, 8"),
+        (["lr=3"], "--where: unknown attribute or flag 'lr'; allowed: algorithm, "),
+        (["workers"], "--where workers: not of the form NAME=VALUE"),
+    ):
+        with pytest.raises(UserError, match=re.escape(said)):
+            chosen(runs, conditions)
 
 
 def test_ratios_of_ten_runs_have_a_bootstrap_interval_about_the_ratio_of_medians(tmp_path):
@@ -83,22 +161,25 @@ def test_points_are_medians(tmp_path):
         for n in (1, 2)
         for k, rate in enumerate((1, 2, 9))
     ]
-    (axes,) = compose("speed-up", runs).axes
+    figure = compose("speed-up", runs)
+    (axes,) = figure.axes
     (median,) = lines(axes).values()
     np.testing.assert_allclose(median.get_ydata(), [1, 2])
     each = [line.get_ydata().tolist() for line in axes.get_lines() if line.get_markersize() == 3]
     assert each == [[0.5, 1, 4.5], [1, 2, 9]]
+    assert "open: each run" in figure.get_suptitle().replace("\u00a0", " ")
 
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("loss", [[np.nan, np.nan], [np.inf, -np.inf], [1e308, np.nan], [-1.0, -1e308]])
 def test_a_run_that_is_nowhere_finite_hides_no_other(tmp_path, loss):
-    """It stands in the legend, and what is past all numbers moves no axis."""
+    """It stands above the panel, and what is past all numbers moves no axis."""
     gone = losses(tmp_path / "gone.h5", loss, algorithm="d_psgd", status="diverged")
     whole = losses(tmp_path / "whole.h5", [2.0, 1.0])
     for runs in ([gone], [whole, gone]):
         figure = compose("loss-time", runs)
         figure.draw_without_rendering()
-        assert "D-PSGD, no stragglers, diverged" in [text.get_text() for text in figure.legends[0].get_texts()]
-    np.testing.assert_allclose(lines(figure.axes[0])["AD-PSGD, no stragglers"].get_ydata(), [2.0, 1.0])
+        told = figure.get_suptitle().replace("\u00a0", " ").replace("\n", " ")
+        assert "not finite: D-PSGD, diverged" in told or "D-PSGD, diverged" in lines(figure.axes[0])
+    np.testing.assert_allclose(lines(figure.axes[0])["AD-PSGD"].get_ydata(), [2.0, 1.0])
     assert np.abs(figure.axes[0].get_ylim()).max() < 10

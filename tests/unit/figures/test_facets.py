@@ -77,6 +77,40 @@ def test_a_median_run_that_does_not_reach_the_loss_stands_above_all_that_do(tmp_
     assert list(above.get_ydata()) == pytest.approx([1.95, 1.95])
 
 
+def test_an_even_number_of_runs_has_one_median_in_all_figures(tmp_path):
+    """Of 1 and 2 s it is 1.5 s; of a time and none it is none."""
+    runs = [
+        swept(tmp_path / f"{k}.h5", 1.0 + k % 2, [5.0, 1.0], seed=k, stragglers=stragglers)
+        for k, stragglers in enumerate(("none", "none", SLOW, SLOW))
+    ]
+    for name in ("heterogeneity", "epoch-time"):
+        assert lines(compose(name, runs).axes[0])["AD-PSGD"].get_ydata()[0] == 1.5
+    runs[1] = swept(tmp_path / "1.h5", 1.0, [5.0, 4.0], seed=1)
+    right = compose("heterogeneity", runs, loss=2.0).axes[1]
+    assert lines(right)["AD-PSGD"].get_ydata() == pytest.approx([1.5])  # twice the 0.75 s of those that reach it
+
+
+def test_the_loss_of_heterogeneity_can_be_chosen(tmp_path):
+    run = swept(tmp_path / "a.h5", 1.0, [5.0, 1.0])
+    right = compose("heterogeneity", [run], loss=3.0).axes[1]
+    assert right.get_ylabel() == "s to loss 3"
+    assert lines(right)["AD-PSGD"].get_ydata() == pytest.approx([0.5])
+    with pytest.raises(UserError, match="loss-time: --loss is of the figure heterogeneity"):
+        compose("loss-time", [run], loss=3.0)
+
+
+def test_all_panels_of_a_grid_have_one_scale(tmp_path):
+    """Though the losses of one of them span less than a factor of ten, and its runs a tenth of the time."""
+    runs = [
+        losses(tmp_path / "a.h5", [2.0, 0.01], t_s=[0.0, 100.0], stragglers=SLOW),
+        losses(tmp_path / "b.h5", [2.0, 1.0], t_s=[0.0, 1.0]),
+    ]
+    panels = compose("loss-facets", runs).axes
+    assert {(axes.get_xscale(), axes.get_yscale(), axes.get_xlim(), axes.get_ylim()) for axes in panels} == {
+        ("symlog", "log", panels[0].get_xlim(), panels[0].get_ylim())
+    }
+
+
 def test_levels_of_a_sweep_are_delays_and_splits(tmp_path):
     same = [("none", "iid"), ("none", "labels:classes=2"), (SLOW, "iid")]
     runs = [
@@ -112,3 +146,23 @@ def test_splits_shows_ratios_paired_by_seed(tmp_path):
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["n = 4\niid", "n = 4\nlabels\nclasses=2"]
     with pytest.raises(UserError, match=r"d\.h5: no run of AllReduce-SGD"):
         compose("splits", runs[:6] + runs[7:])
+
+
+def test_splits_keeps_straggler_levels_apart(tmp_path):
+    """Each is paired with AllReduce-SGD under the same delays."""
+    final = {
+        ("allreduce_sgd", "none"): 1.0,
+        ("d_psgd", "none"): 2.0,
+        ("allreduce_sgd", SLOW): 4.0,
+        ("d_psgd", SLOW): 5.0,
+    }
+    runs = [
+        losses(tmp_path / f"{k}.h5", [9.0, loss], algorithm=algorithm, stragglers=stragglers)
+        for k, ((algorithm, stragglers), loss) in enumerate(final.items())
+    ]
+    figure = compose("splits", runs)
+    assert_legible(figure)
+    np.testing.assert_allclose(lines(figure.axes[0])["D-PSGD"].get_ydata(), [2.0, 1.25])
+    ticks = [" ".join(tick.get_text().split()) for tick in figure.axes[0].get_xticklabels()]
+    assert ticks == ["n = 4 iid no stragglers", "n = 4 iid rank 1 slowed 10×"]
+    assert "medians" not in figure.get_suptitle()

@@ -1,6 +1,7 @@
 """What holds for all figures, over made traces whose numbers are known."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,17 @@ from outpace.benchmarks.trace import schema
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
-WANTED = {"speed-up": "equal", "steps-rate": "equal", "splits": "4-equal"}
+WANTED = {
+    "speed-up": "equal",
+    "steps-rate": "equal",
+    "splits": "4-equal",
+    "batches": "allreduce_sgd-4-(equal|batch)",
+    "step-sizes": "allreduce_sgd-4-(equal|step)",
+}
 
 
 def of_figure(name, traces):
-    return [path for path in traces if WANTED.get(name, "-4-") in path.name]
+    return [path for path in traces if re.search(WANTED.get(name, "-4-(equal|slow)"), path.name)]
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -41,7 +48,7 @@ def test_every_figure_is_written_legible_and_inside_its_page(tmp_path, traces, n
 def test_long_specs_are_wrapped(tmp_path):
     problem = "quadratic:dim=1000000,condition=10,sigma=0.1,zeta=10,samples=1024,another=1,and_another=2"
     stragglers = "random:p=0.1,factor=5,another=123456,and_another=123456,a_last_one=123456"
-    steps = {"t_s": [1.0], "staleness": [0], "rank": [0], "compute_s": [1.0], "injected_s": [0.0]}
+    steps = {"t_s": [1, 2], "staleness": [0, 1], "rank": [0, 0], "compute_s": [1, 1], "injected_s": [0, 0]}
     events = {"rank": [0], "kind": [0], "t_start_s": [0.0], "t_end_s": [1.0]}
     evaluations = {"t_s": [0.0, 1.0], "loss": [2.0, 1.0]}
     path = tmp_path / "a.h5"
@@ -66,6 +73,8 @@ def test_the_suffix_gives_the_format(tmp_path, traces, suffix, start):
     out = tmp_path / f"out{suffix}"
     draw("loss-time", traces[:1], out)
     assert out.read_bytes().startswith(start)
+    if suffix == ".svg":  # text that can be searched
+        assert ">time (s)</text>" in out.read_text()
 
 
 @pytest.mark.parametrize("name", FIGURES)

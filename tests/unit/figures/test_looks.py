@@ -13,8 +13,12 @@ def test_programs_and_stragglers_can_be_told_apart_everywhere(tmp_path, traces):
     everything = *looks.PALETTE.values(), *looks.VARIANTS.values()
     for each in zip(*everything, strict=True):
         assert len(set(each)) == len(everything)  # each colour once, each marker once
-    both = lines(compose("loss-time", [Run(path) for path in traces if "-4-" in path.name]).axes[0])
-    alone = lines(compose("loss-time", [Run(traces[-2])]).axes[0])["AD-PSGD, rank 1 slowed 10×"]
+    both = lines(
+        compose("loss-time", [Run(path) for path in traces if path.name.endswith(("-4-equal.h5", "-4-slow.h5"))]).axes[
+            0
+        ]
+    )
+    alone = lines(compose("loss-time", [Run(traces[-2])]).axes[0])["AD-PSGD"]
     together, equal = both["AD-PSGD, rank 1 slowed 10×"], both["AD-PSGD, no stragglers"]
     assert alone.get_color() == together.get_color() == equal.get_color()
     assert together.get_linestyle() != equal.get_linestyle() == "-"

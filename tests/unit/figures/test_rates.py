@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from drawn import lines
-from made_traces import SLOW, rates, write_trace
+from made_traces import SLOW, rates, simulate, write_trace
 
 from outpace.benchmarks.figures import compose
 from outpace.benchmarks.trace.run import Run
@@ -53,6 +53,10 @@ def test_two_slow_ranks_have_their_own_law(tmp_path):
         ([("ad_psgd", SLOW), ("d_psgd", SLOW)], "no run of D-PSGD with --stragglers none"),
         ([("ad_psgd", "random:p=0.1,factor=5")], r"1\.h5: 'random:p=0.1,factor=5' is not one slow-down factor"),
         ([("ad_psgd", SLOW), ("ad_psgd", "fixed:rank=0+1,factor=2")], r"1\.h5 and .*2\.h5 differ in number of slow"),
+        (
+            [("ad_psgd", SLOW), ("ad_psgd", "fixed:rank=2,factor=10")],
+            r"1\.h5 and .*2\.h5 differ in stragglers \(rank 1 slowed 10×, rank 2 slowed 10×\)",
+        ),
         ([], "no run is slowed down"),
     ],
 )
@@ -78,8 +82,8 @@ def test_speed_up_is_over_the_programs_own_smallest_number_of_workers(tmp_path):
     (axes,) = compose("speed-up", runs).axes
     drawn = {label.replace("\u00a0", " "): line.get_xydata().tolist() for label, line in lines(axes).items()}
     assert drawn == {
-        "D-PSGD, no stragglers (100/s at n = 1)": [[1, 1], [2, 1.9], [8, 6]],
-        "AD-PSGD, no stragglers (250/s at n = 2)": [[2, 1], [8, 4]],
+        "D-PSGD (100/s at n = 1)": [[1, 1], [2, 1.9], [8, 6]],
+        "AD-PSGD (250/s at n = 2)": [[2, 1], [8, 4]],
     }
     ideal = [line.get_xydata().tolist() for line in axes.get_lines() if line.get_label().startswith("ideal")]
     assert sorted(ideal) == [[[1, 1], [8, 8]], [[2, 1], [8, 4]]]
@@ -120,12 +124,34 @@ def test_steps_rate_shows_gradients_and_the_busiest_rank(tmp_path):
     assert runs[0].busiest_nbytes() == pytest.approx(12e6 * 2 / 30)
     rate, traffic = compose("steps-rate", runs).axes
     ((label, line),) = lines(rate).items()
-    assert label == "A-PSGD, no stragglers"
+    assert label == "A-PSGD"
     np.testing.assert_allclose(line.get_xdata(), [2, 4])
     np.testing.assert_allclose(line.get_ydata(), [10, 10])
     np.testing.assert_allclose(traffic.get_lines()[0].get_ydata(), [0.8, 1.6])
     with pytest.raises(UserError, match="two or more numbers of workers"):
         compose("steps-rate", runs[:1])
+
+
+def test_equal_traffic_is_drawn_side_by_side(tmp_path):
+    """Stragglers change no bytes; the two curves are beside one another, and the caption says so."""
+    runs = [
+        Run(simulate(tmp_path / f"{n}-{k}.h5", n=n, stragglers=stragglers))
+        for n in (2, 4)
+        for k, stragglers in enumerate(("none", SLOW))
+    ]
+    figure = compose("steps-rate", runs)
+    one, other = (line.get_xdata() for line in figure.axes[1].get_lines())
+    np.testing.assert_allclose(other / one, [1.025, 1.025])
+    assert "curves side by side at each n" in figure.get_suptitle().replace("\u00a0", " ")
+
+
+def test_one_machine_is_not_the_point_before_another(tmp_path):
+    """A speed-up from runs of two machines is none of either; more nodes of one are what it is about."""
+    runs = [rates(tmp_path / f"{n}.h5", n, n_workers=n, cores=n, hostnames=["a", "b"][:n]) for n in (1, 2)]
+    compose("speed-up", runs)
+    runs[1] = rates(tmp_path / "2.h5", 2, n_workers=2, cpu_model="Xeon")
+    with pytest.raises(UserError, match=r"1\.h5 and .*2\.h5 differ in cpu_model \(None, Xeon\): so they cannot share"):
+        compose("speed-up", runs)
 
 
 def test_batches_shows_rounds_and_passes_by_batch_size(tmp_path):
@@ -139,22 +165,32 @@ def test_batches_shows_rounds_and_passes_by_batch_size(tmp_path):
             runs.append(Run(write_trace(path, groups, flags, algorithm=name)))
     rounds, passes = compose("batches", runs).axes
     assert set(lines(rounds)) == {"SVRG", "Katyusha Xˢ", "Katyusha Xʷ"}
-    np.testing.assert_array_equal(lines(rounds)["SVRG"].get_xydata(), [[1, 1001], [10, 101]])
+    np.testing.assert_allclose(lines(rounds)["SVRG"].get_xydata(), [[1, 1001], [10, 101]], rtol=0.03)
+    assert len({line.get_xdata()[0] for line in lines(rounds).values()}) == 3  # of three with one law
     to_target = next(line for line in passes.get_lines() if len(line.get_xdata()) == 2)
     np.testing.assert_array_equal(to_target.get_ydata(), [30, 40])
+    with pytest.raises(UserError, match=r"batches: all runs have the batch size 1; needs two or more"):
+        compose("batches", runs[::2])
 
 
 def test_step_sizes_are_in_units_of_the_analysis(tmp_path):
     """m = 25, b = 4, L = 2: the analysis allows 0.4 / 4 = 0.1. A run that has not got there is infinite."""
-    runs = []
-    for multiple, end in ((1, 1e-9), (8, 1e-9), (32, 1e-3)):
+    made = []
+    for multiple, end in ((1, 1e-9), (8, 1e-9), (32, 1e-3), (64, 1e-3)):
         groups = {"evaluations": {"suboptimality": [1.0, end], "gradients": [0, 300 / multiple]}}
         constants = json.dumps({"m": 25, "L": 2.0, "step_size": 0.1 * multiple})
         flags = {"step_size": 0.1 * multiple, "batch_size": 4, "compute_time": 0}
         path = tmp_path / f"{multiple}.h5"
-        runs.append(Run(write_trace(path, groups, flags, algorithm="svrg", constants=constants)))
+        made.append(Run(write_trace(path, groups, flags, algorithm="svrg", constants=constants)))
+    runs = made[:3]
     (axes,) = compose("step-sizes", runs).axes
     np.testing.assert_array_equal(lines(axes)["SVRG"].get_xydata(), [[1, 300], [8, 37.5], [32, np.inf]])
+    with pytest.raises(
+        UserError, match=r"step-sizes: all runs have the step size 8 of the analysis; needs two or more"
+    ):
+        compose("step-sizes", runs[1:2])
+    (never,) = compose("step-sizes", made[2:]).legends[0].get_texts()
+    assert never.get_text() == "SVRG, never"
     runs[0].objects["constants"]["L"] = None
     with pytest.raises(UserError, match=r"1\.h5: no smoothness is known"):
         compose("step-sizes", runs)

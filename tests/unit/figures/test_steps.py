@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 from drawn import bars
-from made_traces import simulate, write_trace
+from made_traces import SLOW, simulate, write_trace
 
 from outpace.benchmarks.figures import compose
 from outpace.benchmarks.figures.steps import BARS
 from outpace.benchmarks.trace import schema
 from outpace.benchmarks.trace.run import Run
+from outpace.comm.errors import UserError
 
 
 def test_shares_stand_beside_each_other(tmp_path):
@@ -27,15 +28,16 @@ def test_staleness_shows_shares_mean_and_reference(tmp_path):
         Run(write_trace(tmp_path / "a.h5", late)),
         Run(write_trace(tmp_path / "b.h5", sync, algorithm="d_psgd")),
     ]
-    panels = compose("staleness", runs).axes
-    assert [axes.get_title(loc="left") for axes in panels] == [
-        "D-PSGD, no stragglers: mean 0",
-        "AD-PSGD, no stragglers: mean 4",
-    ]
-    values, edges, floor = panels[1].patches[0].get_data()
+    figure = compose("staleness", runs)
+    (axes,) = figure.axes
+    assert axes.get_title(loc="left") == "AD-PSGD: mean 4"
+    assert "always 0: D-PSGD" in figure.get_suptitle().replace("\u00a0", " ")  # no panel of one bar
+    with pytest.raises(UserError, match="it is the same for all gradients of each run"):
+        compose("staleness", runs[1:])
+    values, edges, floor = axes.patches[0].get_data()
     centres = (edges[1:] + edges[:-1]) / 2
     assert {c: v for c, v in zip(centres, values, strict=True) if v > floor} == {2: 1 / 8, 3: 6 / 8, 12: 1 / 8}
-    marks = {line.get_label(): line.get_xdata()[0] for line in panels[1].get_lines()}
+    marks = {line.get_label(): line.get_xdata()[0] for line in axes.get_lines()}
     assert marks == {"mean": 4.0, "n − 1 = 3": 3}
 
 
@@ -73,6 +75,30 @@ def test_a_timeline_shows_twelve_usual_steps_or_one_whole_slow_one(tmp_path, alg
     longest = max(high - low for low, high in shown["delayed by injection", 1])
     assert np.isclose(longest, 1e3 * slow.column("steps", "injected_s")).any()
     assert len(bars(panels[0])["computes", 0]) > 20
+
+
+def test_a_timeline_has_a_panel_for_each_curve_in_the_order_of_all_figures(tmp_path):
+    """Whatever the order of the files; of repetitions the first, and no page of twenty panels."""
+    runs = [
+        Run(simulate(tmp_path / f"{seed}{algorithm}.h5", algorithm, seed=seed, stragglers=stragglers))
+        for seed in (2, 0, 1)
+        for algorithm in ("ad_psgd", "allreduce_sgd")
+        for stragglers in (SLOW, "none")
+    ]
+    figure = compose("timeline", runs)
+    titles = [" ".join(axes.get_title(loc="left").split()).partition(", from")[0] for axes in figure.axes]
+    assert titles == [
+        "AllReduce-SGD, no stragglers",
+        "AllReduce-SGD, rank 1 slowed 10×",
+        "AD-PSGD, no stragglers",
+        "AD-PSGD, rank 1 slowed 10×",
+    ]
+    assert "the first of up to 3 runs each" in figure.get_suptitle().replace("\u00a0", " ")
+    first = bars(compose("timeline", [run for run in runs if run.attrs["seed"] == 0]).axes[0])
+    assert bars(figure.axes[0]) == first
+    many = [Run(simulate(tmp_path / f"{k}.h5", stragglers=f"fixed:rank=1,factor={k}")) for k in range(2, 13)]
+    with pytest.raises(UserError, match="timeline: 11 panels; at most 10: --where takes some of the traces"):
+        compose("timeline", many)
 
 
 def test_a_timeline_places_events_where_they_happened(tmp_path):

@@ -1,19 +1,24 @@
 """A point, and what is put in place of the launcher and the queue."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from small_sweeps import BASE, described
 
 from outpace.benchmarks.sweeps import slurm
 from outpace.benchmarks.sweeps.description import load
+from outpace.benchmarks.trace.run import Run
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "trace-v1.h5"
 
 
 @pytest.fixture
 def point(tmp_path):
-    return dataclasses.replace(
-        load(described(tmp_path, BASE)).points[0], target=tmp_path / "runs" / "d_psgd-2-0123456789abcdef.h5"
-    )
+    """One whose trace the golden file may be."""
+    identity = Run(GOLDEN).attrs["config_id"]
+    target = tmp_path / "runs" / f"d_psgd-2-{identity}.h5"
+    return dataclasses.replace(load(described(tmp_path, BASE)).points[0], id=identity, target=target)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_sweeps import BASE, SMALL, described, flag
 
+from outpace.benchmarks.problems import digits, splits
 from outpace.benchmarks.running.plan import make_plan, parse_flags
 from outpace.benchmarks.sweeps.description import load, presets, programs
 from outpace.benchmarks.sweeps.manifest import manifest
@@ -130,6 +131,34 @@ ERRORS = [
     (BASE.replace("2", "0"), "workers must be a whole number"),
     (BASE + "seeds = 3", "unknown key 'seeds'; allowed: programs, workers"),
     (BASE + "repetitions = 0", "repetitions is 0; it must be at least 1"),
+    (BASE + "repetitions = 1_000_000_000", "1000000000 points, before exclusions; a sweep has at most 100000"),
+    (
+        BASE + f"repetitions = 1000\n[flags]\nepochs = {list(range(1, 1001))}\nstep-size = {list(range(1, 1001))}",
+        "1000000000 points, before exclusions",
+    ),
+    (BASE + f"repetitions = 1{'0' * 30}", "repetitions: a whole number of 100 bits; the largest has 63"),
+    (BASE + f"repetitions = 1{'0' * 5000}", "Exceeds the limit (4300 digits)"),
+    (BASE + f"[flags]\nepochs = [0x{'f' * 5000}]", "flags.epochs: a whole number of 20000 bits"),
+    (BASE + f"[flags]\nepochs = {'[' * 5000}1{']' * 5000}", "arrays or tables are nested too deeply"),
+    (BASE.replace("2", "100_000_000"), "workers must be a whole number of at least 1 and at most 8192"),
+    (BASE + '[flags]\nproblem = "digits\\n"', "flags.problem: 'digits\\n' holds a character that cannot be printed"),
+    (BASE + '[flags]\nproblem = "digits\\u0000"', "flags.problem: 'digits\\x00' holds a character"),
+    (BASE + '[flags]\nproblem = "digits\\u2028"', "flags.problem: 'digits\\u2028' holds a character"),
+    (BASE + '"a\\nb" = 1', "a key: 'a\\nb' holds a character"),
+    (BASE + 'folder = "a\\tb"', "folder: 'a\\tb' holds a character"),
+    (BASE + "folder = '--overwrite'", "folder: --overwrite begins with a dash"),
+    (BASE + "folder = '~nobody-of-this-name/runs'", "folder: '~nobody-of-this-name/runs' names a user or a variable"),
+    (BASE + "folder = '$NO_SUCH_VARIABLE/runs'", "folder: '$NO_SUCH_VARIABLE/runs' names a user or a variable"),
+    (BASE + "[flags]\ngeometry = '--overwrite'", "[flags]: geometry is '--overwrite'; it must be true or false"),
+    (BASE + "[flags]\nstragglers = '--overwrite'", "--stragglers: unknown name '--overwrite'"),
+    (BASE + "[flags]\nstep-size = 1\nstep_size = 2", "[flags]: step-size is given twice, with - and with _"),
+    (BASE.replace("2", "1") + "[[exclude]]\nworkers = true", "[[exclude]] number 1 fits no point"),
+    (BASE + "[flags]\nseed = true", "[flags]: seed is True; it must be a text or a number"),
+    (BASE + "[flags]\nepochs = [1, true]", "[flags]: epochs is True; it must be a text or a number"),
+    ('programs = ["-m.py"]\nworkers = 2', "programs: unknown program '-m.py'"),
+    (BASE + "[flags]\nsplit = 'labels:classes=4'", "with 2 workers it must be at least 5"),
+    (BASE + "[flags]\nproblem = 'quadratic:dim=4'\nsplit = 'labels'", "the data of this problem has no labels"),
+    (BASE + "[flags]\nproblem = 'quadratic:dim=4,samples=1'", "2 workers are too many for 1 samples"),
     (BASE + "repetitions = true", "repetitions is True; it must be a whole number"),
     (BASE + "[flags]\nlr = [0.1, 0.2]", "[flags]: unknown flag 'lr'; allowed: backend, batch-size"),
     (BASE + "[flags]\nstep-size = []", "[flags]: step-size is an empty list"),
@@ -149,6 +178,19 @@ ERRORS = [
     (BASE + "[exclude]\nworkers = 2", "exclude is {'workers': 2}; it must be an array of tables"),
     (BASE + "[slurm]\ntime = [1]", "[slurm]: time is [1]; it must be one value"),
     (BASE + "[slurm]\nthrottle = true", "[slurm]: throttle is True; it must be a number"),
+    (BASE + "[slurm]\nthrottle = 0", "throttle is 0; it must be a number of at least 1"),
+    (BASE + "[slurm]\njob = 'mine'", "[slurm]: job-name is set by the sweep itself"),
+    (BASE + "[slurm]\n'time=5 --wait' = true", "[slurm]: 'time=5 --wait' is no option of sbatch"),
+    (BASE + "[slurm]\n'comment=x' = 1", "[slurm]: 'comment=x' is no option of sbatch"),
+    (BASE + "[slurm]\npartition = true", "[slurm]: partition needs a value; without one may stand contiguous"),
+    (BASE + '[slurm]\ncomment = "a\\n#SBATCH --wait"', "slurm.comment: 'a\\n#SBATCH --wait' holds a character"),
+    (BASE + "[slurm]\nchdir = '/tmp'", "[slurm]: chdir is set by the sweep itself"),
+    (BASE + "[slurm]\ntime = '00:02:00'", "time is 00:02:00, 120 s; it must be more than the 120 s before the limit"),
+    (BASE + "[slurm]\ntime = 00:01:30", "time is 00:01:30, 90 s; it must be more than the 120 s"),
+    (BASE + "[slurm]\ntime = 1", "time is 1, 60 s; it must be more than the 120 s"),
+    (BASE + "[slurm]\ntime = '0-0:1'\nsignal = 'B:USR1'", "time is 0-0:1, 60 s; it must be more than the 60 s"),
+    (BASE + "[slurm]\ntime = 'soon'", "time is 'soon'; Slurm's forms are MINUTES, "),
+    (BASE + "[slurm]\nsignal = 'B:USR1@soon'", "signal is 'B:USR1@soon'; it must be of the form B:USR1@SECONDS"),
     (
         BASE + "[slurm]\njob-name = 'mine'",
         "[slurm]: job-name is set by the sweep itself, as are all of array,",
@@ -169,6 +211,31 @@ def test_refused(tmp_path, text, said):
     assert str(refused.value).startswith(str(tmp_path / "small.toml"))
     assert "\n" not in str(refused.value)
     assert os.listdir(tmp_path) == ["small.toml"]
+
+
+def test_a_folder_is_named_as_to_a_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SCRATCH", str(tmp_path / "scratch"))
+    for text, folder in (("~/runs", "home/runs"), ("$HOME/runs", "home/runs"), ("${SCRATCH}/100 %", "scratch/100 %")):
+        (point,) = load(described(tmp_path, BASE + f"folder = '{text}'")).points
+        assert point.target.parent == tmp_path / folder
+
+
+def test_what_a_split_refuses_is_told_for_the_seed_that_meets_it(tmp_path):
+    """A split drawn at random leaves a worker without a sample for some seeds; the run refuses it in the same words."""
+    text = 'programs = ["d_psgd"]\nworkers = 16\n[flags]\nsplit = "dirichlet:alpha=0.01"\nseed = '
+    refused = set()
+    for seed in range(4):
+        train, _ = digits.images(seed)
+        try:
+            splits.deal("dirichlet:alpha=0.01", train.labels, 16, seed)
+        except UserError as error:
+            refused.add(seed)
+            with pytest.raises(UserError, match=re.escape(str(error))):
+                load(described(tmp_path, f"{text}{seed}"))
+        else:
+            load(described(tmp_path, f"{text}{seed}"))
+    assert refused
 
 
 def test_two_points_of_one_id_are_named(tmp_path):

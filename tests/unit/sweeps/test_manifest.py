@@ -23,7 +23,7 @@ def test_a_manifest_that_is_not_whole_is_refused(tmp_path):
     text = manifest(load(described(tmp_path, SMALL)).points[:4])
     lines = text.splitlines(keepends=True)
     broken = [text[:cut] for cut in range(len(lines[0]), len(text) - 1, 7)]
-    broken += ["".join(lines[:2] + lines[3:]), "".join(lines[:2] + lines[1:]), text.replace("--seed 0", "--seed 1")]
+    broken += ["".join(lines[:2] + lines[3:]), "".join(lines[:2] + lines[1:]), text.replace("--seed=0", "--seed=1")]
     path = tmp_path / "m.txt"
     for each in broken:
         path.write_text(each)

@@ -55,6 +55,21 @@ def test_what_has_become_of_a_point(point):
     assert "cannot be read as HDF5" in standing(point).reason
 
 
+def test_the_trace_of_another_run_is_neither_the_point_done_nor_replaced(point, launcher):
+    launcher("exit 1")
+    traced(point, "complete")
+    with h5py.File(point.target, "a") as file:
+        file.attrs["config_id"] = "0123456789abcdef"
+    before = point.target.read_bytes()
+    told = f"{point.target} holds the trace of another run, 0123456789abcdef; move it away"
+    assert standing(point) == Standing("failed", told)
+    points.forgive(point)
+    with points.Signals() as signals:
+        assert points.run(point, signals) == Standing("failed", told)
+    assert point.target.read_bytes() == before
+    assert not point.beside(".log").exists()
+
+
 HOLD = """
 import os, subprocess, sys, time
 from pathlib import Path

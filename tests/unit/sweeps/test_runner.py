@@ -5,6 +5,7 @@ import os
 import tomllib
 from pathlib import Path
 
+import h5py
 import pytest
 from small_sweeps import BASE, CHECKPOINT, described, meets
 
@@ -50,13 +51,38 @@ def test_status_prints_what_looks_like_markup_as_it_is(tmp_path, capsys):
     sweep = load(described(tmp_path, BASE), tmp_path / "a[b] [/b] :x:")
     runner.prepare(sweep)
     (point,) = sweep.points
-    labelled = dataclasses.replace(point, flags=("--problem", "libsvm:path=/data[/b]"))
+    labelled = dataclasses.replace(point, flags=("--problem=libsvm:path=/data[/b]",))
     labelled.beside(".failed").write_text("[/b] is missing")
-    assert runner.status(dataclasses.replace(sweep, points=[labelled])) == 0
+    assert runner.status(dataclasses.replace(sweep, points=[labelled]), verbose=True) == 0
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"{sweep.folder}: 1 failed"
     assert "libsvm:path=/data[/b]" in said[1]
     assert said[2:] == ["         [/b] is missing", f"         {point.beside('.log')}"]
+
+
+def test_status_is_a_summary_with_the_duration_of_what_is_left(tmp_path, capsys):
+    """Twelve points: one is done after 100 s, eight failed for seven reasons; of the rest nothing is there."""
+    sweep = load(described(tmp_path, BASE + "repetitions = 12\n"), tmp_path / "runs")
+    runner.prepare(sweep)
+    done, *others = sweep.points
+    with h5py.File(done.target, "w") as file, h5py.File(GOLDEN) as golden:
+        file.attrs.update(dict(golden.attrs) | {"config_id": done.id, "wall_s": 100.0})
+        for name in golden:
+            golden.copy(name, file)
+    for number, point in enumerate(others[:8]):
+        point.beside(".failed").write_text(f"reason {max(1, number)}")
+    assert runner.status(sweep, verbose=False) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{sweep.folder}: 1 done, 8 failed, 3 missing"
+    assert said[1].startswith("about 18 min of runs left")  # eleven of 100 s
+    assert said[2] == "2 failed: reason 1"
+    assert said[3:] == [
+        *(f"1 failed: reason {number}" for number in range(2, 6)),
+        "and others for 2 more reasons",
+        "--verbose lists the points",
+    ]
+    assert runner.status(sweep, verbose=True) == 0
+    assert capsys.readouterr().out.count("--seed=") == 8
 
 
 @pytest.mark.parametrize("interrupted", ["load", "survey"])
@@ -110,6 +136,7 @@ def test_a_sweep_in_one_job_has_another_turn_where_this_one_finished_a_point(poi
 def test_a_point_that_failed_meanwhile_is_not_run(point, launcher, monkeypatch):
     """By another runner, or by the same array submitted twice; a requeued job does not mind its own earlier life."""
     monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     sweep = Sweep("one", point.target.parent, [point])
     found = runner.survey(sweep)
     launcher("exit 3")
@@ -119,6 +146,9 @@ def test_a_point_that_failed_meanwhile_is_not_run(point, launcher, monkeypatch):
     assert runner.run_one(sweep, 1, retry_failed=False, requeue=True) == 1
     assert point.beside(".log").read_text().count(" UTC, ") == 1
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert runner.run_one(sweep, 1, retry_failed=False, requeue=True) == 1  # somebody's variable, and no job
+    assert point.beside(".log").read_text().count(" UTC, ") == 1
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert runner.run_one(sweep, 1, retry_failed=False, requeue=True) == 1
     assert point.beside(".log").read_text().count(" UTC, ") == 2
 
@@ -135,7 +165,7 @@ def test_the_time_left_is_that_of_the_points_to_come(tmp_path, monkeypatch, caps
         report.starts(point)
         now += took
         report.ended(point, Standing("done"))
-        left.append(report._left())
+        left.append(report._durations.of(report._todo))
     assert left == [30.0, 12.0, 2.0, 0.0]
     said = capsys.readouterr().err
     assert "1/4 done in 10.0 s, 30 s left: d_psgd -n 2" in said

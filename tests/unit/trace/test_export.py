@@ -13,6 +13,7 @@ import pytest
 
 from outpace.benchmarks.trace.export import write_csv, write_parquet
 from outpace.benchmarks.trace.run import Run
+from outpace.benchmarks.trace.target import common_loss
 from outpace.comm.errors import UserError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "trace-v1.h5"
@@ -76,6 +77,26 @@ def test_parquet(tmp_path: Path, runs: list[Path]) -> None:
     assert str(schema.field("loss_final").type) == "double"
     assert str(schema.field("seed").type) == "int64"
     assert str(schema.field("flag_epochs").type) == "string"  # a number in one run, a text in the other
+
+
+def test_the_time_to_a_loss(tmp_path: Path, runs: list[Path]) -> None:
+    """To the one given; else to one that nine of ten runs of the same problem reach."""
+    run = Run(runs[0])
+    given = float(run.column("evaluations", "loss").mean())
+    assert write_csv(runs, tmp_path / "t.csv", loss=given) == 2
+    first = pandas.read_csv(tmp_path / "t.csv").iloc[0]
+    assert first["loss_target"] == given
+    assert first["time_to_loss_s"] == pytest.approx(run.time_to_loss(given))
+    write_csv(runs, tmp_path / "t.csv")
+    table = pandas.read_csv(tmp_path / "t.csv")
+    assert set(table["loss_target"]) == {common_loss([Run(path) for path in runs])}
+    write_csv(runs, tmp_path / "t.csv", loss=-1.0)
+    assert pandas.read_csv(tmp_path / "t.csv")["time_to_loss_s"].isna().all()
+
+
+def test_some_of_the_traces(tmp_path: Path, runs: list[Path]) -> None:
+    assert write_csv(runs, tmp_path / "t.csv", ["servers=2"]) == 1
+    assert list(pandas.read_csv(tmp_path / "t.csv")["file"]) == [str(runs[1])]
 
 
 def test_a_table_is_whole_or_not_written(tmp_path: Path, runs: list[Path]) -> None:

@@ -44,6 +44,20 @@ def test_time_is_told_by_rank_where_ranks_differ() -> None:
     assert idle.startswith("idle ")
 
 
+def test_steps_of_a_slow_rank_are_not_lost_among_those_of_the_others(tmp_path: Path) -> None:
+    """One step in 31 is delayed: the 95 % quantile of all of them is 0."""
+    path = tmp_path / "slow.h5"
+    shutil.copy(GOLDEN, path)
+    slow = np.arange(62) % 31 == 0
+    with h5py.File(path, "a") as file:
+        for name, column in list(file["steps"].items()):
+            values = {"rank": slow, "injected_s": 0.045 * slow}.get(name, np.ones(len(slow)))
+            del file["steps"][name]
+            file["steps"][name] = values.astype(column.dtype)
+    assert shown(path)["injected, s"] == "medians by rank 0 0.045; of all p5 0, p95 0"
+    assert shown(path)["compute, s"] == "medians by rank 1 each; of all p5 1, p95 1"
+
+
 def test_damage_anywhere_is_a_user_error(tmp_path: Path) -> None:
     """A byte turned over, which may be one that nothing depends on; HDF5 raises this and that for others."""
     whole, path = GOLDEN.read_bytes(), tmp_path / "damaged.h5"
