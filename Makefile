@@ -20,7 +20,7 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 export PIP_USER = 0
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT
 
-.PHONY: help run test more unit mpi launch slurm test-openmpi wheel lint format types soak claims mutations clean
+.PHONY: help run test more unit mpi launch slurm test-openmpi wheel lint format types soak torture claims mutations clean
 .DEFAULT_GOAL := help
 
 help:  ## these lines
@@ -55,6 +55,9 @@ slurm: $(VENV)/reframed  ## sweeps on a real Slurm, started on this host; skippe
 
 soak: $(VENV)/developed  ## AD-PSGD: 200 short runs at n = 8
 	OUTPACE_SOAK=200 $(MPIEXEC) -n 8 $(PYTEST) -q tests/mpi/test_ad_psgd.py -k never_hang -o faulthandler_timeout=280
+
+torture: $(VENV)/developed  ## 300 random signals to random processes of whole jobs; about an hour
+	$(BIN)/python tests/torture.py 300
 
 claims: $(VENV)/developed  ## the papers' claims, measured; wants an idle machine and some minutes
 	$(PYTEST) -v -rP -m claim -o faulthandler_timeout=900 tests/claims
