@@ -162,7 +162,7 @@ def attempt(one: Try, folder: Path) -> Outcome:
                 outcome.wrong.append("the job was lost")
             os.kill(chosen[-1], signal.SIGCONT)
             process.terminate()
-        elif taken_by_mpi(one, before) and not _until(lambda: process.poll() is not None, GONE_S):
+        elif may_be_lost(one, before) and not _until(lambda: process.poll() is not None, GONE_S):
             process.terminate()
         if not _until(lambda: process.poll() is not None, LIMIT_S):
             outcome.wrong.append("it did not end")
@@ -170,7 +170,7 @@ def attempt(one: Try, folder: Path) -> Outcome:
         code = process.wait()
         outcome.code = 128 - code if code < 0 else code
         outcome.said = said.read_text(errors="replace")
-        codes = expected(one, started) | ({128 + signal.SIGTERM} if taken_by_mpi(one, before) else set())
+        codes = expected(one, started) | ({128 + signal.SIGTERM} if may_be_lost(one, before) else set())
         if outcome.code not in codes:
             outcome.wrong.append(f"exit code {outcome.code}")
         # Python tells of a SIGINT in its own start, where others than `outpace` sent it.
@@ -188,10 +188,10 @@ def attempt(one: Try, folder: Path) -> Outcome:
     return outcome
 
 
-def taken_by_mpi(one: Try, before: dict[int, np.ndarray]) -> bool:
-    """Whether the signal may have got lost: MPICH has a handler of its own for SIGUSR1 from the start of MPI to that of
-    the program. `outpace` waits for the end of that time, who passes it by does not."""
-    return one.number == signal.SIGUSR1 and one.target in ("mpiexec", "proxy", "rank") and not before
+def may_be_lost(one: Try, before: dict[int, np.ndarray]) -> bool:
+    """Whether the job may go on after a signal that went past `outpace` and its guardian: Hydra's proxy ignores some,
+    and MPICH has a handler of its own for SIGUSR1 from the start of MPI to that of the program."""
+    return one.target in ("mpiexec", "proxy") or (one.target == "rank" and one.number == signal.SIGUSR1 and not before)
 
 
 def expected(one: Try, started: bool) -> set[int]:

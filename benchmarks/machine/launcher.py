@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import select
 import shlex
 import shutil
 import signal
@@ -192,6 +193,9 @@ class Started:
             self._orders.write(bytes([signal.SIGKILL if self._inside else number]))
 
     def wait(self) -> Ended:
+        # A signal may hit a reader's thread; its handler runs in this one, when it next wakes.
+        while not select.select([self._account], [], [], 0.2)[0]:
+            pass
         code = self._process.wait()
         for reader in self._readers:
             reader.join()

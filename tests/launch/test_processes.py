@@ -73,6 +73,19 @@ def test_a_hang_up_before_anything_is_launched() -> None:
     assert subprocess.run([sys.executable, "-c", script], timeout=WITHIN_S).returncode == -signal.SIGHUP
 
 
+def test_signals_in_a_burst_all_arrive(by: Callable) -> None:
+    """After SIGCONT the kernel gives the next signal to another thread, in which Python runs no handler."""
+    for _ in range(5):
+        process = by("echo up; exec sleep 50", *RUN)
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=WITHIN_S)
+        assert process.returncode == 128 + signal.SIGTERM
+
+
 @pytest.mark.parametrize("end", ["exit 3", "kill -KILL $$"])
 def test_what_left_the_session_ends_too(by: Callable, tmp_path: Path, end: str) -> None:
     """A process in a session of its own, whose parent is gone, as Hydra's proxies may be."""
