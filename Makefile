@@ -20,7 +20,8 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 export PIP_USER = 0
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT
 
-.PHONY: help run test more unit mpi launch slurm test-openmpi wheel lint format types soak flips claims mutations clean
+.PHONY: help run test more unit mpi launch slurm test-openmpi wheel lint format types soak flips torture claims \
+	mutations clean
 .DEFAULT_GOAL := help
 
 help:  ## these lines
@@ -58,6 +59,9 @@ soak: $(VENV)/developed  ## AD-PSGD: 200 short runs at n = 8
 
 flips: $(VENV)/developed  ## 500 random flips and cuts of parts, stores, checkpoints and traces
 	PYTHONPATH=tests $(BIN)/python tests/flips.py
+
+torture: $(VENV)/developed  ## 300 random signals to random processes of whole jobs; about an hour
+	$(BIN)/python tests/torture.py 300
 
 claims: $(VENV)/developed  ## the papers' claims, measured; wants an idle machine and some minutes
 	$(PYTEST) -v -rP -m claim -o faulthandler_timeout=900 tests/claims

@@ -22,7 +22,7 @@ from mpi4py import MPI
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks.machine import link, provenance, twins
+from outpace.benchmarks.machine import launcher, link, provenance, twins
 from outpace.benchmarks.problems import Problem
 from outpace.benchmarks.running.assembly import Assembly
 from outpace.benchmarks.running.plan import Launch, Plan, make_plan
@@ -301,6 +301,7 @@ def _table(comm: MeteredComm, title: str, columns: tuple[str, ...]) -> Table:
 
 def main() -> None:
     comm = MeteredComm(MPI.COMM_WORLD)
+    launcher.report(comm.rank)
     name, backend = sys.argv[1:]
     measures: dict[str, Callable[..., Table]] = {"sign": sign, "vote": vote}
     host_measures: dict[str, Callable[..., Table]] = {"gossip": gossip, "record": record, "step": step}

@@ -22,7 +22,7 @@ from outpace.benchmarks.running.assembly import RunFunction
 from outpace.benchmarks.running.execution import execute
 from outpace.benchmarks.running.plan import Launch, Plan, make_plan, parse_flags
 from outpace.benchmarks.running.storage import Unwritten
-from outpace.benchmarks.running.watch import listen
+from outpace.benchmarks.running.watch import deaf, listen
 from outpace.comm import agreement, arrays, threads
 from outpace.comm.errors import UserError
 from outpace.comm.meter import MeteredComm
@@ -32,14 +32,14 @@ def main(run: RunFunction, Config: type[ProgramConfig]) -> NoReturn:
     """Run one program as this process's command; collective over COMM_WORLD, never returns.
 
     Exit codes: 0 done, 1 diverged or failed, 2 something for the user to put right; ended early with a checkpoint:
-    75 by SIGUSR1, 128 + n by signal n.
+    75 by SIGUSR1, 128 + n by another signal n.
     """
     # Non-finite models are reported once, with step and rank, not by a warning from each operation on them.
     warnings.simplefilter("ignore", RuntimeWarning)
     listen()
     world = MPI.COMM_WORLD
     name = Path(run.__code__.co_filename).stem
-    _life = launcher.report(world.rank)  # kept open until the process ends
+    launcher.report(world.rank)
     try:
         config, launch = parse_flags(name, Config, sys.argv[1:], quiet=world.rank > 0)
         code = _main(MeteredComm(world), run, name, config, launch)
@@ -58,8 +58,10 @@ def main(run: RunFunction, Config: type[ProgramConfig]) -> NoReturn:
 
 def _leave(code: int) -> NoReturn:
     """Finalise first: an exit code other than 0 would otherwise be an MPI abort, which is for crashes."""
+    launcher.announce(code)
     sys.stdout.flush()
     MPI.Finalize()
+    deaf()
     sys.exit(code)
 
 

@@ -32,4 +32,4 @@ CHECKPOINT = "touch $1.part-0 $1.part-1 $1.part-0.state-1 $1.part-1.state-1"
 
 def meets(name: str, then: str) -> str:
     """A script that has the runner get this signal, and does `then` when it is passed on."""
-    return f"trap '{then}' {name}\nkill -{name} $PPID\nsleep 20 & wait"
+    return f"trap '{then}' {name}\nkill -{name} $runner\nsleep 20 & wait"

@@ -1,10 +1,14 @@
 """The `outpace` command: run a program, look at its trace, draw figures, measure the primitives, check the machine."""
 
+import os
+
 import mpi4py
 
 mpi4py.rc.initialize = False  # this process launches MPI jobs and is none itself
+os.environ.setdefault("UCX_DEBUG_SIGNO", "0")  # with MPI's library comes UCX, which would stop it at SIGHUP
 
 import argparse
+import errno
 import io
 import itertools
 import signal
@@ -14,6 +18,8 @@ from pathlib import Path
 from typing import Final
 
 from outpace.benchmarks.command.arguments import parser
+from outpace.benchmarks.machine import launcher, streams
+from outpace.benchmarks.machine.launcher import Ended
 from outpace.benchmarks.sweeps.programs import module_of
 from outpace.comm.errors import UserError
 
@@ -27,48 +33,62 @@ Two programs on four workers, the last of them ten times slower, and what became
 
 `outpace --help` lists the commands, `outpace run PROGRAM --help` the flags of a program."""
 
+UNREAD: Final = {errno.EPIPE: signal.SIGPIPE, errno.EIO: signal.SIGHUP}  # the reader is gone, the terminal is
+LOOKS: Final = [[], ["show"], ["plot"], ["export"]]  # nothing is left undone where nobody reads on: ... | head
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: that of the job for `run` and `micro`; 1 for a broken trace; 2 for something to put right."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    streams.open_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every encoding has the ² of D²
+    try:
+        code = _do(arguments)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        streams.say(f"outpace: {error}")
+        return 1 if arguments[0] == "show" else 2
+    except KeyboardInterrupt:  # nothing has been started that would have to be told of
+        return 128 + signal.SIGINT
+    except OSError as error:
+        if error.errno not in UNREAD:  # mostly a full disk
+            streams.say(f"outpace: {error.filename or arguments[0]}: {error.strerror or error}")
+            return 2
+        streams.forsake(sys.stdout)
+        streams.forsake(sys.stderr)
+        return 0 if arguments[:1] in LOOKS else 128 + UNREAD[error.errno]
+
+
+def _do(arguments: Sequence[str]) -> int:
     if not arguments:
         print(FIRST)
         return 0
-    options = argparse.Namespace(command="")
-    try:
-        options, rest = parser().parse_known_args(arguments, options)
-        if options.command == "run":
-            options.flags = rest  # the program's own
-        elif rest:
-            parser().error(f"unrecognized arguments: {' '.join(rest)}")
-        return COMMANDS[options.command](options)
-    except UserError as error:
-        print(f"outpace: {error}", file=sys.stderr)
-        return 1 if options.command == "show" else 2
-    except KeyboardInterrupt:  # nothing has been started that would have to be told of
-        return 128 + signal.SIGINT
-    except BrokenPipeError:  # `outpace show ... | head`
-        sys.stderr.close()
-        return 0
-
-    except OSError as error:  # mostly a full disk
-        print(f"outpace: {error.filename or options.command}: {error.strerror or error}", file=sys.stderr)
-        return 2
+    options, rest = parser().parse_known_args(arguments)
+    if options.command == "run":
+        options.flags = rest  # the program's own
+    elif rest:
+        parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    return COMMANDS[options.command](options)
 
 
 def run(options: argparse.Namespace) -> int:
-    from outpace.benchmarks.machine import launcher
     from outpace.benchmarks.sweeps import slurm
     from outpace.benchmarks.trace.checkpoint import GOES_ON
 
     slurm.check_allocation()
     ended = launcher.launch(module_of(options.program), options.workers, options.flags)
-    if explained := launcher.explain(ended, _folder(options.flags)):
-        print(explained, file=sys.stderr)
+    _explain(ended, _folder(options.flags))
     if options.requeue and ended.code == GOES_ON:
         slurm.requeue()
+    return ended.code
+
+
+def _explain(ended: Ended, folder: Path | None = None) -> int:
+    """Say what ended a launch, where it was one of its ranks; its exit code."""
+    if explained := launcher.explain(ended, folder):
+        streams.say(explained)
     return ended.code
 
 
@@ -147,14 +167,14 @@ def export(options: argparse.Namespace) -> int:
 
 
 def micro(options: argparse.Namespace) -> int:
-    from outpace.benchmarks.machine import launcher, link
+    from outpace.benchmarks.machine import link
     from outpace.benchmarks.micro import RANKS
 
     if options.name not in RANKS:
         raise UserError(f"unknown micro-benchmark '{options.name}'; allowed: {', '.join(RANKS)}")
     ranks = options.workers or RANKS[options.name]
     inside = link.inside(options.link, ranks) if options.link else []
-    return launcher.launch("outpace.benchmarks.micro", ranks, [options.name, options.backend], inside).code
+    return _explain(launcher.launch("outpace.benchmarks.micro", ranks, [options.name, options.backend], inside))
 
 
 def check(options: argparse.Namespace) -> int:
@@ -164,13 +184,11 @@ def check(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    from outpace.benchmarks.machine import launcher
-
     module = "outpace.benchmarks.machine.doctor"
     if options.nodes is None:
-        return launcher.launch(module, 2, []).code
+        return _explain(launcher.launch(module, 2, []))
     ranks, placement = launcher.one_a_node(options.nodes)
-    return launcher.launch(module, ranks, ["--nodes"], placement=placement).code
+    return _explain(launcher.launch(module, ranks, ["--nodes"], placement=placement))
 
 
 def race(options: argparse.Namespace) -> int:

@@ -26,7 +26,7 @@ from outpace.comm.errors import UserError
 def main() -> None:
     world = MPI.COMM_WORLD
     path, limit_s, names = Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
-    _life = launcher.report(world.rank)  # kept open until the process ends
+    launcher.report(world.rank)
     warnings.simplefilter("ignore", RuntimeWarning)  # a model that is not finite breaks a contract, and that is told
     faulthandler.dump_traceback_later(limit_s, exit=True)
     try:

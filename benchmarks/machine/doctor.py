@@ -11,7 +11,7 @@ from mpi4py import MPI
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks.machine import any_source, async_progress, provenance
+from outpace.benchmarks.machine import any_source, async_progress, launcher, memory, provenance
 from outpace.comm import arrays, clock
 from outpace.comm.errors import UserError
 
@@ -28,6 +28,7 @@ def examine(comm: MPI.Intracomm) -> list[tuple[str, str, str]]:
         ("message", *_message(comm)),
         *_progress(comm),
         ("cores", *_cores(comm)),
+        ("shared memory", *_memory()),
         ("BLAS threads", *_blas()),
         ("GPU", *_gpu()),
     ]
@@ -117,6 +118,10 @@ def _cores(comm: MPI.Intracomm) -> tuple[str, str]:
     )
 
 
+def _memory() -> tuple[str, str]:
+    return "ok" if memory.enough(provenance.usable_cores()) else "small", memory.room()
+
+
 def _blas() -> tuple[str, str]:
     threads = os.environ.get("OMP_NUM_THREADS")
     return ("ok", "1 per rank") if threads == "1" else ("check", f"OMP_NUM_THREADS is {threads}; set it to 1")
@@ -136,6 +141,7 @@ def _gpu() -> tuple[str, str]:
 
 def main() -> None:
     comm = MPI.COMM_WORLD
+    launcher.report(comm.rank)
     lines = examine_nodes(comm) if sys.argv[1:] == ["--nodes"] else examine(comm)
     if comm.rank == 0:
         shown = Table(show_header=False, box=None)

@@ -1,5 +1,6 @@
 """Starting a program under the MPI that this Python is bound to."""
 
+import json
 import os
 import re
 import select
@@ -16,9 +17,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import IO, BinaryIO, Final, TextIO
+from typing import Any, BinaryIO, Final, TextIO
 
-from outpace.benchmarks.machine import transport
+from outpace.benchmarks.machine import guardian, memory, streams, transport
+from outpace.benchmarks.machine.guardian import Account
 from outpace.comm.errors import UserError
 
 # Programs are benchmarked one thread per rank; `python -m` must not put the working directory on the path, where a
@@ -33,9 +35,16 @@ ENVIRONMENT: Final = {
     "OMPI_MCA_mpi_yield_when_idle": "1",
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "UCX_DEBUG_SIGNO": "0",  # UCX has a process stop at SIGHUP else, to be debugged
 }
 UNTYPED: Final = ("OUTPACE_RANKS", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS")  # of `environment`: not needed
-SOCKET: Final = "OUTPACE_LAUNCHER_SOCKET"  # names the abstract socket of `launch` to its ranks
+SLURM_JOB: Final = {"SLURM_JOB_ID", "SLURM_TASKS_PER_NODE"}  # with these Hydra starts ranks by srun ...
+HYDRA_CHOICES: Final = {  # ... unless told of other hosts or another way
+    *("HYDRA_LAUNCHER", "HYDRA_BOOTSTRAP", "HYDRA_RMK", "HYDRA_HOST_FILE"),
+    *("-launcher", "-bootstrap", "-rmk", "-hosts", "-host", "-f"),
+}
+SOCKET: Final = "OUTPACE_LAUNCHER_SOCKET"  # names the abstract socket of the guardian to its ranks
+_connections: Final[list[socket.socket]] = []  # of this rank to it, none or one, kept open until the process ends
 
 
 def mpiexec() -> list[str]:
@@ -76,22 +85,36 @@ def one_a_node(hosts: str) -> tuple[int, list[str]]:
     )
 
 
+def _refuse_broken(launcher: str) -> None:
+    """Raise UserError for a launcher that is not there, or would hang."""
+    if not shutil.which(launcher):
+        raise UserError(f"there is no launcher {launcher}; see OUTPACE_LAUNCHER")
+    chosen = HYDRA_CHOICES & {*os.environ, *mpiexec()}
+    if not chosen and os.environ.keys() >= SLURM_JOB and not shutil.which("srun") and is_hydra(launcher):
+        raise UserError(
+            f"this is inside Slurm's job {os.environ.get('SLURM_JOB_ID', '')}, and there is no srun on the PATH, by "
+            "which MPICH's mpiexec starts ranks there; put srun on it, or for ranks on this node alone set "
+            "HYDRA_LAUNCHER=fork"
+        )
+
+
 def is_hydra(launcher: str) -> bool:
     """Whether the command is Hydra, MPICH's mpiexec."""
     there = shutil.which(launcher)
     return bool(there) and "HYDRA" in subprocess.run([launcher, "--version"], capture_output=True, text=True).stdout
 
 
-def environment(ranks: int, elsewhere: bool = False) -> dict[str, str]:
+def environment(ranks: int, elsewhere: bool = False, logged: bool = False) -> dict[str, str]:
     """This environment with what every launch sets, and between hosts a transport (`elsewhere`: there are other hosts);
-    what the user has set stays."""
+    what the user has set stays, but that a log is no terminal (`logged`)."""
     terminal = {
         "TTY_COMPATIBLE": "1",
         "TTY_INTERACTIVE": "1",
         "COLUMNS": str(shutil.get_terminal_size().columns),
     }
     set_here = ENVIRONMENT | transport.default(os.environ, elsewhere) | (terminal if sys.stderr.isatty() else {})
-    return set_here | dict(os.environ) | {"OUTPACE_RANKS": str(ranks)}
+    set_last = {"OUTPACE_RANKS": str(ranks)} | ({"TTY_COMPATIBLE": "0", "TTY_INTERACTIVE": "0"} if logged else {})
+    return set_here | dict(os.environ) | set_last
 
 
 def typed(line: Sequence[str], given: Mapping[str, str]) -> str:
@@ -105,7 +128,7 @@ def typed(line: Sequence[str], given: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a launch ended: its exit code and, where a rank of this node was killed by a signal, which rank and how."""
+    """How a launch ended: its exit code and, where one rank of this node ended it, which one and how."""
 
     code: int
     rank: int | None = None
@@ -115,10 +138,10 @@ class Ended:
 class Started:
     """A running launch. Its output passes through, or goes to `log` if given, a file open for appending.
 
-    The processes inherit the file descriptors in `hold`. They are in a session of their own, out of reach of the
-    terminal's Ctrl-C, which the launcher would otherwise get twice: whoever started it decides which signal to `send`.
-    `inside` is what `link.inside` puts before the line; a signal then kills all that is in the namespaces. `placement`
-    is as in `command`.
+    The processes inherit the file descriptors in `hold`, and have no input. They are in a session of their own, out of
+    reach of the terminal's Ctrl-C: whoever started it decides which signal to `send`. All of them end with this
+    process, however that ends (`guardian`). `inside` is what `link.inside` puts before the line; a signal then kills
+    all that is in the namespaces. `placement` is as in `command`.
     """
 
     def __init__(
@@ -133,51 +156,65 @@ class Started:
     ) -> None:
         line = [*inside, *command(module, ranks, arguments, placement)]
         self._inside = bool(inside)
-        if not shutil.which(line[0]):
-            raise UserError(f"there is no launcher {line[0]}; see OUTPACE_LAUNCHER")
+        _refuse_broken(line[0])
         shown = typed(line, environment(ranks, elsewhere=bool(placement)))
         if log is None:
-            print(shown, file=sys.stderr, flush=True)
+            streams.say(shown)
         else:
             log.write(f"{shown}\n".encode())
             log.flush()
-        name = f"outpace-{uuid.uuid4().hex}"
+        self._log, self._start = log, log.tell() if log else 0
+        orders, self._orders = _pipe()
+        self._account, account = _pipe()
+        out, err = (_pipe(), _pipe()) if log is None else (None, None)
         listener = socket.socket(socket.AF_UNIX)
+        name = f"outpace-{uuid.uuid4().hex}"
         listener.bind("\0" + name)  # in the abstract namespace: no file to clean up
         listener.listen(ranks)
-        self._log, self._start = log, log.tell() if log else 0
-        self._process = subprocess.Popen(
-            line,
-            env=environment(ranks, elsewhere=bool(placement)) | {SOCKET: name},
-            stdin=None if log is None else subprocess.DEVNULL,
-            stdout=subprocess.PIPE if log is None else log,
-            stderr=subprocess.PIPE if log is None else log,
-            start_new_session=True,
-            pass_fds=hold,
-        )
+        given: dict[str, Any] = {
+            "line": line,
+            "ranks": ranks if not placement and transport.one_host(os.environ) else 0,
+            "keep": list(hold),
+            "orders": orders.fileno(),
+            "account": account.fileno(),
+            "listener": listener.fileno(),
+            "drain": [pipe[0].fileno() for pipe in (out, err) if pipe],
+        }
+        with orders, account, listener:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", guardian.__file__, json.dumps(given)],
+                env=environment(ranks, elsewhere=bool(placement), logged=log is not None) | {SOCKET: name},
+                stdin=subprocess.DEVNULL,
+                stdout=out[1] if out else log,
+                stderr=err[1] if err else log,
+                start_new_session=True,
+                pass_fds=[*hold, orders.fileno(), account.fileno(), listener.fileno(), *given["drain"]],
+            )
+        for pipe in (out, err):
+            if pipe:
+                pipe[1].close()
         self._said: list[bytes] = []
-        self._deaths: list[int] = []
-        self._over = os.eventfd(0)
-        streams = [] if log else [(self._process.stdout, sys.stdout), (self._process.stderr, sys.stderr)]
-        self._readers = [threading.Thread(target=_tee, args=(*stream, self._said)) for stream in streams]
-        watched = listener, self._process, self._over, self._deaths
-        self._readers.append(threading.Thread(target=_first_death, args=watched))
+        passed = [(out[0], sys.stdout), (err[0], sys.stderr)] if out and err else []
+        self._readers = [threading.Thread(target=_tee, args=(*pair, self._said)) for pair in passed]
         for reader in self._readers:
             reader.start()
 
     def send(self, number: int) -> None:
-        self._process.send_signal(signal.SIGKILL if self._inside else number)
+        with suppress(OSError, ValueError):  # it has ended
+            self._orders.write(bytes([signal.SIGKILL if self._inside else number]))
 
     def wait(self) -> Ended:
+        # A signal may hit a reader's thread; its handler runs in this one, when it next wakes.
+        while not select.select([self._account], [], [], 0.2)[0]:
+            pass
         code = self._process.wait()
-        os.eventfd_write(self._over, 1)
         for reader in self._readers:
             reader.join()
-        os.close(self._over)
-        killed = re.search(r"signal (\d+)", self._output()) if code and self._deaths else None
-        if killed and 0 < int(killed[1]) < signal.NSIG:
-            return Ended(code, self._deaths[0], signal.strsignal(int(killed[1])) or "")
-        return Ended(128 - code if code < 0 else code)
+        with self._account, self._orders:
+            account = self._account.read()
+        if not account:  # the guardian was killed
+            return Ended(_code_of(-code) if code < 0 else code)
+        return ended(json.loads(account), self._output())
 
     def _output(self) -> str:
         if self._log is None:
@@ -185,25 +222,70 @@ class Started:
         return Path(self._log.name).read_bytes()[self._start :].decode(errors="replace")
 
 
+def ended(account: Account, output: str) -> Ended:
+    """How the launch ended that has this account and output.
+
+    A launcher's own exit code says little: Hydra's is a number of signals or of MPI's errors, Open MPI's is 1.
+    """
+    code, told, sent = account["code"], account["told"], account["passed_on"]
+    if account["hung"]:
+        said = [line.strip() for line in output.splitlines() if line.strip()]
+        return Ended(1, account["killed"], f"ended before MPI was up{f' ({said[-1]})' if said else ''}")
+    if told or not code:
+        return Ended(told or code)
+    if account["forced"] and sent:
+        return Ended(_code_of(sent[-1]))
+    for number in sent:
+        if _died_of(number, code) or (number in guardian.ENDING and account["seen"] and not account["up"]):
+            return Ended(_code_of(number))
+    if re.search(r"^KeyboardInterrupt$", output, re.MULTILINE):  # a rank's, in the midst of its imports
+        return Ended(_code_of(signal.SIGINT))
+    fatal = re.search(r"\(signal (\d+)\)", output) or re.search(r"on\s+signal (\d+)\s+\(", output)  # Hydra, Open MPI
+    if fatal and 0 < (number := int(fatal[1])) < signal.NSIG:
+        return Ended(_code_of(number), account["killed"], signal.strsignal(number) or "")
+    if code < 0:
+        return Ended(_code_of(-code))
+    return Ended(1 if account["seen"] and code in map(_code_of, guardian.PASSED_ON) else code)
+
+
+def _died_of(number: int, code: int) -> bool:
+    """Whether a launcher with this exit code was ended by the signal, or by SIGTERM in its place."""
+    received = {number, signal.SIGTERM} if number in guardian.ENDING else {number}
+    return any(code in (one, -one, 128 + one) for one in received)
+
+
+def _code_of(number: int) -> int:
+    """The exit code of a run that ends by this signal."""
+    return os.EX_TEMPFAIL if number == signal.SIGUSR1 else 128 + number
+
+
 def launch(
     module: str, ranks: int, arguments: Sequence[str], inside: Sequence[str] = (), placement: Sequence[str] = ()
 ) -> Ended:
-    """Print the command line and run it. SIGTERM, SIGUSR1 and Ctrl-C are passed on, and the end of the terminal as a
-    SIGTERM, unless nohup has it ignored. `inside` and `placement` are as in `Started`."""
-    running = Started(module, ranks, arguments, inside=inside, placement=placement)
+    """Print the command line and run it. SIGTERM, SIGUSR1, Ctrl-C and the end of the terminal are passed on, the last
+    one unless nohup has it ignored. `inside` and `placement` are as in `Started`."""
+    running: Started | None = None
+    early: list[int] = []
 
     def pass_on(number: int, _: object) -> None:
-        running.send(signal.SIGTERM if number == signal.SIGHUP else number)
+        if running:
+            running.send(number)
+        else:
+            early.append(number)
 
-    hang_up = [] if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [signal.SIGHUP]
-    with handling(pass_on, signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, *hang_up):
+    with handling(pass_on, *guardian.PASSED_ON):
+        running = Started(module, ranks, arguments, inside=inside, placement=placement)
+        for number in early:
+            running.send(number)
         return running.wait()
 
 
 @contextmanager
 def handling(handler: Callable[[int, FrameType | None], object], *numbers: int) -> Iterator[None]:
-    """These signals go to the handler meanwhile."""
-    before = {number: signal.signal(number, handler) for number in numbers}
+    """These signals go to the handler meanwhile, but for SIGHUP under nohup."""
+    nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    heard = [number for number in numbers if number != signal.SIGHUP or not nohup]
+    before = {number: signal.signal(number, handler) for number in heard}
     try:
         yield
     finally:
@@ -211,63 +293,49 @@ def handling(handler: Callable[[int, FrameType | None], object], *numbers: int) 
             signal.signal(number, other)
 
 
-def _first_death(listener: socket.socket, process: "subprocess.Popen[bytes]", over: int, deaths: list[int]) -> None:
-    """Append the rank of this node that ended first, by the order in which the ranks' connections close.
-
-    Launchers kill the other ranks at once, and Hydra's message then names any one of them. A dying process closes its
-    files in one go, so this connection closes with the one whose closing tells the launcher, before any other rank is
-    told; and an epoll queues its events in the order in which they happen.
-    """
-    ranks: dict[int, int] = {}
-    connections = []
-    with listener, select.epoll() as epoll:
-        epoll.register(listener, select.EPOLLIN)
-        epoll.register(over, select.EPOLLIN)  # the process has ended
-        running = True
-        while running:
-            running = process.poll() is None
-            for descriptor, _ in epoll.poll(0.2 if running else 0):
-                if descriptor == listener.fileno():
-                    connection, _ = listener.accept()
-                    ranks[connection.fileno()] = int(connection.recv(16))
-                    connections.append(connection)
-                    epoll.register(connection, select.EPOLLIN)
-                elif descriptor != over:
-                    deaths.append(ranks[descriptor])
-                    epoll.unregister(descriptor)
-    for connection in connections:
-        connection.close()
-
-
-def report(rank: int) -> socket.socket | None:
-    """Connect this rank to the `outpace` command that launched it, if one did and runs on this node. The connection
-    says when the process ends; it must be kept."""
+def report(rank: int) -> None:
+    """Connect this rank to the guardian of the `outpace` command that launched it, if one did and runs on this node.
+    The connection says when the process ends."""
     name = os.environ.get(SOCKET)
-    if not name:
-        return None
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.connect("\0" + name)
-        connection.sendall(str(rank).encode())
-    except OSError:
-        return None
-    return connection
+    if name and not _connections:
+        connection = socket.socket(socket.AF_UNIX)
+        with suppress(OSError):
+            connection.connect("\0" + name)
+            connection.sendall(b"%d\n" % rank)
+            _connections.append(connection)
 
 
-def _tee(source: IO[bytes] | None, target: TextIO, said: list[bytes]) -> None:
+def announce(code: int) -> None:
+    """Say there with which exit code this rank will end, which a launcher may change."""
+    for connection in _connections:
+        with suppress(OSError):
+            connection.sendall(b"%d\n" % code)
+
+
+def _pipe() -> tuple[BinaryIO, BinaryIO]:
+    reading, writing = os.pipe()
+    return os.fdopen(reading, "rb", 0), os.fdopen(writing, "wb", 0)
+
+
+def _tee(source: BinaryIO, target: TextIO, said: list[bytes]) -> None:
     """Pass on what comes, as it comes: a progress bar redraws its line without ending it."""
-    assert source
     with source:
         while chunk := os.read(source.fileno(), 2**16):
             said.append(chunk)
-            with suppress(OSError):  # nobody listens any more: no reason to end the job in its midst
+            try:
                 target.buffer.write(chunk)
                 target.flush()
+            except OSError:  # nobody listens any more: no reason to end the job in its midst
+                streams.forsake(target)
 
 
-def explain(ended: Ended, folder: Path) -> str | None:
-    """One line for a launch that a killed rank ended, with what to do about the trace in `folder`; else None."""
-    if ended.rank is None:
+def explain(ended: Ended, folder: Path | None = None) -> str | None:
+    """One line for a launch that the end of one rank has ended, with what to do about a trace in `folder`; else
+    None."""
+    if not ended.cause:
         return None
-    kept = f"; what was written is kept: outpace show --recover {folder}" if any(folder.glob("*.part-0")) else ""
-    return f"rank {ended.rank}: {ended.cause}, so the job ended{kept}"
+    who = "a rank" if ended.rank is None else f"rank {ended.rank}"
+    room = f" ({memory.room()})" if ended.cause == signal.strsignal(signal.SIGBUS) else ""
+    parts = folder is not None and any(folder.glob("*.part-0"))
+    kept = f"; what was written is kept: outpace show --recover {folder}" if parts else ""
+    return f"{who}: {ended.cause}{room}, so the job ended{kept}"

@@ -17,6 +17,11 @@ ELSEWHERE: Final = (
 WHEEL: Final = "https://pypi.org/p/mpich/"  # in what the wheel's library says of itself
 
 
+def one_host(environment: Mapping[str, str]) -> bool:
+    """Whether nothing in the environment may have the launcher reach other hosts."""
+    return environment.get("SLURM_JOB_NUM_NODES") == "1" or not any(name in environment for name in ELSEWHERE)
+
+
 def default(environment: Mapping[str, str], elsewhere: bool = False) -> dict[str, str]:
     """What to add to the environment of ranks: LIBFABRIC_TCP for the wheel's MPI, nothing where the user has chosen.
 
@@ -24,8 +29,7 @@ def default(environment: Mapping[str, str], elsewhere: bool = False) -> dict[str
     which costs 0.3 us a message there and brings nothing.
     """
     chosen = any(name in environment for name in CHOICES)
-    here = environment.get("SLURM_JOB_NUM_NODES") == "1" or not any(name in environment for name in ELSEWHERE)
-    if chosen or (here and not elsewhere):
+    if chosen or (one_host(environment) and not elsewhere):
         return {}
     from mpi4py import MPI  # not above: link.py, which asks for the constant, is no MPI program
 

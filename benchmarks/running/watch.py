@@ -11,29 +11,44 @@ from typing import Final
 
 from mpi4py import MPI
 
+from outpace.benchmarks.machine import launcher
 from outpace.benchmarks.running.standstill import Standstill
 from outpace.comm import threads
 from outpace.comm.budget import Budget, Stop
 
 PERIOD_S: Final = 1.0  # between two flushes
-GRACE_S: Final = 5.0  # from SIGTERM or Ctrl-C to a normal end; then the job is aborted
-ENDING: Final = (signal.SIGTERM, signal.SIGINT)
+GRACE_S: Final = 5.0  # from SIGTERM, Ctrl-C or SIGHUP to a normal end; then the job is aborted
+ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PIPE: Final = os.pipe()  # signals are the process's: their numbers, from the C handler to the watcher
 
 
 def listen() -> None:
     """Install the handler of SIGUSR1, early, since MPI would let the signal end the process. The watcher acts on it
-    once a run exists."""
+    once a run exists. Until then the others end the process, without a traceback at Ctrl-C."""
     os.set_blocking(_PIPE[1], False)
     signal.set_wakeup_fd(_PIPE[1], warn_on_full_buffer=False)
     signal.signal(signal.SIGUSR1, lambda *_: None)
+    for number in _heard():
+        signal.signal(number, signal.SIG_DFL)
+
+
+def deaf() -> None:
+    """From here on no signal changes the end of this process but SIGKILL: what it was to do is done."""
+    for number in (*ENDING, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _heard() -> list[signal.Signals]:
+    """ENDING, without SIGHUP under nohup."""
+    nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [number for number in ENDING if number != signal.SIGHUP or not nohup]
 
 
 class Watch:
     """Starts with the object, which must be made in the main thread, and lives as long as the process.
 
-    A signal asks the budget for an early end, which every rank then reaches in the normal way. SIGTERM and SIGINT
-    (not SIGUSR1, whose sender waits) abort the job if it has not ended GRACE_S later, be it blocked in MPI. Their
+    A signal asks the budget for an early end, which every rank then reaches in the normal way. Those of ENDING (not
+    SIGUSR1, whose sender waits) abort the job if it has not ended GRACE_S later, be it blocked in MPI. Their
     Python handlers do nothing: Python runs handlers in the main thread only, and not inside an MPI call. Instead the C
     handler writes the signal's number to a pipe on which this thread sleeps, whichever thread the signal hits; `listen`
     has told it to.
@@ -50,7 +65,7 @@ class Watch:
         self._flushing = True
         self._moved = False  # since the last look at a standstill
         self._standstill = Standstill(comm.rank)
-        for number in ENDING:
+        for number in _heard():
             signal.signal(number, lambda *_: None)
         threading.Thread(target=self._run, name="watch", daemon=True).start()
 
@@ -88,5 +103,6 @@ class Watch:
                 )
 
     def _abort(self, cause: str, code: int) -> None:
+        launcher.announce(code)
         kept = "the job ends, what was written is kept for `outpace show --recover`"
         threads.abort(self._comm, f"{cause}; {kept}", code)

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from outpace.benchmarks.machine.guardian import PASSED_ON
 from outpace.benchmarks.machine.launcher import Started, explain, handling
 from outpace.benchmarks.sweeps.programs import module_of
 from outpace.benchmarks.trace import checkpoint, lock
@@ -33,10 +34,7 @@ ENDED_EARLY: Final = {  # exit code -> the signal that the run met
     GOES_ON: signal.SIGUSR1,
     128 + signal.SIGTERM: signal.SIGTERM,
     128 + signal.SIGINT: signal.SIGINT,
-    # Ranks that were still starting die of the signal itself, which Hydra tells without the 128.
-    128 + signal.SIGUSR1: signal.SIGUSR1,
-    signal.SIGUSR1: signal.SIGUSR1,
-    signal.SIGTERM: signal.SIGTERM,
+    128 + signal.SIGHUP: signal.SIGHUP,
 }
 INTERRUPTS: Final = (signal.SIGUSR1, signal.SIGTERM, signal.SIGKILL)  # what the first, second, third Ctrl-C is to a run
 PROBED_S: Final = 2  # `standing` holds a lock for an instant to see whether it is free
@@ -199,8 +197,8 @@ def _owner(point: Point) -> str | None:
 
 
 class Signals:
-    """Inside `with`, SIGUSR1, SIGTERM and Ctrl-C ask the running point for a checkpoint. Ctrl-C waits for it however
-    long the steps are; a second one is a SIGTERM, which ends the job within seconds, and a third one kills it.
+    """Inside `with`, SIGUSR1, SIGTERM, SIGHUP and Ctrl-C ask the running point for a checkpoint. Ctrl-C waits for it
+    however long the steps are; a second one is a SIGTERM, which ends the job within seconds, and a third one kills it.
 
     `taken` is the first of them, or that which ended a run; `killed` tells of the third Ctrl-C.
     """
@@ -210,7 +208,7 @@ class Signals:
         self.killed = False
         self.running: Started | None = None
         self._interrupts = 0
-        self._handling = handling(self._take, signal.SIGUSR1, signal.SIGTERM, signal.SIGINT)
+        self._handling = handling(self._take, *PASSED_ON)
 
     def __enter__(self) -> "Signals":
         self._handling.__enter__()

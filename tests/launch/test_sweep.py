@@ -1,10 +1,13 @@
 """`outpace sweep` on real runs: what is missing runs, once; what ends early or fails is in nobody's way."""
 
+import fcntl
+import functools
 import os
 import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
@@ -135,22 +138,48 @@ def test_a_signal_ends_it_early_and_the_same_command_goes_on(tmp_path: Path, num
 
 
 def test_killed_runner(tmp_path: Path) -> None:
-    """`kill -9` of the runner leaves a run that goes on; while it does, nobody starts it a second time."""
+    """`kill -9` of the runner ends its run, whole; until that is gone nobody starts it a second time."""
     text = QUICK.replace("0.5", "10") + "compute-time = 0.01\n"
     (tmp_path / "sweep.toml").write_text('programs = ["d_psgd"]\n' + text)
     process = start(tmp_path)
     pids = until_in_its_timed_part(tmp_path)
+    os.kill(pids[0], signal.SIGSTOP)  # it ends only when it is killed, after 8 s
     process.kill()
     process.communicate()
     assert states(tmp_path) == ["running"]
     done = outpace(tmp_path)
     assert "1 running; 0 to run" in done.stderr
-    assert die(pids.values(), 30)  # to their normal end
+    assert die(pids.values(), 20)
     deadline = time.monotonic() + 20
-    while states(tmp_path) == ["running"]:  # the launcher ends after its ranks
+    while states(tmp_path) == ["running"]:  # the guardian ends last
         assert time.monotonic() < deadline
+    assert states(tmp_path) == ["partial"]
+    assert outpace(tmp_path).returncode == 0
     assert states(tmp_path) == ["done"]
-    assert attempts(tmp_path) == [1]
+    assert attempts(tmp_path) == [2]
+
+
+def test_a_closed_terminal_ends_it_early(tmp_path: Path) -> None:
+    """The running point gets a checkpoint; nothing of it is left, and it has not failed."""
+    text = QUICK.replace("0.5", "10") + "compute-time = 0.01\nseed = [0, 1]\n"
+    (tmp_path / "sweep.toml").write_text('programs = ["allreduce_sgd"]\n' + text)
+    env = environment(0)
+    del env["OUTPACE_RANKS"]
+    window, terminal = os.openpty()
+    streams = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
+    take = functools.partial(fcntl.ioctl, terminal, termios.TIOCSCTTY, 0)
+    process = subprocess.Popen(
+        [OUTPACE, "sweep", "sweep.toml"], cwd=tmp_path, env=env, start_new_session=True, preexec_fn=take, **streams
+    )
+    os.close(terminal)
+    pids = until_in_its_timed_part(tmp_path)
+    time.sleep(1.5)
+    os.close(window)
+    assert process.wait(LIMIT_S) == 128 + signal.SIGHUP
+    assert die(pids.values(), 2)
+    assert states(tmp_path) == ["partial", "missing"]
+    (log,) = (tmp_path / "runs").glob("*.log")
+    assert b"\x1b" not in log.read_bytes()  # no bar in it
 
 
 def test_killed_ranks_fail_their_point_with_the_cause(tmp_path: Path) -> None:

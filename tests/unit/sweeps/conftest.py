@@ -23,12 +23,12 @@ def point(tmp_path):
 
 @pytest.fixture
 def launcher(point, tmp_path, monkeypatch):
-    """Has points be run by a shell script, in which the runner is $PPID and $1 the trace."""
+    """Has points be run by a shell script, in which $runner is the runner's process, two above, and $1 the trace."""
     point.target.parent.mkdir()
 
     def runs(script: str) -> None:
         path = tmp_path / "launcher"
-        path.write_text(f"#!/bin/sh\nset -- {point.target}\n{script}\n")
+        path.write_text(f"#!/bin/sh\nset -- {point.target}\nread -r _ _ _ runner _ < /proc/$PPID/stat\n{script}\n")
         path.chmod(0o755)
         monkeypatch.setenv("OUTPACE_LAUNCHER", str(path))
 

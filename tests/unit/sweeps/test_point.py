@@ -134,11 +134,11 @@ def test_a_requeued_job_waits_for_its_earlier_life(point, monkeypatch):
         (meets("TERM", "exit 143"), "missing"),
         (meets("TERM", f"{CHECKPOINT}; exit 143"), "partial"),
         (meets("TERM", "exit 15"), "missing"),
-        ("kill -TERM $PPID; sleep 20", "missing"),  # dies of it
-        ("kill -USR1 $PPID; sleep 20", "missing"),
+        ("kill -TERM $runner; sleep 20", "missing"),  # dies of it
+        ("kill -USR1 $runner; sleep 20", "missing"),
         (meets("INT", ":"), "missing"),  # as SIGUSR1, of which it dies
-        (f"trap '{CHECKPOINT}; exit 75' USR1\nkill -INT $PPID\nsleep 20 & wait", "partial"),
-        ("trap : USR1 TERM; for k in 1 2 3; do kill -INT $PPID; sleep 0.5; done; sleep 20", "missing"),
+        (f"trap '{CHECKPOINT}; exit 75' USR1\nkill -INT $runner\nsleep 20 & wait", "partial"),
+        ("trap : USR1 TERM; for k in 1 2 3; do kill -INT $runner; sleep 0.5; done; sleep 20", "missing"),
         (meets("TERM", "echo d_psgd: quota exceeded; exit 1"), "failed"),
         (meets("USR1", f"{CHECKPOINT}; echo d_psgd: quota exceeded; exit 1"), "failed"),
         (meets("USR1", "kill -KILL $$"), "failed"),

@@ -1,0 +1,240 @@
+"""What starts with a job ends with it, whoever dies first; and what a launch does with streams and shared memory."""
+
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torture
+from jobs import LIMIT_S, alive, die
+
+from outpace.benchmarks.trace import checkpoint
+from outpace.benchmarks.trace.run import Run
+
+OUTPACE = str(Path(sys.executable).parent / "outpace")
+LONG = ("--problem", "quadratic:dim=100,sigma=0.3", "--time-budget", "50", "--compute-time", "0.01")
+WITHIN_S = 10
+
+
+@pytest.fixture
+def by(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """by(script, *words): `outpace` with a launcher that is this shell script."""
+
+    def start(script: str, *words: str, **streams: int) -> subprocess.Popen[str]:
+        path = tmp_path / "launcher"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
+        environment = os.environ | {"OUTPACE_LAUNCHER": str(path)}
+        return subprocess.Popen([OUTPACE, *words], cwd=tmp_path, env=environment, text=True, **piped)
+
+    return start
+
+
+RUN = ("run", "d_psgd", "-n", "2")
+
+
+def test_the_job_ends_whole_when_outpace_is_killed(start: Callable) -> None:
+    """`kill -9` of `outpace run`, which can tell nobody: the ranks are told to end, and go on from there later."""
+    job = start("d_psgd", 2, *LONG, outpace=True)
+    pids = job.wait_until_running(2, 1)
+    job.process.kill()
+    assert die(pids.values(), WITHIN_S)
+    job.process.communicate()
+    assert Run(job.target).attrs["status"] == "partial"
+    assert checkpoint.common(job.target, 2) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_at_the_start_of_the_launcher(by: Callable, tmp_path: Path, number: int) -> None:
+    """Sent when the command line is printed, which is just before: the job starts and ends with it."""
+    for _ in range(3):
+        process = by("echo $$ > pid; exec sleep 50", *RUN)
+        assert "launcher -n 2" in process.stderr.readline()
+        process.send_signal(number)
+        _, err = process.communicate(timeout=WITHIN_S)
+        assert process.returncode == {signal.SIGUSR1: 75}.get(number, 128 + number)
+        assert err == ""
+        pid = tmp_path / "pid"
+        assert not pid.exists() or not alive(int(pid.read_text()))
+        pid.unlink(missing_ok=True)
+
+
+def test_a_hang_up_before_anything_is_launched() -> None:
+    """Ends the command, which loads MPI early: UCX would have it stop for ever."""
+    script = "import os, outpace.benchmarks.command; from mpi4py import MPI; os.kill(os.getpid(), 1)"
+    assert subprocess.run([sys.executable, "-c", script], timeout=WITHIN_S).returncode == -signal.SIGHUP
+
+
+def test_signals_in_a_burst_all_arrive(by: Callable) -> None:
+    """After SIGCONT the kernel gives the next signal to another thread, in which Python runs no handler."""
+    for _ in range(5):
+        process = by("echo up; exec sleep 50", *RUN)
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(0.1)
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=WITHIN_S)
+        assert process.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("end", ["exit 3", "kill -KILL $$"])
+def test_what_left_the_session_ends_too(by: Callable, tmp_path: Path, end: str) -> None:
+    """A process in a session of its own, whose parent is gone, as Hydra's proxies may be."""
+    script = f"(setsid sh -c 'echo $$ > pid; exec sleep 50' &)\nuntil [ -s pid ]; do sleep 0.01; done\n{end}"
+    process = by(script, *RUN)
+    process.communicate(timeout=WITHIN_S)
+    assert process.returncode == (3 if "exit" in end else 137)
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_the_launcher_does_not_outlive_its_guardian(by: Callable, tmp_path: Path) -> None:
+    process = by("echo $$ > pid; kill -KILL $PPID; exec sleep 50", *RUN)
+    process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 137
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+FAILS = """
+import os, sys
+if "1" in (os.environ.get("PMI_RANK"), os.environ.get("PMIX_RANK")):
+    {}
+from mpi4py import MPI
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "last"),
+    [
+        ("import no_such_module", " (ModuleNotFoundError: No module named 'no_such_module')"),
+        ("os._exit(0)", ""),
+    ],
+)
+def test_a_rank_that_ends_before_mpi_starts(tmp_path: Path, end: str, last: str) -> None:
+    """The others would wait for it in MPI_Init for ever."""
+    (tmp_path / "fails.py").write_text(FAILS.format(end))
+    line = [OUTPACE, "run", "./fails.py", "-n", "3"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 1
+    said = f"rank 1: ended before MPI was up{last}, so the job ended"
+    assert done.stderr.splitlines()[-1] == said
+
+
+def test_slurm_without_srun_is_refused(tmp_path: Path) -> None:
+    """As in a container inside a job: Hydra would wait for ever."""
+    beside = Path(sys.executable).parent
+    (tmp_path / "mpiexec").symlink_to(beside / "mpiexec")
+    job = {"SLURM_JOB_ID": "7", "SLURM_NODELIST": platform.node(), "SLURM_NNODES": "1", "SLURM_TASKS_PER_NODE": "2"}
+    environment = os.environ | job | {"PATH": str(tmp_path)}
+    flags = ["--problem", "quadratic:dim=2", "--epochs", "0.1", "--out", "run.h5"]
+
+    def run(**more: str) -> subprocess.CompletedProcess[str]:
+        line = [OUTPACE, *RUN, *flags]
+        here = environment | more
+        return subprocess.run(line, cwd=tmp_path, env=here, capture_output=True, text=True, timeout=LIMIT_S)
+
+    done = run()
+    assert done.returncode == 2
+    assert "this is inside Slurm's job 7, and there is no srun on the PATH" in done.stderr
+    (remedy,) = re.findall(r"set (HYDRA_LAUNCHER)=(\w+)", done.stderr)
+    done = run(**dict([remedy]))
+    assert done.returncode == 0, done.stderr
+
+
+def test_input_is_left_to_others(by: Callable) -> None:
+    """A loop of a shell, `while read`, has the rest of its lines."""
+    reading, writing = os.pipe()
+    os.write(writing, b"the next line\n")
+    os.close(writing)
+    process = by("cat", *RUN, stdin=reading)
+    out, _ = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, out) == (0, "")
+    assert os.read(reading, 99) == b"the next line\n"
+    os.close(reading)
+
+
+MUCH = "seq 100000; seq 100000 >&2; exit 3"  # more than a pipe holds
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr", "both"])
+def test_streams_that_are_closed_from_the_start(by: Callable, tmp_path: Path, closed: str) -> None:
+    by(MUCH, "--version").communicate(timeout=LIMIT_S)  # writes the launcher
+    shut = {"stdout": ">&-", "stderr": "2>&-", "both": ">&- 2>&-"}[closed]
+    line = ["sh", "-c", f"exec {OUTPACE} {' '.join(RUN)} {shut}"]
+    environment = os.environ | {"OUTPACE_LAUNCHER": str(tmp_path / "launcher")}
+    done = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 3
+    assert done.stdout.endswith("\n100000\n") == (closed == "stderr")
+    assert done.stderr.endswith("\n100000\n") == (closed == "stdout")
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_reader_that_goes_away(by: Callable, stream: str) -> None:
+    """As `head` does: the job goes on, and its exit code stands."""
+    with by(MUCH, *RUN) as process:
+        getattr(process, stream).readline()
+        getattr(process, stream).close()
+        other = getattr(process, {"stdout": "stderr", "stderr": "stdout"}[stream]).read()
+        assert process.wait(LIMIT_S) == 3
+    assert other.endswith("\n100000\n")
+
+
+def test_a_reader_of_a_list_goes_away() -> None:
+    """A list that fits into the buffer is written when the process ends."""
+    with subprocess.Popen([OUTPACE, "plot"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(LIMIT_S) == 0
+
+
+def test_killed_ranks_leave_no_shared_memory(start: Callable) -> None:
+    job = start("d_psgd", 2, *LONG, outpace=True)
+    pids = job.wait_until_running(2, 0)
+    maps = Path(f"/proc/{pids[0]}/maps").read_text()
+    files = [Path(name) for name in re.findall(r"(/dev/shm/\S+)$", maps, re.MULTILINE)]
+    assert files, "this MPI's shared memory has no name: nothing to test"
+    for pid in pids.values():
+        os.kill(pid, signal.SIGKILL)
+    job.end()
+    assert not [file for file in files if file.exists()]
+
+
+@pytest.fixture
+def little_memory() -> Iterator[Callable[[str], list[str]]]:
+    """little_memory(size): what to put before a line that shall have a /dev/shm of that size."""
+    if os.geteuid() or not shutil.which("unshare"):
+        pytest.skip("needs root and unshare, to mount a /dev/shm")
+    inside = 'mount -t tmpfs -o size=$0 none /dev/shm && exec "$@"'
+    return lambda size: ["unshare", "--mount", "sh", "-c", inside, size]
+
+
+def test_too_little_shared_memory_is_named(little_memory: Callable, tmp_path: Path) -> None:
+    """A bus error otherwise, or whatever MPI makes of it."""
+    line = [*little_memory("1m"), OUTPACE, *RUN, *LONG]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode not in (0, 2)
+    assert "/dev/shm, which MPI needs, has " in done.stderr.splitlines()[-1]
+    assert "--shm-size" in done.stderr.splitlines()[-1]
+
+
+def test_doctor_names_little_shared_memory(little_memory: Callable) -> None:
+    line = [*little_memory("15m"), OUTPACE, "doctor"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert re.search(r"shared memory small /dev/shm, which MPI needs, has \d+ of 16 MB free", said), said
+
+
+def test_random_kills() -> None:
+    """A few of `make torture`."""
+    start = time.monotonic()
+    assert torture.main(["2", "--seed", "5", "--mpi", "MPICH"]) == 0
+    print(f"{time.monotonic() - start:.1f} s")
