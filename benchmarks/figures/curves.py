@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from outpace.benchmarks.figures.drawing import draw_curves, how_ended, log_axis
 from outpace.benchmarks.figures.grouping import repetitions
 from outpace.benchmarks.figures.looks import DASHES, LAW, label_of, look_of
-from outpace.benchmarks.figures.page import ENTRY, HEIGHT, LINE_HEIGHT, line_count, wrapped
+from outpace.benchmarks.figures.page import ENTRY, HEIGHT, LINE_HEIGHT, check_panels, line_count, wrapped
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
@@ -122,6 +122,7 @@ def noise(runs: Sequence[Run], figure: "Figure") -> str:
     """Histograms of the gradient's noise in random coordinates, beside the normal density of the same variance."""
     last = {run.path: _last_histograms(run) for run in runs}
     groups = repetitions(runs)
+    check_panels("noise", groups)
     titles = []
     for group in groups:
         shapes = np.concatenate([_shape(*last[run.path]) for run in group], axis=1)

@@ -18,7 +18,7 @@ from outpace.benchmarks.figures.drawing import (
 )
 from outpace.benchmarks.figures.grouping import SIZE, check_same_surroundings, grouped, repetitions
 from outpace.benchmarks.figures.looks import LAW, look_of, one_level, slowness
-from outpace.benchmarks.figures.page import HEIGHT, LINE, LINE_HEIGHT, WIDTH, line_count, wrapped
+from outpace.benchmarks.figures.page import HEIGHT, LINE, LINE_HEIGHT, WIDTH, check_panels, line_count, wrapped
 from outpace.benchmarks.trace.run import Run
 from outpace.benchmarks.trace.target import common_loss
 from outpace.comm.errors import UserError
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 def heterogeneity(runs: Sequence[Run], figure: "Figure", target: float | None = None) -> str:
     """Time per epoch and time to a common loss, or to --loss, against workers; a row for each heterogeneity level."""
     levels = _levels(runs)
+    check_panels("heterogeneity", levels)
     target = common_loss(runs) if target is None else target
     counts = sorted({run.attrs["n_workers"] for run in runs})
     labels = {of[0].name: of[0].name + how_ended(of) for of in grouped(runs)}
@@ -68,6 +69,7 @@ def heterogeneity(runs: Sequence[Run], figure: "Figure", target: float | None = 
 def loss_facets(runs: Sequence[Run], figure: "Figure") -> str:
     """Loss against time in a grid: heterogeneity levels down, numbers of workers across."""
     levels = _levels(runs)
+    check_panels("loss-facets", levels)
     counts = sorted({run.attrs["n_workers"] for run in runs})
     width = max(WIDTH, min(2 * WIDTH, 2.2 * len(counts)))
     columns = len(counts)

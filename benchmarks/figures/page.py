@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from outpace.benchmarks.figures.grouping import compute_per_sample
 from outpace.benchmarks.figures.looks import one_level
 from outpace.benchmarks.trace.run import Run
+from outpace.comm.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,6 +19,7 @@ HEIGHT: Final = 1.95  # inches: one panel with its labels, without the facts abo
 LINE: Final = 55  # characters of 8 pt in WIDTH
 ENTRY: Final = 42  # the same beside a handle of the legend or above a panel
 LINE_HEIGHT: Final = 0.14  # inches of a line of text
+MOST_PANELS: Final = 10  # above one another
 NO_BREAK: Final = "\u00a0"  # a space at which no line ends
 
 STYLE: Final = {
@@ -96,6 +98,12 @@ def add_legend(figure: "Figure") -> None:
             break
         legend.remove()
     figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)
+
+
+def check_panels(name: str, panels: Sequence[Any]) -> None:
+    """Raise UserError for more panels above one another than a page has room for."""
+    if len(panels) > MOST_PANELS:
+        raise UserError(f"{name}: {len(panels)} panels; at most {MOST_PANELS}: --where takes some of the traces")
 
 
 def wrapped(text: str, width: int = LINE) -> str:

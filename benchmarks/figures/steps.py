@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from outpace.benchmarks.figures.drawing import INTERVAL_FROM, how_ended, how_repeated, interval_of_median, together
 from outpace.benchmarks.figures.grouping import repetitions
 from outpace.benchmarks.figures.looks import LAW, label_of, look_of
-from outpace.benchmarks.figures.page import ENTRY, LINE, LINE_HEIGHT, NO_BREAK, line_count, wrapped
+from outpace.benchmarks.figures.page import ENTRY, LINE, LINE_HEIGHT, NO_BREAK, check_panels, line_count, wrapped
 from outpace.benchmarks.trace.run import Run
 from outpace.benchmarks.trace.schema import COMMUNICATION, KIND
 from outpace.comm.errors import UserError
@@ -18,7 +18,6 @@ from outpace.comm.errors import UserError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_PANELS: Final = 10  # of a timeline: more do not fit on a page
 SAMPLES: Final[dict[str, Any]] = {"facecolor": "0.85", "hatch": "////", "edgecolor": "0.5", "linewidth": 0.6}
 
 # How a timeline shows the kinds of events: legend text, kinds, colour, hatch.
@@ -34,6 +33,7 @@ BARS: Final = (
 def shares(runs: Sequence[Run], figure: "Figure") -> str:
     """Each worker's share of the applied gradients beside its share of the samples."""
     groups = repetitions(runs)
+    check_panels("shares", groups)
     panels = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     titles = [wrapped(label_of(group[0], runs) + how_ended(group), ENTRY) for group in groups]
     figure.set_figheight(0.3 + 0.8 * len(groups) + LINE_HEIGHT * line_count(titles))
@@ -66,8 +66,7 @@ def timeline(runs: Sequence[Run], figure: "Figure") -> str:
     import matplotlib.ticker
 
     groups = repetitions(runs)
-    if len(groups) > MOST_PANELS:
-        raise UserError(f"timeline: {len(groups)} panels; at most {MOST_PANELS}: --where takes some of the traces")
+    check_panels("timeline", groups)
     repeated = max(map(len, groups))
     runs = [min(group, key=lambda run: run.attrs["seed"]) for group in groups]
     windows = [_window(run) for run in runs]
@@ -125,6 +124,7 @@ def staleness(runs: Sequence[Run], figure: "Figure") -> str:
     groups = [group for group in every if any(np.ptp(values[run.path]) for run in group)]
     if not groups:
         raise UserError("staleness: it is the same for all gradients of each run, as in synchronous programs")
+    check_panels("staleness", groups)
     always: dict[int, list[str]] = {}
     for group in every:
         if group not in groups:

@@ -69,11 +69,9 @@ def status(sweep: Sweep, verbose: bool) -> int:
     for point, standing in found.items():
         if standing.state in FINISHED:
             durations.add(point, standing.wall_s)
-    left = [point for point, standing in found.items() if standing.state not in FINISHED]
+    left = [point for point, standing in found.items() if standing.state not in (*FINISHED, FAILED)]
     if left and durations:
-        console.print(
-            f"about {_span(durations.of(left))} of runs left, one after the other, as far as is known by others"
-        )
+        console.print(f"about {_span(durations.of(left))} of runs left, one after the other, by those that are done")
     if verbose:
         _list(console, found)
         return 0

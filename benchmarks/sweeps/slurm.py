@@ -38,8 +38,9 @@ exec "$@"
 
 def submit(sweep: Sweep, chosen: Sequence[Point]) -> int:
     """Submit the points, one array for every number of ranks; print the commands and the jobs. Raises UserError."""
-    if not shutil.which("sbatch"):
-        raise UserError("--slurm: no sbatch on the PATH")
+    for tool in ("sbatch", "squeue"):  # without the second nobody knows what waits already
+        if not shutil.which(tool):
+            raise UserError(f"--slurm: no {tool} on the PATH")
     scripts, folder = jobscripts(sweep.file), sweep.folder / FOLDER
     if "\\" in str(folder):
         raise UserError(f"--slurm: {folder} has a backslash, which sbatch takes for its own; name another folder")

@@ -114,6 +114,15 @@ def test_figures_need_rows(tmp_path):
             compose(name, [run, slow])
 
 
+@pytest.mark.parametrize("name", ["timeline", "shares", "staleness", "noise", "heterogeneity", "loss-facets"])
+def test_no_figure_is_taller_than_a_page(tmp_path, name):
+    """Eleven curves would have a panel each."""
+    runs = [Run(simulate(tmp_path / f"{k}.h5", steps=20, stragglers=f"fixed:rank=1,factor={k}")) for k in range(2, 13)]
+    with pytest.raises(UserError, match=f"^{name}: 11 panels; at most 10: --where takes some of the traces$"):
+        compose(name, runs)
+    assert compose(name, runs[1:4]).get_figheight() < 6
+
+
 def test_a_refusal_leaves_the_old_figure(tmp_path, traces):
     out = tmp_path / "a.png"
     out.write_text("old")

@@ -96,9 +96,6 @@ def test_a_timeline_has_a_panel_for_each_curve_in_the_order_of_all_figures(tmp_p
     assert "the first of up to 3 runs each" in figure.get_suptitle().replace("\u00a0", " ")
     first = bars(compose("timeline", [run for run in runs if run.attrs["seed"] == 0]).axes[0])
     assert bars(figure.axes[0]) == first
-    many = [Run(simulate(tmp_path / f"{k}.h5", stragglers=f"fixed:rank=1,factor={k}")) for k in range(2, 13)]
-    with pytest.raises(UserError, match="timeline: 11 panels; at most 10: --where takes some of the traces"):
-        compose("timeline", many)
 
 
 def test_a_timeline_places_events_where_they_happened(tmp_path):

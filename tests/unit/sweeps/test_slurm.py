@@ -107,6 +107,14 @@ def test_a_queue_that_is_not_told_is_not_empty(sbatch, stands_for, tmp_path, cap
     assert "what waits under Slurm is not known" in said.err
 
 
+def test_without_squeue_nothing_is_submitted(stands_for, tmp_path, monkeypatch):
+    stands_for("sbatch", f"echo >> {tmp_path}/asked; echo 7")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    with pytest.raises(UserError, match="--slurm: no squeue on the PATH"):
+        runner.submit(load(described(tmp_path, BASE), tmp_path / "runs"), retry_failed=False)
+    assert not (tmp_path / "asked").exists()
+
+
 @pytest.mark.parametrize(
     ("script", "said"),
     [
