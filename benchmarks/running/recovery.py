@@ -37,16 +37,17 @@ def recover(folder: Path) -> Iterator[Path]:
         names = {found[1] for path in folder.iterdir() if (found := NAME.fullmatch(path.name))}
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}") from None
-    going, errors = 0, []
+    going: list[str] = []
+    errors: list[str] = []
     for target in sorted(folder / name for name in names):
         try:
             with lock.held(lock.of(target)):
                 if parts.running(target):
-                    going += 1
+                    going.append(target.name)
                     continue
                 damage = _recover(target)
-        except Taken:
-            going += 1
+        except Taken as taken:
+            going.append(f"{target.name} by {taken}")
         except UserError as error:
             errors.append(str(error))
         except OSError as error:
@@ -57,8 +58,9 @@ def recover(folder: Path) -> Iterator[Path]:
             yield target
             if damage:
                 errors.append(f"{target} has what stood before the damage, its parts are kept: {damage}")
-    if going == len(names):
-        raise UserError(f"{folder}: no parts of a killed run here{f'; {going} run(s) still go on' if going else ''}")
+    if len(going) == len(names):
+        still = f"; {len(going)} run(s) still go on: {', '.join(going)}" if going else ""
+        raise UserError(f"{folder}: no parts of a killed run here{still}")
     if errors:
         raise UserError("; ".join(errors))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class Taken(Exception):
-    """Another process holds the lock; the text says which."""
+    """Another process holds the lock; the text says which, and what to do if it does not exist any more."""
 
 
 class NoLocks(OSError):
@@ -34,7 +34,7 @@ def held(path: Path) -> Iterator[None]:
     except NoLocks:
         descriptor = _make(path)
     if descriptor is None:
-        raise Taken(owner(path))
+        raise Taken(f"{owner(path)}; if that is gone for good, remove {path}")
     try:
         yield
     finally:
