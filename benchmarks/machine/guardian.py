@@ -103,7 +103,9 @@ class Guardian:
             if os.getppid() != me:
                 os._exit(1)
 
-        self._launcher: int | None = subprocess.Popen(line, pass_fds=keep, preexec_fn=die_with_me).pid
+        # Kept: an object that is not would take the end of its process before `_collect`.
+        self._process = subprocess.Popen(line, pass_fds=keep, preexec_fn=die_with_me)
+        self._launcher: int | None = self._process.pid
 
     def run(self) -> None:
         """Until no process of the job is left."""
