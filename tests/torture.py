@@ -205,6 +205,8 @@ def expected(one: Try, started: bool, before: dict[int, np.ndarray]) -> set[int]
     codes = {os.EX_TEMPFAIL if number == signal.SIGUSR1 else 128 + number}
     if not started:  # `outpace` itself was still starting
         codes.add(128 + number)
+    if one.target == "rank" and not before:  # Hydra kills the others, and may tell of one of these
+        codes.add(128 + signal.SIGKILL)
     if one.number != signal.SIGSTOP and may_be_lost(one, before):
         codes |= set(range(1, 256))
     return codes
