@@ -236,7 +236,7 @@ def ended(account: Account, output: str) -> Ended:
     if code < 0:
         return Ended(_code_of(-code))
     if not code:
-        return Ended(1, None, "the launcher ended before MPI was up")
+        return Ended(1, None, "not up when the launcher ended")
     return Ended(1 if account["seen"] and code in map(_code_of, guardian.PASSED_ON) else code)
 
 
@@ -326,8 +326,8 @@ def explain(ended: Ended, folder: Path | None = None) -> str | None:
     None."""
     if not ended.cause:
         return None
-    who = "" if ended.rank is None else f"rank {ended.rank}: "
+    who = "a rank" if ended.rank is None else f"rank {ended.rank}"
     room = f" ({memory.room()})" if ended.cause == signal.strsignal(signal.SIGBUS) else ""
     parts = folder is not None and any(folder.glob("*.part-0"))
     kept = f"; what was written is kept: outpace show --recover {folder}" if parts else ""
-    return f"{who}{ended.cause}{room}, so the job ended{kept}"
+    return f"{who}: {ended.cause}{room}, so the job ended{kept}"
