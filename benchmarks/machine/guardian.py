@@ -44,7 +44,8 @@ class Account(TypedDict):
     code: int  # of the launcher; -n where signal n killed it
     forced: bool  # whether the launcher had to be killed
     passed_on: list[int]  # signals
-    seen: bool  # whether any rank was, on this host
+    ranks: int  # that should have been on this host, 0 where that is not known
+    seen: bool  # whether any was
     up: bool  # whether MPI had started
     told: int | None  # the exit code that ranks said they would have
     killed: int | None  # the rank that ended first without such a word
@@ -53,12 +54,19 @@ class Account(TypedDict):
 
 class Guardian:
     def __init__(
-        self, line: list[str], ranks: int, orders: int, listener: int, keep: Collection[int], drain: list[int]
+        self,
+        line: list[str],
+        ranks: int,
+        inside: bool,
+        orders: int,
+        listener: int,
+        keep: Collection[int],
+        drain: list[int],
     ) -> None:
         """Starts the launcher's line, which inherits the descriptors in `keep`. `ranks`: how many of them will be on
-        this host, 0 where that is not known. `drain`: the other ends of its output, read where `outpace` does not any
-        more."""
-        self._ranks, self._orders, self._drain = ranks, orders, drain
+        this host, 0 where that is not known. `inside`: in namespaces, where any signal kills all. `drain`: the other
+        ends of its output, read where `outpace` does not any more."""
+        self._ranks, self._inside, self._orders, self._drain = ranks, inside, orders, drain
         self._start_s = time.monotonic()
         self._woken, wake = os.pipe()
         os.set_blocking(wake, False)
@@ -81,6 +89,7 @@ class Guardian:
             "code": 0,
             "forced": False,
             "passed_on": [],
+            "ranks": ranks,
             "seen": False,
             "up": False,
             "told": None,
@@ -94,7 +103,9 @@ class Guardian:
             if os.getppid() != me:
                 os._exit(1)
 
-        self._launcher: int | None = subprocess.Popen(line, pass_fds=keep, preexec_fn=die_with_me).pid
+        # Kept: an object that is not would take the end of its process before `_collect`.
+        self._process = subprocess.Popen(line, pass_fds=keep, preexec_fn=die_with_me)
+        self._launcher: int | None = self._process.pid
 
     def run(self) -> None:
         """Until no process of the job is left."""
@@ -188,7 +199,7 @@ class Guardian:
         their job, and SIGUSR1 waits for a rank, unless all ranks may be elsewhere."""
         self.account["passed_on"].append(number)
         ranks = [peer(connection) for connection, _ in self._connections.values()]
-        if number == signal.SIGKILL:
+        if number == signal.SIGKILL or self._inside:
             self._deadline = 0.0
         elif any(ranks):
             for pid in filter(None, ranks):

@@ -155,7 +155,6 @@ class Started:
         placement: Sequence[str] = (),
     ) -> None:
         line = [*inside, *command(module, ranks, arguments, placement)]
-        self._inside = bool(inside)
         _refuse_broken(line[0])
         shown = typed(line, environment(ranks, elsewhere=bool(placement)))
         if log is None:
@@ -174,6 +173,7 @@ class Started:
         given: dict[str, Any] = {
             "line": line,
             "ranks": ranks if not placement and transport.one_host(os.environ) else 0,
+            "inside": bool(inside),
             "keep": list(hold),
             "orders": orders.fileno(),
             "account": account.fileno(),
@@ -201,7 +201,7 @@ class Started:
 
     def send(self, number: int) -> None:
         with suppress(OSError, ValueError):  # it has ended
-            self._orders.write(bytes([signal.SIGKILL if self._inside else number]))
+            self._orders.write(bytes([number]))
 
     def wait(self) -> Ended:
         # A signal may hit a reader's thread; its handler runs in this one, when it next wakes.
@@ -231,12 +231,13 @@ def ended(account: Account, output: str) -> Ended:
     if account["hung"]:
         said = [line.strip() for line in output.splitlines() if line.strip()]
         return Ended(1, account["killed"], f"ended before MPI was up{f' ({said[-1]})' if said else ''}")
-    if told or not code:
+    starting = not account["up"] and (account["seen"] or account["ranks"] > 0)
+    if told or (not code and not (starting and account["ranks"])):
         return Ended(told or code)
     if account["forced"] and sent:
         return Ended(_code_of(sent[-1]))
     for number in sent:
-        if _died_of(number, code) or (number in guardian.ENDING and account["seen"] and not account["up"]):
+        if _died_of(number, code) or (number in guardian.ENDING and starting):
             return Ended(_code_of(number))
     if re.search(r"^KeyboardInterrupt$", output, re.MULTILINE):  # a rank's, in the midst of its imports
         return Ended(_code_of(signal.SIGINT))
@@ -245,6 +246,8 @@ def ended(account: Account, output: str) -> Ended:
         return Ended(_code_of(number), account["killed"], signal.strsignal(number) or "")
     if code < 0:
         return Ended(_code_of(-code))
+    if not code:
+        return Ended(1, None, "not up when the launcher ended")
     return Ended(1 if account["seen"] and code in map(_code_of, guardian.PASSED_ON) else code)
 
 

@@ -15,6 +15,7 @@ import pytest
 import torture
 from jobs import LIMIT_S, alive, die
 
+from outpace.benchmarks.machine import launcher
 from outpace.benchmarks.trace import checkpoint
 from outpace.benchmarks.trace.run import Run
 
@@ -84,6 +85,12 @@ def test_signals_in_a_burst_all_arrive(by: Callable) -> None:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=WITHIN_S)
         assert process.returncode == 128 + signal.SIGTERM
+
+
+def test_a_launcher_that_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its exit code is not missed, however soon it comes."""
+    monkeypatch.setenv("OUTPACE_LAUNCHER", "false")
+    assert [launcher.launch("none", 1, []).code for _ in range(20)] == [1] * 20
 
 
 @pytest.mark.parametrize("end", ["exit 3", "kill -KILL $$"])

@@ -11,6 +11,7 @@ ACCOUNT = {
     "code": 0,
     "forced": False,
     "passed_on": [],
+    "ranks": 3,
     "seen": True,
     "up": True,
     "told": None,
@@ -19,7 +20,7 @@ ACCOUNT = {
 }
 HYDRA = "YOUR APPLICATION TERMINATED WITH THE EXIT STRING: {} (signal {})\n"
 OPEN_MPI = "prterun noticed that process rank 2 with PID 77 on node here exited on\nsignal {1} ({0}).\n"
-UNSEEN = {"seen": False, "up": False}  # all ranks are on other hosts
+UNSEEN = {"ranks": 0, "seen": False, "up": False}  # all ranks are on other hosts
 STARTING = {"up": False}
 TERM, INT, HUP, USR1 = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1
 
@@ -39,6 +40,9 @@ def test_a_rank_killed_by_a_signal_is_named_with_it(says: str, words: str, numbe
     [
         ({"code": 0}, 0),
         ({"code": 0, "told": 0, "passed_on": [TERM]}, 0),  # it came too late
+        ({"code": 0, **STARTING}, 1),  # Open MPI's mpirun at a SIGTERM that went past us
+        ({"code": 0, "passed_on": [TERM], **STARTING}, 143),
+        ({"code": 0, **UNSEEN}, 0),
         ({"code": 1, "told": 143}, 143),  # Open MPI's own code
         ({"code": 3, "told": 2}, 2),
         ({"code": 143}, 1),  # an error of MPI_Init
