@@ -119,8 +119,9 @@ def environment(ranks: int, elsewhere: bool = False, logged: bool = False) -> di
 
 def typed(line: Sequence[str], given: Mapping[str, str]) -> str:
     """The command line as it can be typed: before it the variables of its environment that this one lacks, but for
-    those of Open MPI where the launcher is MPICH's."""
-    strange = ("OMPI_", "PRTE_") if is_hydra(mpiexec()[0]) else ()
+    those of Open MPI where the launcher lies beside MPICH's."""
+    launcher = Path(os.path.realpath(shutil.which(mpiexec()[0]) or "mpiexec"))
+    strange = ("OMPI_", "PRTE_") if launcher.with_name("mpiexec.hydra").exists() else ()
     lacking = [name for name in given if name not in os.environ and name not in UNTYPED]
     assigned = [f"{name}={shlex.quote(given[name])}" for name in lacking if not name.startswith(strange)]
     return " ".join([*assigned, shlex.join(line)])

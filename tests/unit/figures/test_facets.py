@@ -14,7 +14,7 @@ def swept(path, epoch_s, loss, config=None, **more):
     """A trace whose gradients make this epoch time and whose losses come every second."""
     t_s = np.arange(len(loss), dtype=float)
     columns = {"t_s": t_s, "epoch": t_s, "loss": loss, "consensus": loss}
-    steps = {"t_s": [epoch_s, epoch_s / 2], "samples": [500, 500]}
+    steps = {"t_s": [epoch_s / 2, epoch_s], "samples": [500, 500]}
     return Run(write_trace(path, {"evaluations": columns, "steps": steps}, config, **more))
 
 

@@ -100,8 +100,8 @@ def test_a_timeline_has_a_panel_for_each_curve_in_the_order_of_all_figures(tmp_p
 
 def test_a_timeline_places_events_where_they_happened(tmp_path):
     steps = {"rank": [0, 1], "t_s": [1.0, 1.0], "compute_s": [0.5, 0.75], "injected_s": [0.0, 0.0]}
-    kinds = [schema.KIND[name] for name in ("compute", "allreduce", "compute", "push")]
-    events = {"rank": [0, 0, 1, 2], "kind": kinds, "t_start_s": [0.0, 0.5, 0.0, 0.25], "t_end_s": [0.5, 1, 0.75, 1]}
+    kinds = [schema.KIND[name] for name in ("compute", "compute", "push", "allreduce")]
+    events = {"rank": [0, 1, 2, 0], "kind": kinds, "t_start_s": [0.0, 0.0, 0.25, 0.5], "t_end_s": [0.5, 0.75, 1, 1]}
     (axes,) = compose(
         "timeline", [Run(write_trace(tmp_path / "a.h5", {"steps": steps, "events": events}, n_workers=2))]
     ).axes

@@ -12,11 +12,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from mpi4py import MPI
 
 from outpace.benchmarks import command
 from outpace.benchmarks.trace import schema
 from outpace.benchmarks.trace.run import Run
 
+assert MPI.Is_initialized()  # before the command has it left out, for other tests of this process
 GOLDEN = Path(__file__).parents[2] / "golden" / "trace-v1.h5"
 PLOTS = ("loss-time", "timeline", "staleness")
 Damage = Callable[[h5py.File], object]
