@@ -40,9 +40,9 @@ def test_step_sizes(text: str, expected: list[float | None]) -> None:
     [
         ("inverse-sqrt", "--schedule: unknown name 'inverse-sqrt'; allowed: constant, sqrt, step, cosine"),
         ("step", "--schedule step: needs at="),
-        ("step:at=0", "--schedule step: at is 0; it must be more than 0"),
+        ("step:at=0", "--schedule step: at is 0; it must be more than 0 and at most 1e+100"),
         ("step:at=30,factor=2", "--schedule step: factor is 2; it must be more than 0 and at most 1"),
-        ("sqrt:warm-up=-1", "--schedule sqrt: warm-up is -1; it must be at least 0"),
+        ("sqrt:warm-up=-1", "--schedule sqrt: warm-up is -1; it must be at least 0 and at most 1e+100"),
         ("sqrt:warm_up=1", "--schedule sqrt: unknown key 'warm_up'; allowed: warm-up"),
     ],
 )

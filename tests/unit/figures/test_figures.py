@@ -192,5 +192,5 @@ def test_unequal_workers_by_servers_are_refused_with_the_ranks_that_make_them_eq
         with pytest.raises(UserError, match=f"differ in n_workers .*: -n {4 + servers} has 4 workers"):
             compose("loss-time", runs)
     other = losses(tmp_path / "c.h5", [1.0], n_workers=2, hostnames=["a"] * 2)
-    with pytest.raises(UserError, match=r"one figure holds one$"):
+    with pytest.raises(UserError, match=r"one figure holds one; --group-by"):
         compose("loss-time", [whole, other])
