@@ -183,6 +183,7 @@ def test_validate_names_what_is_wrong(folder: Path, tmp_path: Path) -> None:
         path = tmp_path / "broken.h5"
         shutil.copy(folder / "ad_psgd.h5", path)
         with h5py.File(path, "a") as file:
+            del file.attrs["crc32"]  # which would tell of any change before it is looked at
             change(file)  # type: ignore[operator]
         validate(path)
 
@@ -262,7 +263,10 @@ def test_ranks_that_share_a_core_are_warned_of(
     assert done.returncode == 0, done.stderr
     said = [f"allreduce_sgd: warning: {ranks} ranks share fewer cores, and times tell how these were shared; "]
     said[0] += "start fewer ranks, or add --compute-time SECONDS"
-    assert done.stderr.splitlines()[1:] == said * warned
+    heard = [
+        line for line in done.stderr.splitlines()[1:] if "other processes keep" not in line
+    ]  # other tests, that is
+    assert heard == said * warned
     assert Run(tmp_path / "run.h5").attrs["claim_class"] == ("measured" if ranks == 1 else "emulated")
 
 
