@@ -112,7 +112,7 @@ class Guardian:
         while self._collect():
             for descriptor, _ in self._poll.poll(self._until_next_look()):
                 self._take(descriptor)
-            if self._launcher and not self.account["up"]:
+            if self._launcher and not (self.account["up"] or self.account["hung"]):
                 self._look_for_ranks()
             if time.monotonic() >= self._deadline:
                 self.account["forced"] |= self._launcher is not None

@@ -270,6 +270,7 @@ def test_ranks_that_share_a_core_are_warned_of(
     assert Run(tmp_path / "run.h5").attrs["claim_class"] == ("measured" if ranks == 1 else "emulated")
 
 
+@pytest.mark.long
 def test_doctor_and_micro(tmp_path: Path) -> None:
     done = outpace("doctor", cwd=tmp_path)
     assert done.returncode == 0

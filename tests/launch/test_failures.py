@@ -135,6 +135,7 @@ def _read_to_the_end(descriptor: int) -> None:
     os.close(descriptor)
 
 
+@pytest.mark.long
 def test_a_second_launch_does_the_first_no_harm(start: Callable, tmp_path: Path) -> None:
     """Both have the same name. The second is refused, be it told to overwrite; the first one's files stay."""
     first = start("ad_psgd", 2, *LONG, "--epochs", "40")

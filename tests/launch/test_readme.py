@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from jobs import LIMIT_S
 
 from outpace.benchmarks.trace.run import Run
@@ -13,6 +14,7 @@ from outpace.benchmarks.trace.run import Run
 README = Path(__file__).parents[2] / "README.md"
 
 
+@pytest.mark.long
 def test_the_first_run_shows_a_slow_worker(tmp_path: Path) -> None:
     """Shortened to two epochs, and otherwise to the letter. Without --compute-time, say, both programs were as fast."""
     section = README.read_text().partition("## A first run of your own\n")[2]

@@ -95,6 +95,7 @@ def test_a_crash_ends_the_job(start: Callable, tmp_path: Path, lost: int) -> Non
     assert loss[-1] < loss[0]
 
 
+@pytest.mark.long
 def test_labels_and_shares_are_in_the_trace_and_shown(start: Callable, tmp_path: Path) -> None:
     """One worker four times slower: the others' share of the updates grows beyond their data's."""
     flags = ["--split", "labels:classes=4", "--stragglers", "fixed:rank=2,factor=4", "--compute-time", "0.02"]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from jobs import LIMIT_S
 
 from outpace.benchmarks.machine import launcher
@@ -46,6 +47,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.long
 def test_every_rank_says_where_it_waits(tmp_path: Path) -> None:
     (tmp_path / "hangs.py").write_text(HANGS)
     program = [sys.executable, "-m", "mpi4py", "hangs.py", "--problem", "quadratic:dim=3", "--out", "run.h5"]

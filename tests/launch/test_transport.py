@@ -39,6 +39,7 @@ def test_asynchronous_run_over_two_hosts(tmp_path: Path) -> None:
     assert Run(tmp_path / "run.h5").attrs["status"] == "complete"
 
 
+@pytest.mark.long
 def test_transport_that_loses_messages_is_refused(tmp_path: Path) -> None:
     """As the wheel's UCX does. If a later one does not, this fails, and the choice in transport.py can go."""
     done = run(tmp_path, "a_psgd", UCX)
