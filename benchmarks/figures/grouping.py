@@ -1,6 +1,5 @@
 """Which runs belong together in a figure."""
 
-import json
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
@@ -51,9 +50,11 @@ def repetitions(runs: Sequence[Run]) -> list[list[Run]]:
 def check_same_settings(first: Run, run: Run, besides: Collection[str] = ()) -> None:
     flags = sorted((first.config.keys() | run.config.keys()) - NOT_SETTINGS - set(besides))
     _check_same(first, run, [(key, first.config.get(key), run.config.get(key)) for key in flags])
-    inputs = [json.loads(each.attrs.get("inputs", "{}")) for each in (first, run)]
-    both = sorted(inputs[0].keys() & inputs[1].keys())
-    _check_same(first, run, [(f"the contents of {name}", inputs[0][name][:8], inputs[1][name][:8]) for name in both])
+    one, other = (each.objects.get("inputs", {}) for each in (first, run))
+    for name in sorted(one.keys() & other.keys()):
+        if one[name] != other[name]:
+            contents = f"the contents of {name}", one[name][:8], other[name][:8]
+            raise difference(first, run, *contents, "so they are not of the same run")
     check_same_surroundings(first, run)
 
 

@@ -110,6 +110,8 @@ DAMAGES: dict[str, Damage] = {
     "constants are a list": attribute("constants", "[]"),
     "constants hold a list": in_json("constants", L=[1.0]),
     "answer is no JSON": attribute("answer", "{"),
+    "inputs is no JSON": attribute("inputs", "{"),
+    "inputs has a number": attribute("inputs", '{"data": 1}'),
     "status is unknown": attribute("status", "perfect"),
     "claim_class is unknown": attribute("claim_class", "true"),
     "problem is bytes": attribute("problem", np.bytes_(b"\xff\xfe")),
