@@ -71,14 +71,18 @@ def test_batches_get_smaller_towards_the_end(comm: CheckedComm) -> None:
 @pytest.mark.ranks(2)
 def test_the_desk_is_not_favoured(comm: CheckedComm) -> None:
     """Two equal workers, which hold Python's lock for their 50 us of work: of tickets handed out one by one the desk
-    would get two in three or more."""
-    count, total = 0, 20_000
-    for _ in tickets(comm, total):
-        count += 1
-        end = time.perf_counter() + 5e-5
-        while time.perf_counter() < end:
-            pass
-    assert abs(count / (total / comm.size) - 1) < 0.3
+    would get two in three or more, every time. Once in five is enough here: where other processes keep a core busy, the
+    two are not equal."""
+    total, most = 20_000, []
+    while len(most) < 5 and min(most, default=1.0) > 0.6:
+        count = 0
+        for _ in tickets(comm, total):
+            count += 1
+            end = time.perf_counter() + 5e-5
+            while time.perf_counter() < end:
+                pass
+        most.append(max(comm.allgather(count)) / total)
+    assert min(most) < 0.6
 
 
 def test_every_ticket_is_handed_out_once(comm: CheckedComm) -> None:
