@@ -68,6 +68,8 @@ def _do(arguments: Sequence[str]) -> int:
     options, rest = parser().parse_known_args(arguments)
     if options.command == "run":
         options.flags = rest  # the program's own
+    elif "files" in options and not any(word.startswith("-") for word in rest):
+        options.files += map(Path, rest)  # argparse takes no files behind an option that stands behind the figure
     elif rest:
         parser().error(f"unrecognized arguments: {' '.join(rest)}")
     return COMMANDS[options.command](options)
