@@ -100,7 +100,9 @@ def frame(
             decades = 10.0 ** np.arange(math.floor(math.log10(first)), math.log10(max(ends)))
             steps = (1, 2, 5) if max(ends) < 30 * first else (1,)
             ticks = {first} | {step * decade for decade in decades for step in steps if step * decade >= first}
-            axes.set_xticks([0.0, *sorted(ticks)], ["0", *(f"{tick:g}" for tick in sorted(ticks))])
+            bare = {first} if len(panels) > 1 else set()  # a small panel has no room for it beside the 0
+            labels = ["" if tick in bare else f"{tick:g}" for tick in sorted(ticks)]
+            axes.set_xticks([0.0, *sorted(ticks)], ["0", *labels])
             axes.set_xticks([], minor=True)
             axes.set_xlabel(f"{x_label}, linear up to {first:g}")
         else:
