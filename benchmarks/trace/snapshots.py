@@ -28,9 +28,9 @@ class Snapshots:
     synchronous, and else `SLOT_S` of aligned time. A copy's tag is its multiple of the first stride; the start is not
     kept.
 
-    With a `path` the store is a mapped file (stamps, then models), in which every copy that has been sealed outlives
-    the process. With `due` and `stride` as they stood at a checkpoint, the store that is there is taken over, without
-    what came after. Raises OSError, and UserError where the store is another one's.
+    With a `path` the store is a mapped file (the stride, stamps, models), in which every copy that has been sealed
+    outlives the process. With `due` and `stride` as they stood at a checkpoint, the store that is there is taken over,
+    without what came after. Raises OSError, and UserError where the store is another one's.
     """
 
     def __init__(
@@ -50,23 +50,26 @@ class Snapshots:
         self.missing = 0  # copies from before the checkpoint that are not there
         self._tags = np.zeros(capacity, dtype=np.int64)
         self._sealing = threading.Lock()  # held for a few stamps, never for a copy or a checksum
+        self._reached = np.full(1, stride)  # the stride for which copies were last thinned out, in a mapped store
         self._stamps: np.ndarray | None = None
         if self.path is None:
             self._models = np.empty((capacity, dim), dtype=dtype)
             return
         if not self.path.exists():
             _allocate(self.path, nbytes(capacity, dim, dtype))
-        self._stamps, self._models = _mapped(self.path, capacity, dim, dtype, "r+")
+        self._reached, self._stamps, self._models = _mapped(self.path, capacity, dim, dtype, "r+")
         self._stamps[(self._stamps["tag"] >= due) | (self._stamps["tag"] % stride != 0)] = 0
         self._load()
-        self.missing = int(np.setdiff1d(np.arange(stride, due, stride), self._tags).size)
+        kept = max(stride, int(self._reached[0]))  # after the checkpoint the run may have come to a larger one
+        self.missing = int(np.setdiff1d(np.arange(kept, due, kept), self._tags).size)
+        self._reached[0] = stride
 
     @classmethod
     def read(cls, path: Path, capacity: int, dim: int, dtype: np.dtype[Any]) -> "Snapshots":
         """The store that a killed run left behind. Raises OSError, and UserError where it is another one's."""
         self = cls(0, dim, dtype, per_step=True)
         if capacity:
-            self._stamps, self._models = _mapped(path, capacity, dim, dtype, "r")
+            self._reached, self._stamps, self._models = _mapped(path, capacity, dim, dtype, "r")
             self._load()
         return self
 
@@ -94,6 +97,7 @@ class Snapshots:
         free = np.flatnonzero(self._tags == 0)
         if not len(free):
             self.stride *= 2
+            self._reached[0] = self.stride  # before a copy is overwritten
             self._tags[self._tags % self.stride != 0] = 0
             if self.due % self.stride:  # the due moment itself falls out; the caller's addition lands on the next
                 self.due -= self.stride // 2
@@ -131,7 +135,7 @@ class Snapshots:
 
     def sync(self) -> None:
         """What was sealed outlives the machine's next crash."""
-        for store in (self._models, self._stamps):
+        for store in (self._models, self._stamps, self._reached):
             if isinstance(store, np.memmap):
                 store.flush()
 
@@ -150,7 +154,7 @@ def capacity(evaluations: int, dim: int, dtype: np.dtype[Any], ranks: int = 1) -
 
 def nbytes(capacity: int, dim: int, dtype: np.dtype[Any]) -> int:
     """The size of a store."""
-    return int(capacity * (STAMP.itemsize + dim * dtype.itemsize))
+    return int(8 + capacity * (STAMP.itemsize + dim * dtype.itemsize))
 
 
 def _allocate(path: Path, size: int) -> None:
@@ -159,9 +163,11 @@ def _allocate(path: Path, size: int) -> None:
         os.posix_fallocate(file.fileno(), 0, size)
 
 
-def _mapped(path: Path, capacity: int, dim: int, dtype: np.dtype[Any], mode: Any) -> tuple[np.ndarray, np.ndarray]:
+def _mapped(path: Path, capacity: int, dim: int, dtype: np.dtype[Any], mode: Any) -> tuple[np.ndarray, ...]:
+    """The stride, shape (1,), the stamps, shape (capacity,), and the models, shape (capacity, dim), of a store."""
     found, expected = path.stat().st_size, nbytes(capacity, dim, dtype)
     if found != expected:
         raise UserError(f"{path}: has {found} bytes, where the snapshots of this run have {expected}")
-    stamps = np.memmap(path, STAMP, mode, 0, (capacity,))
-    return stamps, np.memmap(path, dtype, mode, stamps.nbytes, (capacity, dim))
+    stride = np.memmap(path, np.int64, mode, 0, (1,))
+    stamps = np.memmap(path, STAMP, mode, stride.nbytes, (capacity,))
+    return stride, stamps, np.memmap(path, dtype, mode, stride.nbytes + stamps.nbytes, (capacity, dim))

@@ -80,22 +80,38 @@ def test_any_damaged_byte_of_a_store_is_found_or_harmless(tmp_path: Path) -> Non
     path = tmp_path / "run.h5.part-0.models"
     sealed(path)
     whole = path.read_bytes()
-    stamps, copy = 4 * STAMP.itemsize, 3 * F4.itemsize
-    for at in range(len(whole)):
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    stride, stamps, copy = 8, 4 * STAMP.itemsize, 3 * F4.itemsize
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        at = place - stride
         found = Snapshots.read(path, 4, 3, F4)
-        harmed = at < 2 * STAMP.itemsize or stamps <= at < stamps + 2 * copy
-        assert found.damaged == (1 if at < stamps or harmed else 0)
+        harmed = 0 <= at < 2 * STAMP.itemsize or stamps <= at < stamps + 2 * copy
+        assert found.damaged == (1 if 0 <= at < stamps or harmed else 0)
         assert all(found[tag].tolist() == 3 * [tag] for tag in found.tags())
         assert len(found.tags()) == 2 - harmed
         assert Snapshots(4, 3, F4, True, path, due=3, stride=1).missing == harmed
+
+
+def test_what_was_thinned_out_after_a_checkpoint_is_not_missing(tmp_path: Path) -> None:
+    """A checkpoint at stride 1, then a stride of 2 or 4, and no word that all of it is on the disk."""
+    path = tmp_path / "run.h5.part-0.models"
+    for last in range(3, 17):
+        path.unlink(missing_ok=True)
+        store = sealed(path)
+        for k in range(3, last + 1):
+            store.offer(np.full(3, k, F4), k, 0.0)
+        again = Snapshots(4, 3, F4, True, path, due=3, stride=1)
+        assert not again.missing, last
+        for k in range(3, 17):
+            again.offer(np.full(3, k, F4), k, 0.0)
+        assert again.tags().tolist() == [4, 8, 12, 16]
 
 
 def test_a_cut_store_is_not_mapped(tmp_path: Path) -> None:
     path = tmp_path / "run.h5.part-0.models"
     sealed(path)
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match="has 111 bytes, where the snapshots of this run have 112"):
+    with pytest.raises(UserError, match="has 119 bytes, where the snapshots of this run have 120"):
         Snapshots.read(path, 4, 3, F4)
 
 
