@@ -295,7 +295,7 @@ def bipartition(W: Matrix, rank: int, name: str = "") -> tuple[bool, Ranks]:
             f"the graph {name + ' ' if name else ''}of {n} workers has an odd cycle, so they do not split "
             f"into active and passive ones; bipartite with {n} workers: {', '.join(_bipartite_names(n))}"
         )
-    return bool(_hops(W, 0)[rank] % 2), neighbours(W, rank)
+    return bool(_hops(W != 0, 0)[rank] % 2), neighbours(W, rank)
 
 
 def bipartite(W: Matrix) -> bool:
@@ -304,7 +304,7 @@ def bipartite(W: Matrix) -> bool:
     >>> bipartite(mixing_matrix("ring", 4)), bipartite(mixing_matrix("ring", 5))
     (True, False)
     """
-    colour = _hops(W, 0) % 2
+    colour = _hops(W != 0, 0) % 2
     i, j = np.nonzero(W)
     return not (colour[i] == colour[j])[i != j].any()
 
@@ -333,9 +333,8 @@ def diameter(W: Matrix) -> int:
     >>> diameter(mixing_matrix("ring", 7)), diameter(mixing_matrix("star", 7))
     (3, 2)
     """
-    from scipy.sparse.csgraph import shortest_path  # slow to import
-
-    return int(shortest_path(W != 0, unweighted=True).max())
+    graph = W != 0
+    return max(int(_hops(graph, rank).max()) for rank in range(len(graph)))
 
 
 def _circulant(n: int, hops: Iterable[int]) -> Graph:
@@ -362,19 +361,19 @@ def _swap_edges(graph: Graph, edges: NDArray[np.intp], rng: np.random.Generator)
         edges[first], edges[second] = (a, d), (c, b)
 
 
-def _hops(W: Matrix | Graph, source: int) -> Ranks:
+def _hops(graph: Graph, source: int) -> Ranks:
     """Hops from `source` to every worker, by breadth-first search, shape (n,); -1 where there is no way."""
-    hops = np.full(len(W), -1)
+    hops = np.full(len(graph), -1)
     frontier, distance = np.array([source]), 0
     while len(frontier):
         hops[frontier] = distance
-        frontier = np.flatnonzero((W[frontier] != 0).any(axis=0) & (hops < 0))
+        frontier = np.flatnonzero(graph[frontier].any(axis=0) & (hops < 0))
         distance += 1
     return hops
 
 
 def _connected(W: Matrix | Graph) -> bool:
-    return bool((_hops(W, 0) >= 0).all())
+    return bool((_hops(W != 0, 0) >= 0).all())
 
 
 def _flaw(W: Matrix, n: int) -> str | None:
@@ -394,7 +393,7 @@ def _flaw(W: Matrix, n: int) -> str | None:
     if abs(sums[i] - 1) > TOLERANCE:
         return f"row {i} sums to {float(sums[i])!r}; rows must sum to 1, to {TOLERANCE:g} (write all digits)"
     if not _connected(W):
-        return f"no way leads from worker 0 to worker {(_hops(W, 0) < 0).argmax()}; the graph must be connected"
+        return f"no way leads from worker 0 to worker {(_hops(W != 0, 0) < 0).argmax()}; the graph must be connected"
     return None
 
 

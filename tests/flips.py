@@ -11,7 +11,6 @@ import argparse
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jobs import Job, die
+from jobs import Job
 
 from outpace.benchmarks.running.recovery import recover
 from outpace.benchmarks.trace import blocks, checkpoint, lock, schema
@@ -56,11 +55,8 @@ def kill(program: str, folder: Path, seconds: float) -> Killed:
     line = [str(Path(sys.executable).parent / "outpace"), "run", program, "-n", str(ranks), *FLAGS]
     line += ["--checkpoint-every", "1", "--out", str(target)]
     job = Job(subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), target)
-    pids = job.wait_until_running(ranks, seconds)
-    for pid in pids.values():
-        os.kill(pid, signal.SIGKILL)
-    job.end()
-    assert die(pids.values(), 5)
+    job.wait_until_running(ranks, seconds)
+    job.kill(5)
     lock.of(target).unlink()
     copy = Path(shutil.copytree(folder, folder.with_name(f"{program}-whole")))
     (reference,) = recover(copy)

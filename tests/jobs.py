@@ -1,5 +1,7 @@
 """A job under test, seen from outside."""
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -40,6 +42,14 @@ class Job:
             time.sleep(0.05)
         time.sleep(seconds)
         return self.pids()
+
+    def kill(self, within_s: float = 2) -> None:
+        """SIGKILL to every rank, as if its node were lost; until launcher and ranks are gone."""
+        pids = self.pids().values()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        self.end()
+        assert die(pids, within_s)
 
     def end(self) -> tuple[int, str, str]:
         """(exit code, stdout, stderr) of the launcher."""

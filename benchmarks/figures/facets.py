@@ -19,8 +19,8 @@ from outpace.benchmarks.figures.drawing import (
 from outpace.benchmarks.figures.grouping import SIZE, check_same_surroundings, grouped, repetitions
 from outpace.benchmarks.figures.looks import LAW, look_of, one_level, slowness
 from outpace.benchmarks.figures.page import HEIGHT, LINE, LINE_HEIGHT, WIDTH, check_panels, line_count, wrapped
+from outpace.benchmarks.trace.common_loss import common_loss
 from outpace.benchmarks.trace.run import Run
-from outpace.benchmarks.trace.target import common_loss
 from outpace.comm.errors import UserError
 
 if TYPE_CHECKING:

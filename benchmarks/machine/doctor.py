@@ -11,7 +11,7 @@ from mpi4py import MPI
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks.machine import any_source, async_progress, launcher, memory, provenance
+from outpace.benchmarks.machine import any_source, async_progress, launcher, provenance, shared_memory
 from outpace.comm import arrays, clock
 from outpace.comm.errors import UserError
 
@@ -119,7 +119,7 @@ def _cores(comm: MPI.Intracomm) -> tuple[str, str]:
 
 
 def _memory() -> tuple[str, str]:
-    return "ok" if memory.enough(provenance.usable_cores()) else "small", memory.room()
+    return "ok" if shared_memory.enough(provenance.usable_cores()) else "small", shared_memory.room()
 
 
 def _blas() -> tuple[str, str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, Final, TextIO
 
-from outpace.benchmarks.machine import guardian, memory, streams, transport
+from outpace.benchmarks.machine import guardian, shared_memory, streams, transport
 from outpace.benchmarks.machine.guardian import Account
 from outpace.comm.errors import UserError
 
@@ -157,7 +157,8 @@ class Started:
     ) -> None:
         line = [*inside, *command(module, ranks, arguments, placement)]
         _refuse_broken(line[0])
-        shown = typed(line, environment(ranks, elsewhere=bool(placement)))
+        variables = environment(ranks, elsewhere=bool(placement), logged=log is not None)
+        shown = typed(line, variables)
         if log is None:
             streams.say(shown)
         else:
@@ -184,7 +185,7 @@ class Started:
         with orders, account, listener:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", guardian.__file__, json.dumps(given)],
-                env=environment(ranks, elsewhere=bool(placement), logged=log is not None) | {SOCKET: name},
+                env=variables | {SOCKET: name},
                 stdin=subprocess.DEVNULL,
                 stdout=out[1] if out else log,
                 stderr=err[1] if err else log,
@@ -339,7 +340,7 @@ def explain(ended: Ended, folder: Path | None = None) -> str | None:
     if not ended.cause:
         return None
     who = "a rank" if ended.rank is None else f"rank {ended.rank}"
-    room = f" ({memory.room()})" if ended.cause == signal.strsignal(signal.SIGBUS) else ""
+    room = f" ({shared_memory.room()})" if ended.cause == signal.strsignal(signal.SIGBUS) else ""
     parts = folder is not None and any(folder.glob("*.part-0"))
     kept = f"; what was written is kept: outpace show --recover {folder}" if parts else ""
     return f"{who}: {ended.cause}{room}, so the job ended{kept}"

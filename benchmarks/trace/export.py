@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 
+from outpace.benchmarks.trace.common_loss import common_loss
 from outpace.benchmarks.trace.files import output
 from outpace.benchmarks.trace.run import Run, load
 from outpace.benchmarks.trace.selection import chosen
-from outpace.benchmarks.trace.target import common_loss
 from outpace.comm.errors import UserError
 
 # Attributes that say nothing of one run, or are lists.

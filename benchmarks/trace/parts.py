@@ -82,9 +82,8 @@ class Part:
         now, recorded = trace.now(), trace.drain()
         for table, rows in recorded.items():
             self.append(table, rows)
-        receivers = np.union1d(
-            np.flatnonzero(messages), self._rank
-        )  # at least one row: it says that this is all so far
+        # At least one row: it says that this is all so far.
+        receivers = np.union1d(np.flatnonzero(messages), self._rank)
         traffic = np.empty(len(receivers), dtype=TRAFFIC)
         traffic["receiver"], traffic["messages"], traffic["nbytes"] = (
             receivers,

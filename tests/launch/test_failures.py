@@ -202,11 +202,8 @@ def kept(folder: Path) -> list[Path]:
 def test_a_full_disk_ends_every_command_in_one_line(start: Callable, small_disk: Path) -> None:
     """Nothing half-written is left, and with room again each of them does its work."""
     job = start("d_psgd", 2, "--problem", "quadratic:dim=10", "--time-budget", "50", folder=small_disk)
-    pids = job.wait_until_running(2, 1.5)
-    for pid in pids.values():
-        os.kill(pid, signal.SIGKILL)
-    job.end()
-    assert die(pids.values(), 2)
+    job.wait_until_running(2, 1.5)
+    job.kill()
     sweep = small_disk.parent / "sweep.toml"
     sweep.write_text(
         f'programs = ["d_psgd"]\nworkers = 2\nfolder = "{small_disk}/runs"\n'

@@ -209,9 +209,7 @@ def test_killed_ranks_leave_no_shared_memory(start: Callable) -> None:
     maps = Path(f"/proc/{pids[0]}/maps").read_text()
     files = [Path(name) for name in re.findall(r"(/dev/shm/\S+)$", maps, re.MULTILINE)]
     assert files, "this MPI's shared memory has no name: nothing to test"
-    for pid in pids.values():
-        os.kill(pid, signal.SIGKILL)
-    job.end()
+    job.kill()
     assert not [file for file in files if file.exists()]
 
 

@@ -11,9 +11,9 @@ import pandas
 import pyarrow.parquet
 import pytest
 
+from outpace.benchmarks.trace.common_loss import common_loss
 from outpace.benchmarks.trace.export import write_csv, write_parquet
 from outpace.benchmarks.trace.run import Run
-from outpace.benchmarks.trace.target import common_loss
 from outpace.comm.errors import UserError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "trace-v1.h5"
