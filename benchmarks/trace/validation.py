@@ -86,6 +86,7 @@ def columns(file: h5py.File, path: Path, found: dict[str, Any]) -> dict[str, set
     n, ranks = found["n_workers"], len(found.get("hostnames", []))
     lengths = {"workers": n, "labels": n, "clock": ranks, "traffic": ranks, "model": found.get("dim", 0)}
     present: dict[str, set[str]] = {}
+    largest = 0, ""  # bytes of a column, and its name: they are read one by one
     tables = {name: (of, 1) for name, of in schema.GROUPS.items()}
     tables |= {name: (table.columns, 2) for name, table in schema.TABLES.items()}
     for name, (schemas, dimensions) in tables.items():
@@ -98,7 +99,9 @@ def columns(file: h5py.File, path: Path, found: dict[str, Any]) -> dict[str, set
         for column, about in schemas.items():
             dataset = _inside(group, column, path)
             if dataset is not None:
-                shapes.add(_shape(dataset, about, dimensions, path))
+                shape = _shape(dataset, about, dimensions, path)
+                shapes.add(shape)
+                largest = max(largest, (math.prod(shape) * dataset.dtype.itemsize, dataset.name))
                 present[name].add(column)
         if len(shapes) > 1:
             _refuse(path, f"the columns of /{name} have different lengths: {sorted(map(str, shapes))}")
@@ -107,6 +110,7 @@ def columns(file: h5py.File, path: Path, found: dict[str, Any]) -> dict[str, set
                 _refuse(path, f"/{name} has {shape[0]} rows; by its attributes the run had {lengths[name]}")
             if name == "traffic" and shape[0] != shape[1]:
                 _refuse(path, f"/{name} is {shape[0]} x {shape[1]}, and has a row and a column for each rank")
+    memory.require(largest[0], f"{path}: {largest[1]}")
     return present
 
 
@@ -156,7 +160,6 @@ def _shape(dataset: Any, about: schema.Column, dimensions: int, path: Path) -> t
         whole = stored >= math.prod(shape) * dataset.dtype.itemsize
     if not whole:
         _refuse(path, f"{name} has {shape[0]} rows, of which not all are in the file")
-    memory.require(math.prod(shape) * dataset.dtype.itemsize, f"{path}: {name}")
     return tuple(shape)
 
 
