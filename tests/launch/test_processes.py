@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,28 @@ def test_a_signal_at_the_start_of_the_launcher(by: Callable, tmp_path: Path, num
         told = pid.read_text() if pid.exists() else ""  # nothing where the shell ended before it wrote
         assert not told or not alive(int(told))
         pid.unlink(missing_ok=True)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
+def test_a_signal_at_the_very_end(start: Callable, number: int) -> None:
+    """Sent to the ranks again and again from when the trace is there: the run is over, and has succeeded."""
+    for _ in range(4):
+        job = start("ad_psgd", 2, "--problem", "quadratic:dim=100,sigma=0.3", "--epochs", "20", outpace=True)
+        pids = dict[int, int]()
+        while not job.target.exists():
+            pids = job.pids() or pids
+            assert job.process.poll() is None
+            time.sleep(0.001)
+        while any(map(alive, pids.values())):
+            for pid in pids.values():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            time.sleep(0.001)
+        code, _, err = job.end()
+        assert (code, Run(job.target).attrs["status"]) == (0, "complete"), err
+        assert "BAD TERMINATION" not in err
+        job.target.unlink()
 
 
 def test_a_hang_up_before_anything_is_launched() -> None:

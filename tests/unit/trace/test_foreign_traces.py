@@ -17,6 +17,8 @@ from mpi4py import MPI
 from outpace.benchmarks import command
 from outpace.benchmarks.trace import schema
 from outpace.benchmarks.trace.run import Run
+from outpace.comm import memory
+from outpace.comm.errors import UserError
 
 assert MPI.Is_initialized()  # before the command has it left out, for other tests of this process
 GOLDEN = Path(__file__).parents[2] / "golden" / "trace-v1.h5"
@@ -210,6 +212,19 @@ def test_one_line_from_every_command(tmp_path: Path, capsys: pytest.CaptureFixtu
 def test_the_whole_trace_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for line in (["show"], ["export", "--csv", tmp_path / "a.csv"], ["plot", "-o", tmp_path / "a.svg", "timeline"]):
         assert command.main([*map(str, line), str(GOLDEN)]) == 0
+
+
+def test_a_column_that_will_not_fit_is_refused_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest one decides, and is named with both amounts."""
+    with h5py.File(GOLDEN) as file:
+        sizes: dict[str, int] = {}
+        file.visititems(lambda name, item: sizes.update({name: item.nbytes} if isinstance(item, h5py.Dataset) else {}))
+    largest = max(size for name, size in sizes.items() if name.partition("/")[2] not in ("row", "sender", "receiver"))
+    monkeypatch.setattr(memory, "of_node", lambda: largest)
+    Run(GOLDEN).column("steps", "t_s")
+    monkeypatch.setattr(memory, "of_node", lambda: largest - 1)
+    with pytest.raises(UserError, match=r"trace-v1.h5: /\w+/\w+: it needs about .* of memory; .* are available"):
+        Run(GOLDEN)
 
 
 def test_a_link_to_a_pipe_is_not_opened(tmp_path: Path) -> None:
