@@ -22,7 +22,7 @@ from mpi4py import MPI
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks.machine import launcher, link, provenance, twins
+from outpace.benchmarks.machine import launcher, namespaces, provenance, twins
 from outpace.benchmarks.problems import Problem
 from outpace.benchmarks.running.assembly import Assembly
 from outpace.benchmarks.running.plan import Launch, Plan, make_plan
@@ -291,7 +291,7 @@ def _ratio(reference: list[float], measured: list[float]) -> str:
 
 def _table(comm: MeteredComm, title: str, columns: tuple[str, ...]) -> Table:
     where = provenance.describe(comm, gpu=False)
-    links = f", links of {os.environ[link.VARIABLE]}" if link.VARIABLE in os.environ else ""
+    links = f", links {os.environ[namespaces.VARIABLE]}" if namespaces.VARIABLE in os.environ else ""
     text = f"{title}{links}; {where['cpu_model']}, {where['cores']} cores, {where['mpi_library']}, medians of {ROUNDS}"
     table = Table(title=text, title_justify="left")
     for column in columns:

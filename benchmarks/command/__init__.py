@@ -169,13 +169,13 @@ def export(options: argparse.Namespace) -> int:
 
 
 def micro(options: argparse.Namespace) -> int:
-    from outpace.benchmarks.machine import link
+    from outpace.benchmarks.machine import namespaces
     from outpace.benchmarks.micro import RANKS
 
     if options.name not in RANKS:
         raise UserError(f"unknown micro-benchmark '{options.name}'; allowed: {', '.join(RANKS)}")
     ranks = options.workers or RANKS[options.name]
-    inside = link.inside(options.link, ranks) if options.link else []
+    inside = namespaces.inside(f"all:rate={options.link}", ranks) if options.link else []
     return _explain(launcher.launch("outpace.benchmarks.micro", ranks, [options.name, options.backend], inside))
 
 

@@ -141,8 +141,8 @@ class Started:
 
     The processes inherit the file descriptors in `hold`, and have no input. They are in a session of their own, out of
     reach of the terminal's Ctrl-C: whoever started it decides which signal to `send`. All of them end with this
-    process, however that ends (`guardian`). `inside` is what `link.inside` puts before the line; a signal then kills
-    all that is in the namespaces. `placement` is as in `command`.
+    process, however that ends (`guardian`). `inside` is what `namespaces.inside` puts before the line; a signal then
+    kills all that is in the namespaces. `placement` is as in `command`.
     """
 
     def __init__(

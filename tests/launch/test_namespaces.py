@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from jobs import LIMIT_S, alive, die
 
-from outpace.benchmarks.machine import launcher, link
+from outpace.benchmarks.machine import launcher, namespaces
 from outpace.comm.errors import UserError
 
 OUTPACE = str(Path(sys.executable).parent / "outpace")
@@ -39,7 +39,7 @@ for shift in (1, 1, 2):
 def possible() -> None:
     """Skip where this machine cannot have such links: not root, no iproute2, another MPI, a kernel without them."""
     try:
-        line = [*link.inside("1gbit", 1), *launcher.mpiexec(), "-n", "1", "true"]
+        line = [*namespaces.inside("all:rate=1gbit", 1), *launcher.mpiexec(), "-n", "1", "true"]
     except UserError as error:
         pytest.skip(str(error))
     done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT_S, env=launcher.environment(1))
@@ -54,7 +54,11 @@ def test_rate_and_full_duplex(tmp_path: Path) -> None:
     run = [*launcher.mpiexec(), "-n", "3", sys.executable, "-m", "mpi4py", str(script)]
     environment = launcher.environment(3) | {"MPIEXEC_TIMEOUT": "40"}
     done = subprocess.run(
-        [*link.inside("20mbit", 3), *run], capture_output=True, text=True, timeout=LIMIT_S, env=environment
+        [*namespaces.inside("all:rate=20mbit", 3), *run],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     _, *seconds = map(float, done.stdout.split())  # the first one connects
@@ -106,5 +110,6 @@ def test_refused_in_one_line() -> None:
     done = subprocess.run([OUTPACE, "micro", "vote", "--link", "fast"], capture_output=True, text=True, timeout=LIMIT_S)
     assert done.returncode == 2
     assert (
-        done.stderr == "outpace: --link is fast; it is a rate from 8kbit up, such as 100mbit; units: kbit, mbit, gbit\n"
+        done.stderr
+        == "outpace: --links all: rate is 'fast'; it must be from 8kbit to 100gbit; units: kbit, mbit, gbit\n"
     )

@@ -1,27 +1,26 @@
 """Ranks behind slow links: each in a network namespace of its own, joined to the others by a switch of the kernel's.
 
-`outpace micro NAME --link RATE` puts the line of `inside` before the launcher's. What that starts lives in a process
-and a mount namespace as well: all of it is killed with the first process in there, which is killed with its parent, and
-the kernel takes the links away with the last one. So there is nothing to clean up, however a job ends. Each rank's link
-carries RATE each way at the same time, by token buckets at both of its ends; the switch has no limit of its own.
+The line of `inside` stands before the launcher's. What it starts lives in a process and a mount namespace as well: all
+of it is killed with the first process in there, which is killed with its parent, and the kernel takes the links away
+with the last one. So there is nothing to clean up, however a job ends. Token buckets give each rank's link its rate, at
+both of its ends; the switch has no limit of its own. What links there can be is in `links`.
 
 Needs root, the commands unshare and setpriv (util-linux), ip and tc (iproute2), a kernel with veth, bridge and tbf, and
 Hydra, which is MPICH's mpiexec: it lets us say how a rank is reached.
 """
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
-from outpace.benchmarks.machine import transport
+from outpace.benchmarks.machine import links, transport
 from outpace.benchmarks.machine.launcher import is_hydra
+from outpace.benchmarks.machine.links import Links
 from outpace.comm.errors import UserError
 
-UNITS: Final = {"kbit": 1e3, "mbit": 1e6, "gbit": 1e9}  # bits per second, as tc writes them
 BURST_S: Final = 1e-3  # of the rate: what an idle link lets through at once; with half of it, TCP did not fill one
 LEAST_BURST: Final = 16_000  # bytes; a bucket must hold a packet with all headers
 QUEUE_S: Final = 0.1  # of the rate: what waits at a link before packets are dropped
@@ -30,9 +29,8 @@ NAMESPACES: Final = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"),
 )
-VARIABLE: Final = "OUTPACE_LINK"  # tells the ranks their rate
+VARIABLE: Final = "OUTPACE_LINKS"  # tells the ranks their SPEC
 SWITCH: Final = "10.0.0.254"  # nothing leaves the namespaces, so any addresses will do
-MOST_RANKS: Final = 253
 # Every rank is a host of its own to Hydra, which reaches it by this in place of ssh: options, host, command.
 REACH: Final = """#!/bin/sh
 while [ "${1#-}" != "$1" ]; do shift; done
@@ -42,40 +40,26 @@ exec ip netns exec "$rank" sh -c "$*"
 """
 
 
-def inside(rate: str, ranks: int) -> list[str]:
-    """The command line that runs the launcher's line after it on `ranks` ranks behind links of `rate`.
+def inside(text: str, ranks: int) -> list[str]:
+    """The line to put before the launcher's, whose `ranks` ranks then are behind links of this SPEC; none for `none`.
 
-    Raises UserError where that cannot be: a rate such as 100mbit is needed, and what the module says.
+    Raises UserError where that cannot be: for a bad SPEC, and where what the module needs is missing.
     """
-    bits_per_s(rate)
-    if ranks > MOST_RANKS:
-        raise UserError(f"--link: {ranks} ranks; at most {MOST_RANKS} have an address")
+    links.check_ranks(links.parse(text), ranks)
+    text = links.canonical(text)
+    if text == "none":
+        return []
     if os.geteuid():
-        raise UserError("--link needs root, which may make network namespaces")
+        raise UserError("--links needs root, which may make network namespaces")
     for command, package in COMMANDS.items():
         if not shutil.which(command):
-            raise UserError(f"--link needs the command {command}, of {package}")
+            raise UserError(f"--links needs the command {command}, of {package}")
     _do(" ".join((*NAMESPACES, "true")))  # which a container may forbid
-    return [*NAMESPACES, sys.executable, "-m", __name__, rate, str(ranks)]
+    return [*NAMESPACES, sys.executable, "-m", __name__, text, str(ranks)]
 
 
-def bits_per_s(rate: str) -> float:
-    """The rate in numbers, from 8 kbit up.
-
-    >>> bits_per_s("1.5gbit")
-    1500000000.0
-    """
-    parts = re.fullmatch(r"(\d+(?:\.\d+)?)(kbit|mbit|gbit)", rate)
-    if not parts or float(parts[1]) * UNITS[parts[2]] < 8e3:
-        raise UserError(f"--link is {rate}; it is a rate from 8kbit up, such as 100mbit; units: {', '.join(UNITS)}")
-    return float(parts[1]) * UNITS[parts[2]]
-
-
-def set_up(rate: str, ranks: int) -> list[str]:
+def set_up(spec: Links, ranks: int) -> list[str]:
     """Make switch and links in the namespaces of this process; the ranks' addresses. Raises UserError."""
-    bytes_per_s = bits_per_s(rate) / 8
-    burst, queue = max(LEAST_BURST, BURST_S * bytes_per_s), QUEUE_S * bytes_per_s
-    shape = f"root tbf rate {rate} burst {burst:.0f} limit {burst + queue:.0f}"
     # `ip netns` keeps names as mounts in this folder: a new one, which nobody outside sees.
     _do("mkdir -p /run/netns")
     _do("mount -t tmpfs outpace /run/netns")
@@ -84,22 +68,32 @@ def set_up(rate: str, ranks: int) -> list[str]:
     _do(f"ip address add {SWITCH}/24 dev switch")
     _do("ip link set switch up")
     addresses = [f"10.0.0.{rank + 1}" for rank in range(ranks)]
-    for rank, address in enumerate(addresses, 1):
-        _do(f"ip netns add rank{rank}")
-        _do(f"ip link add port{rank} type veth peer name eth0 netns rank{rank}")
-        _do(f"ip link set port{rank} master switch up")
-        _do(f"ip -n rank{rank} link set lo up")
-        _do(f"ip -n rank{rank} address add {address}/24 dev eth0")
-        _do(f"ip -n rank{rank} link set eth0 up")
-        _do(f"tc qdisc add dev port{rank} {shape}")
-        _do(f"tc -n rank{rank} qdisc add dev eth0 {shape}")
+    for rank, address in enumerate(addresses):
+        name, port = f"rank{rank + 1}", f"port{rank + 1}"
+        _do(f"ip netns add {name}")
+        _do(f"ip link add {port} type veth peer name eth0 netns {name}")
+        _do(f"ip link set {port} master switch up")
+        _do(f"ip -n {name} link set lo up")
+        _do(f"ip -n {name} address add {address}/24 dev eth0")
+        _do(f"ip -n {name} link set eth0 up")
+        rate = spec.of_rank(rank)
+        if rate is not None:
+            _do(f"tc qdisc add dev {port} root {bucket(rate)}")
+            _do(f"tc -n {name} qdisc add dev eth0 root {bucket(rate)}")
     return addresses
+
+
+def bucket(rate: float) -> str:
+    """A token bucket of so many bits per second, as tc writes it."""
+    bytes_per_s = rate / 8
+    burst = max(LEAST_BURST, BURST_S * bytes_per_s)
+    return f"tbf rate {rate:.0f}bit burst {burst:.0f} limit {burst + QUEUE_S * bytes_per_s:.0f}"
 
 
 def _do(line: str) -> None:
     code, out, err = _run(line)
     if code:
-        raise UserError(f"--link: `{line}`: {' '.join((err or out).split())}")
+        raise UserError(f"--links: `{line}`: {' '.join((err or out).split())}")
 
 
 def _run(line: str) -> tuple[int, str, str]:
@@ -110,7 +104,7 @@ def _run(line: str) -> tuple[int, str, str]:
 def reach_by(launcher: list[str], addresses: list[str]) -> list[str]:
     """Hydra's line with the ranks on these hosts; every host is reached by the script REACH."""
     if not is_hydra(launcher[0]):
-        raise UserError(f"--link needs Hydra, the mpiexec of MPICH, to start ranks; {launcher[0]} is another launcher")
+        raise UserError(f"--links needs Hydra, the mpiexec of MPICH, to start ranks; {launcher[0]} is another launcher")
     script = Path("/run/netns/reach")  # in our own file system, which goes with us
     script.write_text(REACH)
     script.chmod(0o755)
@@ -119,15 +113,15 @@ def reach_by(launcher: list[str], addresses: list[str]) -> list[str]:
 
 
 def main() -> None:
-    """The first process in the namespaces: RATE RANKS and the launcher's line, which it becomes."""
-    rate, ranks, *line = sys.argv[1:]
+    """The first process in the namespaces: SPEC RANKS and the launcher's line, which it becomes."""
+    text, ranks, *line = sys.argv[1:]
     try:
-        line = reach_by(line, set_up(rate, int(ranks)))
+        line = reach_by(line, set_up(links.parse(text), int(ranks)))
     except UserError as error:
         print(f"outpace: {error}", file=sys.stderr)
         sys.exit(2)
     # Whatever the user has chosen: UCX sees that all ranks are on one machine, and would go past the links.
-    os.environ |= {VARIABLE: rate, **transport.LIBFABRIC_TCP}
+    os.environ |= {VARIABLE: text, **transport.LIBFABRIC_TCP}
     os.execvp(line[0], line)
 
 
