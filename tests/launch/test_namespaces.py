@@ -71,7 +71,7 @@ def test_rate_and_full_duplex(tmp_path: Path) -> None:
 @pytest.fixture
 def job() -> Iterator["subprocess.Popen[str]"]:
     """A benchmark that takes minutes on its link, with all its ranks running."""
-    line = [OUTPACE, "micro", "gossip", "--link", "100kbit"]
+    line = [OUTPACE, "micro", "gossip", "--links", "all:rate=100kbit"]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + LIMIT_S
@@ -107,7 +107,9 @@ def test_nothing_outlives_the_job(job: "subprocess.Popen[str]", number: int) -> 
 
 
 def test_refused_in_one_line() -> None:
-    done = subprocess.run([OUTPACE, "micro", "vote", "--link", "fast"], capture_output=True, text=True, timeout=LIMIT_S)
+    done = subprocess.run(
+        [OUTPACE, "micro", "vote", "--links", "fast"], capture_output=True, text=True, timeout=LIMIT_S
+    )
     assert done.returncode == 2
     assert (
         done.stderr
