@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 from jobs import LIMIT_S, Job, die, outpace
 
-from outpace.benchmarks.machine import guardian, launcher, namespaces
+from outpace.benchmarks.machine import guardian, launcher
 from outpace.benchmarks.running.recovery import recover
 from outpace.benchmarks.trace import checkpoint
 from outpace.benchmarks.trace.run import Run
-from outpace.comm.errors import UserError
 
 OUTPACE = str(Path(sys.executable).parent / "outpace")
 LINKS = ("--links", "all:rate=100mbit")
@@ -26,20 +25,8 @@ LONG = (*QUADRATIC, "--time-budget", "50", *LINKS)
 WITHIN_S = 10
 
 
-@pytest.fixture(scope="module")
-def possible() -> None:
-    """Skip where this machine cannot have such links: not root, no iproute2, another MPI, a kernel without them."""
-    try:
-        line = [*namespaces.inside(LINKS[1], 1), *launcher.mpiexec(), "-n", "1", "true"]
-    except UserError as error:
-        pytest.skip(str(error))
-    done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT_S, env=launcher.environment(1))
-    if done.returncode:
-        pytest.skip(done.stderr.strip())
-
-
 @pytest.fixture
-def job(possible: None, start: Callable) -> Iterator[Job]:
+def job(links_here: None, start: Callable) -> Iterator[Job]:
     """A run on 2 ranks in its timed part. When the test is over, no process of it may be left."""
     running = start("d_psgd", 2, *LONG, outpace=True)
     running.wait_until_running(2, 1.5)
@@ -99,7 +86,7 @@ def test_a_kill_of_what_holds_the_ranks(job: Job, tmp_path: Path, receiver: str)
 
 
 @pytest.mark.long
-def test_the_same_command_goes_on_after_a_kill_of_outpace(possible: None, start: Callable) -> None:
+def test_the_same_command_goes_on_after_a_kill_of_outpace(links_here: None, start: Callable) -> None:
     """It can tell nobody; its guardian tells the ranks, which end as after SIGTERM. The trace has the command."""
     job = start("d_psgd", 2, *QUADRATIC, "--time-budget", "3", *LINKS, outpace=True)
     job.wait_until_running(2, 1)
@@ -120,7 +107,7 @@ def test_the_same_command_goes_on_after_a_kill_of_outpace(possible: None, start:
 
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
-def test_a_signal_before_the_ranks_are_up(possible: None, tmp_path: Path, number: int) -> None:
+def test_a_signal_before_the_ranks_are_up(links_here: None, tmp_path: Path, number: int) -> None:
     line = [OUTPACE, "run", "d_psgd", "-n", "2", *LONG, "--out", str(tmp_path / "run.h5")]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert "setpriv" in process.stderr.readline()
