@@ -14,14 +14,15 @@ import functools
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
-from outpace.benchmarks.machine import links, transport
-from outpace.benchmarks.machine.launcher import is_hydra
-from outpace.benchmarks.machine.links import Links
+from outpace.benchmarks.machine import guardian, links, transport
+from outpace.benchmarks.machine.links import Links, Shared
+from outpace.benchmarks.machine.mpiexec import HYDRA_CHOICES, is_hydra, mpiexec
 from outpace.comm.errors import UserError
 
 BURST_S: Final = 1e-3  # of the rate: what an idle link lets through at once; with half of it, TCP did not fill one
@@ -38,12 +39,16 @@ NAMESPACES: Final = (
 )
 VARIABLE: Final = "OUTPACE_LINKS"  # tells the ranks their SPEC
 SWITCH: Final = "10.0.0.254"  # nothing leaves the namespaces, so any addresses will do
-# Every rank is a host of its own to Hydra, which reaches it by this in place of ssh: options, host, command.
+CHANGES: Final = "/run/netns/changes"  # the socket of `link_changes`
+GUARDIAN: Final = "/run/netns/guardian"  # its socket; ranks see no abstract name of another network namespace
+# Every rank is a host of its own to Hydra, which reaches it by this in place of ssh: options, host, command. Proxies
+# fail when a rank on another host is killed; by that Hydra would end, without a word of the rank.
 REACH: Final = """#!/bin/sh
 while [ "${1#-}" != "$1" ]; do shift; done
 rank=rank${1##*.}
 shift
-exec ip netns exec "$rank" sh -c "$*"
+ip netns exec "$rank" sh -c "$*"
+exit 0
 """
 
 
@@ -58,6 +63,14 @@ def inside(text: str, ranks: int) -> list[str]:
         return []
     if os.geteuid():
         raise UserError("--links needs root, which may make network namespaces")
+    launcher = mpiexec()
+    if not is_hydra(launcher[0]):
+        raise UserError(f"--links needs Hydra, the mpiexec of MPICH, to start ranks; {launcher[0]} is another launcher")
+    if told := HYDRA_CHOICES & {*launcher}:
+        raise UserError(f"--links makes hosts of its own, and OUTPACE_LAUNCHER has {', '.join(sorted(told))}")
+    nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
+    if nodes != "1":
+        raise UserError(f"--links makes hosts of its own on this one, and this Slurm job has {nodes} nodes")
     for command, package in COMMANDS.items():
         if not shutil.which(command):
             raise UserError(f"--links needs the command {command}, of {package}")
@@ -76,6 +89,13 @@ def _try(text: str) -> None:
     done = subprocess.run(_line(text, 2), capture_output=True, text=True)
     if done.returncode:
         raise UserError(done.stderr.strip().removeprefix("outpace: "))
+
+
+def check_behind(text: str) -> None:
+    """Raise UserError unless this rank is behind the links of this SPEC, its defaults written out."""
+    here = os.environ.get(VARIABLE, "none")
+    if text != here:
+        raise UserError(f"--links is {text}, and the ranks are behind {here}: start them by `outpace run`")
 
 
 def set_up(spec: Links, ranks: int) -> list[str]:
@@ -120,10 +140,9 @@ def _connect(spec: Links, rank: int, ranks: int) -> list[str]:
 
 def _shape(spec: Links, rank: int, ranks: int) -> list[str]:
     """For `tc` in the rank's namespace: what it sends."""
-    lines, parent = [], "root"
+    lines, parent = [], below_delay(spec)
     if spec.delay:
         lines.append(f"qdisc add dev eth0 root handle 1: netem delay {spec.delay} limit {DELAYED}")
-        parent = "parent 1:1"
     if rate := spec.of_rank(rank):
         lines.append(f"qdisc add dev eth0 {parent} {bucket(rate)}")
     if rates := spec.to_others(rank, ranks):
@@ -139,15 +158,21 @@ def _shape(spec: Links, rank: int, ranks: int) -> list[str]:
     return lines
 
 
+def below_delay(spec: Links) -> str:
+    """Where a rank's eth0 has its bucket, as tc writes it."""
+    return "parent 1:1" if spec.delay else "root"
+
+
 def burst(rate: float) -> float:
     """Bytes that an idle link of so many bits per second lets through at once."""
     return max(LEAST_BURST, BURST_S * rate / 8)
 
 
-def bucket(rate: float) -> str:
-    """A token bucket of so many bits per second, as tc writes it."""
-    limit = burst(rate) + max(LEAST_QUEUE, QUEUE_S * rate / 8)
-    return f"tbf rate {rate:.0f}bit burst {burst(rate):.0f} limit {limit:.0f}"
+def bucket(rate: float, nbytes: float | None = None) -> str:
+    """A token bucket of so many bits per second, as tc writes it; of `nbytes`, or what is right for this rate."""
+    nbytes = nbytes or burst(rate)
+    limit = nbytes + max(LEAST_QUEUE, QUEUE_S * rate / 8)
+    return f"tbf rate {rate:.0f}bit burst {nbytes:.0f} limit {limit:.0f}"
 
 
 def _do(line: str, given: list[str] | None = None) -> None:
@@ -169,8 +194,6 @@ def _run(line: str, given: str) -> tuple[int, str, str]:
 
 def reach_by(launcher: list[str], addresses: list[str]) -> list[str]:
     """Hydra's line with the ranks on these hosts; every host is reached by the script REACH."""
-    if not is_hydra(launcher[0]):
-        raise UserError(f"--links needs Hydra, the mpiexec of MPICH, to start ranks; {launcher[0]} is another launcher")
     script = Path("/run/netns/reach")  # in our own file system, which goes with us
     script.write_text(REACH)
     script.chmod(0o755)
@@ -178,20 +201,44 @@ def reach_by(launcher: list[str], addresses: list[str]) -> list[str]:
     return [launcher[0], *hosts, "-ppn", "1", *launcher[1:]]
 
 
+def _give_address() -> None:
+    """Have the guardian's socket, which is our input, listen where ranks find it."""
+    with socket.socket(fileno=os.dup(0)) as listener, open(os.devnull) as nothing:
+        listener.bind(GUARDIAN)
+        listener.listen(links.MOST_RANKS)
+        os.dup2(nothing.fileno(), 0)
+
+
+def _start_changes(text: str, ranks: str) -> None:
+    """Start the helper that changes the links. It waits for the program, and goes with the namespaces."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(CHANGES)
+        listener.listen()
+        line = [sys.executable, "-P", "-m", "outpace.benchmarks.machine.link_changes", text, ranks]
+        subprocess.Popen(line, stdin=listener.fileno())
+
+
 def main() -> None:
-    """The first process in the namespaces: SPEC RANKS and the launcher's line, which it becomes, if any."""
+    """The first process in the namespaces: SPEC RANKS and the launcher's line, which it starts, if any."""
     text, ranks, *line = sys.argv[1:]
+    spec = links.parse(text)
     try:
-        addresses = set_up(links.parse(text), int(ranks))
-        if not line:
-            return
-        line = reach_by(line, addresses)
+        addresses = set_up(spec, int(ranks))
     except UserError as error:
         print(f"outpace: {error}", file=sys.stderr)
         sys.exit(2)
+    if not line:
+        return
+    line = reach_by(line, addresses)
+    if guardian.SOCKET in os.environ:
+        _give_address()
+        os.environ[guardian.SOCKET] = GUARDIAN
+    if isinstance(spec, Shared):
+        _start_changes(text, ranks)
     # Whatever the user has chosen: UCX sees that all ranks are on one machine, and would go past the links.
     os.environ |= {VARIABLE: text, **transport.LIBFABRIC_TCP}
-    os.execvp(line[0], line)
+    # The first process in here inherits orphans, and Hydra would take a killed rank for one of its proxies.
+    os.execvp("sh", ["sh", "-c", '"$@"; exit $?', "sh", *line])
 
 
 if __name__ == "__main__":
