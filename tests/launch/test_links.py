@@ -1,6 +1,7 @@
 """A run behind links ends as every run does, whatever ends it; what is refused is refused before anything starts."""
 
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -122,6 +123,15 @@ def test_a_signal_before_the_ranks_are_up(links_here: None, tmp_path: Path, numb
     if number != signal.SIGUSR1:  # which waits for the ranks
         assert list(tmp_path.iterdir()) == []
         assert err == ""
+
+
+@pytest.mark.long
+def test_inside_a_slurm_job_of_one_node(links_here: None, tmp_path: Path) -> None:
+    """Hydra would start its ranks by srun, and look for hosts, by these variables."""
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_NNODES": "1", "SLURM_TASKS_PER_NODE": "2"}
+    more = job | {"SLURM_NODELIST": platform.node(), "HYDRA_LAUNCHER": "slurm", "HYDRA_HOST_FILE": "nowhere"}
+    done = in_folder(tmp_path, [OUTPACE, "run", "d_psgd", "-n", "2", *QUADRATIC, *LINKS, "--epochs", "1"], **more)
+    assert done.returncode == 0, done.stderr
 
 
 SWEEP = f"""
