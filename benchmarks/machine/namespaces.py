@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from outpace.benchmarks.machine import guardian, links, transport
-from outpace.benchmarks.machine.links import Links
+from outpace.benchmarks.machine.links import Links, Shared
 from outpace.benchmarks.machine.mpiexec import HYDRA_CHOICES, is_hydra, mpiexec
 from outpace.comm.errors import UserError
 
@@ -39,6 +39,7 @@ NAMESPACES: Final = (
 )  # and /proc stays that of all processes: locks name one by its id there
 VARIABLE: Final = "OUTPACE_LINKS"  # tells the ranks their SPEC
 SWITCH: Final = "10.0.0.254"  # nothing leaves the namespaces, so any addresses will do
+CHANGES: Final = "/run/netns/changes"  # the socket of `link_changes`
 GUARDIAN: Final = "/run/netns/guardian"  # its socket; ranks see no abstract name of another network namespace
 # Every rank is a host of its own to Hydra, which reaches it by this in place of ssh: options, host, command. Proxies
 # fail when a rank on another host is killed; by that Hydra would end, without a word of the rank.
@@ -139,10 +140,9 @@ def _connect(spec: Links, rank: int, ranks: int) -> list[str]:
 
 def _shape(spec: Links, rank: int, ranks: int) -> list[str]:
     """For `tc` in the rank's namespace: what it sends."""
-    lines, parent = [], "root"
+    lines, parent = [], below_delay(spec)
     if spec.delay:
         lines.append(f"qdisc add dev eth0 root handle 1: netem delay {spec.delay} limit {DELAYED}")
-        parent = "parent 1:1"
     if rate := spec.of_rank(rank):
         lines.append(f"qdisc add dev eth0 {parent} {bucket(rate)}")
     if rates := spec.to_others(rank, ranks):
@@ -158,15 +158,21 @@ def _shape(spec: Links, rank: int, ranks: int) -> list[str]:
     return lines
 
 
+def below_delay(spec: Links) -> str:
+    """Where a rank's eth0 has its bucket, as tc writes it."""
+    return "parent 1:1" if spec.delay else "root"
+
+
 def burst(rate: float) -> float:
     """Bytes that an idle link of so many bits per second lets through at once."""
     return max(LEAST_BURST, BURST_S * rate / 8)
 
 
-def bucket(rate: float) -> str:
-    """A token bucket of so many bits per second, as tc writes it."""
-    limit = burst(rate) + max(LEAST_QUEUE, QUEUE_S * rate / 8)
-    return f"tbf rate {rate:.0f}bit burst {burst(rate):.0f} limit {limit:.0f}"
+def bucket(rate: float, nbytes: float | None = None) -> str:
+    """A token bucket of so many bits per second, as tc writes it; of `nbytes`, or what is right for this rate."""
+    nbytes = nbytes or burst(rate)
+    limit = nbytes + max(LEAST_QUEUE, QUEUE_S * rate / 8)
+    return f"tbf rate {rate:.0f}bit burst {nbytes:.0f} limit {limit:.0f}"
 
 
 def _do(line: str, given: list[str] | None = None) -> None:
@@ -203,20 +209,32 @@ def _give_address() -> None:
         os.dup2(nothing.fileno(), 0)
 
 
+def _start_changes(text: str, ranks: str) -> None:
+    """Start the helper that changes the links. It waits for the program, and goes with the namespaces."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(CHANGES)
+        listener.listen()
+        line = [sys.executable, "-P", "-m", "outpace.benchmarks.machine.link_changes", text, ranks]
+        subprocess.Popen(line, stdin=listener.fileno())
+
+
 def main() -> None:
     """The first process in the namespaces: SPEC RANKS and the launcher's line, which it starts, if any."""
     text, ranks, *line = sys.argv[1:]
+    spec = links.parse(text)
     try:
-        addresses = set_up(links.parse(text), int(ranks))
-        if not line:
-            return
-        line = reach_by(line, addresses)
+        addresses = set_up(spec, int(ranks))
     except UserError as error:
         print(f"outpace: {error}", file=sys.stderr)
         sys.exit(2)
+    if not line:
+        return
+    line = reach_by(line, addresses)
     if guardian.SOCKET in os.environ:
         _give_address()
         os.environ[guardian.SOCKET] = GUARDIAN
+    if isinstance(spec, Shared):
+        _start_changes(text, ranks)
     # Whatever the user has chosen: UCX sees that all ranks are on one machine, and would go past the links.
     os.environ |= {VARIABLE: text, **transport.LIBFABRIC_TCP}
     # The first process in here inherits orphans, and Hydra would take a killed rank for one of its proxies.
