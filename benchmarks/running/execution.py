@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from outpace.benchmarks.machine import network
 from outpace.benchmarks.problems import Problem, Setting, Unshared
 from outpace.benchmarks.running import attributes, geometry
 from outpace.benchmarks.running.assembly import Assembly, RunFunction
@@ -73,6 +74,7 @@ class Execution:
         self.generation = generation  # of the last checkpoint
         offset = clock.offset(comm)
         storage.part.append_offset(offset)
+        storage.part.append_network(network.measure(comm, plan.config.seed))
         steps = plan.steps(problem.n_total)
         self.assembly = Assembly(comm, plan, problem, storage.snapshots, steps, resumed, offset.seconds, storage.begin)
         self.budget, self.trace = self.assembly.budget, self.assembly.trace

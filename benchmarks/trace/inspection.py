@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks.trace import schema
+from outpace.benchmarks.trace import pairs, schema
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
@@ -37,6 +37,7 @@ def validate(path: Path) -> Run:
         for name in columns:
             if run.has(group, name):
                 run.column(group, name)
+    pairs.of(run)
     return run
 
 
@@ -82,6 +83,7 @@ def summary(run: Run) -> Table:
         "data": f"{a['n_total']} samples, {_span(a['n_samples'])} a worker, split {a['split']}",
         "topology": a["topology"],
         "stragglers": a["stragglers"],
+        "links": run.links,
         "run": f"{len(steps['rank'])} steps in {a['wall_s']:.3f} s, started {a['started_utc']}, seed {a['seed']}",
         "loss": _course(run, "loss"),
         "gradient norm": _course(run, "gradient_norm"),
@@ -112,6 +114,12 @@ def summary(run: Run) -> Table:
     if run.has("labels", "samples"):
         table_of_labels = run.column("labels", "samples")
         rows["labels by rank"] = "\n".join(" ".join(f"{count:4}" for count in counts) for counts in table_of_labels)
+    network = pairs.of(run)
+    if len(network["a"]):
+        rows["network"] = pairs.in_words(**network)
+    if run.has("links", "t_s"):
+        rates = sorted(set(run.column("links", "bytes_per_s")))
+        rows["link changes"] = f"{len(run.column('links', 't_s'))}, to {' or '.join(map(pairs.rate, rates))}"
     sent = run.column("traffic", "nbytes").sum(axis=1)
     messages = run.column("traffic", "messages").sum(axis=1)
     rows["sent"] = (
