@@ -118,8 +118,9 @@ def summary(run: Run) -> Table:
     if len(network["a"]):
         rows["network"] = pairs.in_words(**network)
     if run.has("links", "t_s"):
-        rates = sorted(set(run.column("links", "bytes_per_s")))
-        rows["link changes"] = f"{len(run.column('links', 't_s'))}, to {' or '.join(map(pairs.rate, rates))}"
+        rank, rates = run.column("links", "rank"), run.column("links", "bytes_per_s")
+        changes = sum(np.count_nonzero(np.diff(rates[rank == r])) for r in set(rank))
+        rows["link changes"] = f"{changes}, between {' and '.join(map(pairs.rate, sorted(set(rates))))}"
     sent = run.column("traffic", "nbytes").sum(axis=1)
     messages = run.column("traffic", "messages").sum(axis=1)
     rows["sent"] = (

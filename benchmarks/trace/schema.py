@@ -119,8 +119,8 @@ GROUPS: Final[dict[str, dict[str, Column]]] = {
         "bytes_per_s": Column("f8", "byte s-1", "rate of the slower way while both ranks send to each other"),
     },
     "links": {
-        "rank": Column("i4", "1", "whose link changed"),
-        "t_s": Column("f8", "s", "time of the change"),
+        "rank": Column("i4", "1", "whose link it is"),
+        "t_s": Column("f8", "s", "when it had this rate"),
         "bytes_per_s": Column("f8", "byte s-1", "rate of the link from then on, each way"),
     },
     "model": {"x_mean": Column("f8", "1", "mean of the local models at the end")},

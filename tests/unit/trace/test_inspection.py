@@ -48,7 +48,11 @@ def test_time_is_told_by_rank_where_ranks_differ() -> None:
 def test_links_asked_for_and_what_there_was(tmp_path: Path) -> None:
     path = tmp_path / "links.h5"
     shutil.copy(GOLDEN, path)
-    changes = {"rank": [0, 1, 0], "t_s": [0.1, 0.2, 0.3], "bytes_per_s": [1.25e7, 1.25e7, 1.25e8]}
+    changes = {
+        "rank": [0, 1, 0, 1, 0],
+        "t_s": [0, 0, 0.1, 0.2, 0.3],
+        "bytes_per_s": [1.25e8, 1.25e8, 1.25e7, 1.25e8, 1.25e8],
+    }
     with h5py.File(path, "a") as file:
         file.attrs["links"] = "shared:rate=1gbit"
         write_group(file, "links", changes)
@@ -56,7 +60,7 @@ def test_links_asked_for_and_what_there_was(tmp_path: Path) -> None:
     validate(path)
     assert shown(path)["network"] == "round trip 25 us\neach way 944 Mbit/s"
     assert shown(path)["links"] == "shared:rate=1gbit"
-    assert shown(path)["link changes"] == "3, to 100 Mbit/s or 1 Gbit/s"
+    assert shown(path)["link changes"] == "2, between 100 Mbit/s and 1 Gbit/s"
     assert shown(GOLDEN)["links"] == "none"
     assert not {"network", "link changes"} & shown(GOLDEN).keys()
 
