@@ -113,11 +113,10 @@ def ask(comm, neighbours, exchange, words, rng, free, trace):
     while present:
         if heard := hear(comm, words, patient=not due):
             source, word = heard
-            if word == DONE:  # what is due since its last gradient would be line 5 of an iteration that there is not
+            if word == DONE:
                 present.remove(source)
-            if word == DONE and source in due:
-                due.remove(source)
-            elif word == DUE and source not in due:
+                due = deque(worker for worker in due if worker != source)  # line 5 of an iteration that there is not
+            elif source not in due:
                 due.append(source)
             continue
         worker = due.popleft()
