@@ -1,11 +1,12 @@
 """SPECs: `name` or `name:key=value,key=value`, one frozen dataclass per name, one parser.
 
 A field's type gives the form of its value, its default makes the key optional and an `Annotated` `Range`
-bounds it. A key is its field's name with `-` for `_`. The dataclasses that make the command line flags are
-checked by the same rules (`check`).
+or `Quantity` bounds it. A key is its field's name with `-` for `_`. The dataclasses that make the command line flags
+are checked by the same rules (`check`).
 """
 
 import math
+import re
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
@@ -46,6 +47,44 @@ class Input:
     """A text that names a file which the run reads, unless it is one of `besides`."""
 
     besides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A text that is a number with one of the units, from `least` to `most`. It is kept in the largest unit that makes
+    1 or more of it, so that equal quantities are equal text.
+
+    >>> rate = Quantity((("kbit", 1e3), ("mbit", 1e6)), "8kbit", "100mbit")
+    >>> rate.number("1.5mbit"), rate.text(8e5)
+    (1500000.0, '800kbit')
+    """
+
+    units: tuple[tuple[str, float], ...]  # the smallest first
+    least: str
+    most: str
+
+    def number(self, text: str) -> float:
+        """How much it is, in what the sizes of the units are in. Raises ValueError for another form."""
+        units = dict(self.units)
+        parts = re.fullmatch(rf"(\d+(?:\.\d+)?)({'|'.join(units)})", text, re.ASCII)
+        if not parts:
+            raise ValueError(text)
+        return float(parts[1]) * units[parts[2]]
+
+    def text(self, number: float) -> str:
+        unit, size = [(unit, size) for unit, size in self.units if size <= max(number, self.units[0][1])][-1]
+        return f"{_text(number / size)}{unit}"
+
+    def read(self, text: str, label: str) -> str:
+        """The text as it is kept. Raises UserError, which `label` begins, for another form and out of bounds."""
+        try:
+            number = self.number(text)
+        except ValueError:
+            number = math.nan
+        if not self.number(self.least) <= number <= self.number(self.most):
+            units = ", ".join(unit for unit, _ in self.units)
+            raise UserError(f"{label} is '{text}'; it must be from {self.least} to {self.most}; units: {units}")
+        return self.text(number)
 
 
 InputFile = Annotated[str, Input()]
@@ -160,11 +199,11 @@ def check(config: Any, label: Any = lambda field: "--" + _key(field)) -> None:
         value = getattr(config, key)
         if value is None:
             continue
-        base, bounds = _split(hint)
+        base, extras = _split(hint)
         if get_origin(base) is Literal and value not in get_args(base):
             allowed = ", ".join(map(str, get_args(base)))
             raise UserError(f"{label(key)} is '{value}'; allowed: {allowed}")
-        for bound in bounds:
+        for bound in (extra for extra in extras if isinstance(extra, Range)):
             for number in value if isinstance(value, tuple) else (value,):
                 if not bound.holds(number):
                     rule = bound if math.isfinite(number) else "finite"
@@ -180,15 +219,15 @@ def _hints(kind: type) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in fields(kind)}
 
 
-def _split(hint: Any) -> tuple[Any, list[Range]]:
-    """A field's plain type and its ranges, those of a tuple's items among them, with `None |` and `Annotated`
-    taken off."""
+def _split(hint: Any) -> tuple[Any, list[Any]]:
+    """A field's plain type and what it is annotated with, a tuple's items included, with `None |` and `Annotated` taken
+    off."""
     if get_origin(hint) in (Union, types.UnionType):
         (hint,) = (option for option in get_args(hint) if option is not type(None))
     if get_origin(hint) is Annotated:
         hint, *extras = get_args(hint)
-        base, bounds = _split(hint)
-        return base, [extra for extra in extras if isinstance(extra, Range)] + bounds
+        base, others = _split(hint)
+        return base, extras + others
     if get_origin(hint) is tuple:
         return hint, _split(get_args(hint)[0])[1]
     return hint, []
@@ -200,9 +239,11 @@ def _text(value: Any) -> str:
 
 
 def _convert(text: str, hint: Any, label: str) -> Any:
-    base, _ = _split(hint)
+    base, extras = _split(hint)
     if get_origin(base) is tuple:
         return tuple(_convert(part, get_args(base)[0], label) for part in text.split("+"))
+    for quantity in (extra for extra in extras if isinstance(extra, Quantity)):
+        return quantity.read(text, label)
     try:
         if base is int:
             number = float(text)  # 1e6 is an integer to a person

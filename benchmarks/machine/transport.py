@@ -31,6 +31,6 @@ def default(environment: Mapping[str, str], elsewhere: bool = False) -> dict[str
     chosen = any(name in environment for name in CHOICES)
     if chosen or (one_host(environment) and not elsewhere):
         return {}
-    from mpi4py import MPI  # not above: link.py, which asks for the constant, is no MPI program
+    from mpi4py import MPI  # not above: namespaces.py, which asks for the constant, is no MPI program
 
     return LIBFABRIC_TCP if WHEEL in MPI.Get_library_version() else {}

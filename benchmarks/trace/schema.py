@@ -197,6 +197,7 @@ OPTIONAL_ATTRIBUTES: Final[dict[str, type]] = {
     "damage": str,  # what recovery found damaged, and left out
     "inputs": str,  # JSON: SHA-256 of every file that the run read, a user's own program among them
     "title": str,  # the program's name for people, or its variant's
+    "links": str,  # the links between the ranks; none where it is missing
     "constants": str,  # JSON: what the program took from the problem's constants
     "answer": str,  # JSON: how far the final model is from what LAPACK finds
 }

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from jobs import LIMIT_S, alive, die
 
-from outpace.benchmarks.machine import launcher, link
-from outpace.comm.errors import UserError
+from outpace.benchmarks.machine import launcher, namespaces
+
+pytestmark = pytest.mark.usefixtures("links_here")
 
 OUTPACE = str(Path(sys.executable).parent / "outpace")
 # Between all pairs of ranks in turn: 500 kB each way at the same time; rank 0 prints the seconds.
@@ -35,18 +36,6 @@ for shift in (1, 1, 2):
 """
 
 
-@pytest.fixture(autouse=True, scope="module")
-def possible() -> None:
-    """Skip where this machine cannot have such links: not root, no iproute2, another MPI, a kernel without them."""
-    try:
-        line = [*link.inside("1gbit", 1), *launcher.mpiexec(), "-n", "1", "true"]
-    except UserError as error:
-        pytest.skip(str(error))
-    done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT_S, env=launcher.environment(1))
-    if done.returncode:
-        pytest.skip(done.stderr.strip())
-
-
 def test_rate_and_full_duplex(tmp_path: Path) -> None:
     """3 ranks, 20 mbit: 500 kB take 200 ms out and in at the same time; one way after the other would take 400."""
     script = tmp_path / "sendrecv.py"
@@ -54,7 +43,11 @@ def test_rate_and_full_duplex(tmp_path: Path) -> None:
     run = [*launcher.mpiexec(), "-n", "3", sys.executable, "-m", "mpi4py", str(script)]
     environment = launcher.environment(3) | {"MPIEXEC_TIMEOUT": "40"}
     done = subprocess.run(
-        [*link.inside("20mbit", 3), *run], capture_output=True, text=True, timeout=LIMIT_S, env=environment
+        [*namespaces.inside("all:rate=20mbit", 3), *run],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        env=environment,
     )
     assert done.returncode == 0, done.stderr
     _, *seconds = map(float, done.stdout.split())  # the first one connects
@@ -67,7 +60,7 @@ def test_rate_and_full_duplex(tmp_path: Path) -> None:
 @pytest.fixture
 def job() -> Iterator["subprocess.Popen[str]"]:
     """A benchmark that takes minutes on its link, with all its ranks running."""
-    line = [OUTPACE, "micro", "gossip", "--link", "100kbit"]
+    line = [OUTPACE, "micro", "gossip", "--links", "all:rate=100kbit"]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + LIMIT_S
@@ -103,8 +96,11 @@ def test_nothing_outlives_the_job(job: "subprocess.Popen[str]", number: int) -> 
 
 
 def test_refused_in_one_line() -> None:
-    done = subprocess.run([OUTPACE, "micro", "vote", "--link", "fast"], capture_output=True, text=True, timeout=LIMIT_S)
+    done = subprocess.run(
+        [OUTPACE, "micro", "vote", "--links", "all:rate=fast"], capture_output=True, text=True, timeout=LIMIT_S
+    )
     assert done.returncode == 2
     assert (
-        done.stderr == "outpace: --link is fast; it is a rate from 8kbit up, such as 100mbit; units: kbit, mbit, gbit\n"
+        done.stderr
+        == "outpace: --links all: rate is 'fast'; it must be from 8kbit to 100gbit; units: kbit, mbit, gbit\n"
     )
