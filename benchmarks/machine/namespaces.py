@@ -5,8 +5,8 @@ of it is killed with the first process in there, which is killed with its parent
 with the last one. So there is nothing to clean up, however a job ends. Token buckets give each rank's link its rate, at
 both of its ends; the switch has no limit of its own. What links there can be is in `links`.
 
-Needs root, the commands unshare and setpriv (util-linux), ip and tc (iproute2), a kernel with veth, bridge and tbf, and
-Hydra, which is MPICH's mpiexec: it lets us say how a rank is reached.
+Needs root, the commands nsenter, setpriv and unshare (util-linux), ip and tc (iproute2), a kernel with veth, bridge and
+tbf, and Hydra, which is MPICH's mpiexec: it lets us say how a rank is reached.
 """
 
 import os
@@ -25,7 +25,10 @@ from outpace.comm.errors import UserError
 BURST_S: Final = 1e-3  # of the rate: what an idle link lets through at once; with half of it, TCP did not fill one
 LEAST_BURST: Final = 16_000  # bytes; a bucket must hold a packet with all headers
 QUEUE_S: Final = 0.1  # of the rate: what waits at a link before packets are dropped
-COMMANDS: Final = {"setpriv": "util-linux", "unshare": "util-linux", "ip": "iproute2", "tc": "iproute2"}
+COMMANDS: Final = {
+    **dict.fromkeys(("nsenter", "setpriv", "unshare"), "util-linux"),
+    **dict.fromkeys(("ip", "tc"), "iproute2"),
+}
 NAMESPACES: Final = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"),
@@ -75,6 +78,13 @@ def check_behind(text: str) -> None:
     here = os.environ.get(VARIABLE, "none")
     if text != here:
         raise UserError(f"--links is {text}, and the ranks are behind {here}: start them by `outpace run`")
+
+
+def lift(rank: int) -> None:
+    """Take the limits off this rank's link, where it has one: what comes after the timed part is not measured."""
+    if VARIABLE in os.environ:
+        _run("tc qdisc del dev eth0 root")
+        _run(f"nsenter --net=/proc/1/ns/net tc qdisc del dev port{rank + 1} root")  # beside the switch
 
 
 def set_up(spec: Links, ranks: int) -> list[str]:

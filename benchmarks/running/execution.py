@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from outpace.benchmarks.machine import namespaces
 from outpace.benchmarks.problems import Problem, Setting, Unshared
 from outpace.benchmarks.running import attributes, geometry
 from outpace.benchmarks.running.assembly import Assembly, RunFunction
@@ -105,6 +106,7 @@ class Execution:
         """The last rows are on the disk; what there is to evaluate, with the result `x`. Collective. Raises Unwritten
         on every rank."""
         comm, plan, held, snapshots = self.comm, self.plan, self.storage.held, self.storage.snapshots
+        namespaces.lift(comm.rank)
         if self.reporter:
             self.reporter.close()
         end_s = self._end_s()

@@ -97,6 +97,7 @@ def row(run: Run, target: float | None) -> Row:
         values[f"{name[:-2]}_mean_s"] = float(run.column("steps", name).mean()) if steps else None
     values["staleness_mean"] = float(run.column("steps", "staleness").mean()) if steps else None
     values["staleness_max"] = int(run.column("steps", "staleness").max()) if steps else None
+    values["exchanges_per_gradient"] = run.exchanges_per_gradient()
     values["busiest_nbytes_per_gradient"] = run.busiest_nbytes() if steps else None
     for name in FINAL:
         column = run.column("evaluations", name) if run.has("evaluations", name) else np.empty(0)

@@ -121,6 +121,17 @@ class Run:
         busiest = max(nbytes.sum(axis=0).max(), nbytes.sum(axis=1).max())
         return float(busiest * self.attrs["n_workers"] / gradients)
 
+    def exchanges_per_gradient(self) -> float | None:
+        """Exchanges of the workers' gradient loops and communication threads over their gradients, each averaging of
+        two workers counted once; None where the program has none."""
+        n, gradients = self.attrs["n_workers"], len(self.column("steps", "rank"))
+        rank, kind, peer = (self.column("events", name) for name in ("rank", "kind", "peer"))
+        made = (kind == schema.KIND["exchange"]) & (rank < n)
+        if not gradients or not made.any():
+            return None
+        between_two = made & (peer >= 0) & (peer < n)
+        return float(made.sum() - between_two.sum() / 2) / gradients
+
     def time_by_rank(self) -> dict[str, NDArray[np.float64]]:
         """Seconds of the timed part that each rank spent, by what; each of shape (ranks,), servers last.
 

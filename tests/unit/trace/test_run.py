@@ -104,6 +104,23 @@ def test_rate_is_all_samples_over_the_last_end(tmp_path):
         Run(write_trace(tmp_path / "b.h5", {"steps": {"t_s": [], "samples": []}})).samples_per_s()
 
 
+@pytest.mark.parametrize(
+    ("events", "told"),
+    [
+        ([(0, "exchange", 1), (1, "exchange", 0), (0, "exchange", 3), (3, "exchange", 0), (2, "wait", -1)], 0.5),
+        ([(0, "exchange", -1), (4, "exchange", 0), (1, "exchange", -1), (2, "exchange", -1)], 0.75),  # 4 is a server
+        ([(0, "push", -1), (4, "exchange", 0)], None),
+    ],
+)
+def test_exchanges_per_gradient(tmp_path, events, told):
+    """Of four gradients: an averaging of two workers stands in both of their events, one with servers or with all
+    neighbours in the worker's; what a server says of it counts for nothing."""
+    rank, kind, peer = zip(*events, strict=True)
+    columns = {"rank": rank, "kind": [schema.KIND[name] for name in kind], "peer": peer}
+    run = write_trace(tmp_path / "a.h5", {"steps": {"rank": [0, 1, 2, 3]}, "events": columns}, n_workers=4)
+    assert Run(run).exchanges_per_gradient() == told
+
+
 def test_time_by_rank(tmp_path):
     """Ten seconds. Rank 0 exchanges in a thread (1 to 4, 9 to 12) and in its loop (6 to 7), waits for tickets (4 to 5;
     the last one from 9.5 on) and writes a checkpoint. Rank 1 is of a synchronous program. Rank 2 is a server and has
