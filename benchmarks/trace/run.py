@@ -121,17 +121,6 @@ class Run:
         busiest = max(nbytes.sum(axis=0).max(), nbytes.sum(axis=1).max())
         return float(busiest * self.attrs["n_workers"] / gradients)
 
-    def exchanges_per_gradient(self) -> float | None:
-        """Exchanges of the workers' gradient loops and communication threads over their gradients, each averaging of
-        two workers counted once; None where the program has none."""
-        n, gradients = self.attrs["n_workers"], len(self.column("steps", "rank"))
-        rank, kind, peer = (self.column("events", name) for name in ("rank", "kind", "peer"))
-        made = (kind == schema.KIND["exchange"]) & (rank < n)
-        if not gradients or not made.any():
-            return None
-        between_two = made & (peer >= 0) & (peer < n)
-        return float(made.sum() - between_two.sum() / 2) / gradients
-
     def time_by_rank(self) -> dict[str, NDArray[np.float64]]:
         """Seconds of the timed part that each rank spent, by what; each of shape (ranks,), servers last.
 
@@ -243,6 +232,18 @@ def load(paths: Iterable[str | Path]) -> list[Run]:
         if first is not run:
             print(f"{path} is left out: the same run as {first.path}", file=sys.stderr)
     return list(runs.values())
+
+
+def exchanges_per_gradient(run: Run) -> float | None:
+    """Exchanges of the workers' gradient loops and communication threads over their gradients, each averaging of
+    two workers counted once; None where the program has none."""
+    n, gradients = run.attrs["n_workers"], len(run.column("steps", "rank"))
+    rank, kind, peer = (run.column("events", name) for name in ("rank", "kind", "peer"))
+    made = (kind == schema.KIND["exchange"]) & (rank < n)
+    if not gradients or not made.any():
+        return None
+    between_two = made & (peer >= 0) & (peer < n)
+    return float(made.sum() - between_two.sum() / 2) / gradients
 
 
 def _covered(start: NDArray[Any], end: NDArray[Any]) -> float:
