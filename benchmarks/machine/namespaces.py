@@ -17,11 +17,13 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from outpace.benchmarks.machine import guardian, links, transport
-from outpace.benchmarks.machine.links import Links, Shared
+from outpace.benchmarks.machine.links import Links, NoLinks, Shared
 from outpace.benchmarks.machine.mpiexec import HYDRA_CHOICES, is_hydra, mpiexec
 from outpace.comm.errors import UserError
 
@@ -98,11 +100,28 @@ def check_behind(text: str) -> None:
         raise UserError(f"--links is {text}, and the ranks are behind {here}: start them by `outpace run`")
 
 
+@contextmanager
+def lifted(rank: int, ranks: int) -> Iterator[None]:
+    """This rank's link without limits meanwhile: for set-up and evaluation, which are not measured, and would take
+    minutes. Links that are shared stay as they are, since a process of their own changes them. Raises UserError."""
+    spec = links.parse(os.environ.get(VARIABLE, "none"))
+    limited = not isinstance(spec, NoLinks | Shared)
+    here, switch = "tc", "tc -n switch"
+    if limited:
+        _run(f"{here} qdisc del dev eth0 root", "")
+        _run(f"{switch} qdisc del dev port{rank + 1} root", "")
+    yield
+    if limited:
+        _limit(spec, rank, ranks, here, switch)
+
+
 def set_up(spec: Links, ranks: int) -> list[str]:
     """Make switch and links in the namespaces of this process; the ranks' addresses. Raises UserError."""
     # `ip netns` keeps names as mounts in this folder: a new one, which nobody outside sees.
     _do("mkdir -p /run/netns")
     _do("mount -t tmpfs outpace /run/netns")
+    Path("/run/netns/switch").touch()
+    _do("mount --bind /proc/self/ns/net /run/netns/switch")
     _do("ip link set lo up")
     _do("ip link add switch type bridge")
     _do(f"ip address add {SWITCH}/24 dev switch")
@@ -113,10 +132,15 @@ def set_up(spec: Links, ranks: int) -> list[str]:
         _do(f"ip link add {port} type veth peer name eth0 netns {name}")
         _do(f"ip link set {port} master switch up")
         _do(f"ip -n {name} -batch -", _connect(spec, rank, ranks))
-        _do(f"tc -n {name} -batch -", _shape(spec, rank, ranks))
-        if rate := spec.of_rank(rank):
-            _do(f"tc qdisc add dev {port} root {bucket(rate)}")
+        _limit(spec, rank, ranks, f"tc -n {name}", "tc")
     return [address(rank) for rank in range(ranks)]
+
+
+def _limit(spec: Links, rank: int, ranks: int, there: str, switch: str) -> None:
+    """Both ends of a rank's link, by a tc in its namespace and one in that of the switch."""
+    _do(f"{there} -batch -", _shape(spec, rank, ranks))
+    if rate := spec.of_rank(rank):
+        _do(f"{switch} qdisc add dev port{rank + 1} root {bucket(rate)}")
 
 
 def address(rank: int) -> str:
