@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("links_here")
 
 OUTPACE = str(Path(sys.executable).parent / "outpace")
 NBYTES = 200_000
-# For each pair of ranks: seconds of NBYTES one way, the other way, and both at once; the least of two, but for the first.
+# For each pair of ranks: seconds of NBYTES one way, the other way, and both at once; the least after a first one.
 TRANSFERS = f"""
 import itertools, json, time
 import numpy as np
