@@ -68,9 +68,9 @@ class Run:
         return str(self.attrs.get("title") or titles_before.of(self.attrs["algorithm"], self.config))
 
     @property
-    def label(self) -> str:
-        """The program and the injected delays, for instance "AD-PSGD, rank 3 slowed 10×"."""
-        return f"{self.name}, {self.level}"
+    def links(self) -> str:
+        """The SPEC of the links between the ranks; `none` in traces from before there were any."""
+        return str(self.attrs.get("links", "none"))
 
     @property
     def level(self) -> str:

@@ -112,9 +112,14 @@ GROUPS: Final[dict[str, dict[str, Column]]] = {
         "low": Column("f8", "1", "lower edge of a bin of the noise over sigma; the bin is 0.5 wide"),
         "share": Column("f8", "1", "share of the batches whose noise lies in the bin"),
     },
+    "links": {
+        "rank": Column("i4", "1", "whose link changed"),
+        "t_s": Column("f8", "s", "time of the change"),
+        "bytes_per_s": Column("f8", "byte s-1", "rate of the link from then on, each way"),
+    },
     "model": {"x_mean": Column("f8", "1", "mean of the local models at the end")},
 }
-OPTIONAL: Final = ("geometry", "noise")  # groups that a trace need not have
+OPTIONAL: Final = ("geometry", "noise", "links")  # groups that a trace need not have
 SCALES: Final = {"workers": "worker", "clock": "rank", "model": "coordinate"}  # the others: "row"
 
 
@@ -197,6 +202,7 @@ OPTIONAL_ATTRIBUTES: Final[dict[str, type]] = {
     "damage": str,  # what recovery found damaged, and left out
     "inputs": str,  # JSON: SHA-256 of every file that the run read, a user's own program among them
     "title": str,  # the program's name for people, or its variant's
+    "links": str,  # the links between the ranks; none where it is missing
     "constants": str,  # JSON: what the program took from the problem's constants
     "answer": str,  # JSON: how far the final model is from what LAPACK finds
 }
