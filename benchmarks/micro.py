@@ -22,7 +22,7 @@ from mpi4py import MPI
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks.machine import launcher, namespaces, provenance, twins
+from outpace.benchmarks.machine import launcher, links, namespaces, provenance, twins
 from outpace.benchmarks.problems import Problem
 from outpace.benchmarks.running.assembly import Assembly
 from outpace.benchmarks.running.plan import Launch, Plan, make_plan
@@ -291,8 +291,8 @@ def _ratio(reference: list[float], measured: list[float]) -> str:
 
 def _table(comm: MeteredComm, title: str, columns: tuple[str, ...]) -> Table:
     where = provenance.describe(comm, gpu=False)
-    links = f", links {os.environ[namespaces.VARIABLE]}" if namespaces.VARIABLE in os.environ else ""
-    text = f"{title}{links}; {where['cpu_model']}, {where['cores']} cores, {where['mpi_library']}, medians of {ROUNDS}"
+    behind = f", links {os.environ[namespaces.VARIABLE]}" if namespaces.VARIABLE in os.environ else ""
+    text = f"{title}{behind}; {where['cpu_model']}, {where['cores']} cores, {where['mpi_library']}, medians of {ROUNDS}"
     table = Table(title=text, title_justify="left")
     for column in columns:
         table.add_column(column, justify="right")
@@ -302,10 +302,11 @@ def _table(comm: MeteredComm, title: str, columns: tuple[str, ...]) -> Table:
 def main() -> None:
     comm = MeteredComm(MPI.COMM_WORLD)
     launcher.report(comm.rank)
-    name, backend = sys.argv[1:]
+    name, backend, behind = sys.argv[1:]
     measures: dict[str, Callable[..., Table]] = {"sign": sign, "vote": vote}
     host_measures: dict[str, Callable[..., Table]] = {"gossip": gossip, "record": record, "step": step}
     try:
+        namespaces.check_behind(links.canonical(behind.removeprefix("--links=")))
         xp = arrays.load(backend, comm)
         table = measures[name](comm, xp) if name in measures else host_measures[name](comm)
     except UserError as error:  # the same on every rank

@@ -15,7 +15,7 @@ from mpi4py import MPI
 
 from outpace.benchmarks import problems
 from outpace.benchmarks.config import ProgramConfig
-from outpace.benchmarks.machine import any_source, launcher, provenance
+from outpace.benchmarks.machine import any_source, launcher, namespaces, provenance
 from outpace.benchmarks.problems import Problem, Setting, Unshared
 from outpace.benchmarks.running import geometry, inputs, target
 from outpace.benchmarks.running.assembly import RunFunction
@@ -72,6 +72,7 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
     flags = dataclasses.asdict(config) | dataclasses.asdict(launch)
     hashes = comm.bcast(agreement.on_root(comm, lambda: inputs.hashes(config, flags)))
     plan = agreement.together(comm, lambda: make_plan(name, config, launch, comm.size, hashes))
+    agreement.together(comm, lambda: namespaces.check_behind(plan.texts["links"]))
     if plan.shared:
         threads.check()
         any_source.check(comm)

@@ -10,7 +10,6 @@ os.environ.setdefault("UCX_DEBUG_SIGNO", "0")  # with MPI's library comes UCX, w
 import argparse
 import errno
 import io
-import itertools
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from outpace.benchmarks.command.arguments import parser
-from outpace.benchmarks.machine import launcher, streams
+from outpace.benchmarks.machine import launcher, mpiexec, streams
 from outpace.benchmarks.machine.launcher import Ended
 from outpace.benchmarks.sweeps.programs import module_of
 from outpace.comm.errors import UserError
@@ -81,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
 
     slurm.check_allocation()
     ended = launcher.launch(module_of(options.program), options.workers, options.flags)
-    _explain(ended, _folder(options.flags))
+    _explain(ended, Path(launcher.value_of("--out", options.flags) or "").parent)
     if options.requeue and ended.code == GOES_ON:
         slurm.requeue()
     return ended.code
@@ -92,14 +91,6 @@ def _explain(ended: Ended, folder: Path | None = None) -> int:
     if explained := launcher.explain(ended, folder):
         streams.say(explained)
     return ended.code
-
-
-def _folder(flags: Sequence[str]) -> Path:
-    """Where the program's trace goes, by its --out flag."""
-    for flag, value in itertools.zip_longest(flags, flags[1:], fillvalue=""):
-        if flag.startswith("--out"):
-            return Path(flag.partition("=")[2] or value).parent
-    return Path()
 
 
 def sweep(options: argparse.Namespace) -> int:
@@ -169,14 +160,13 @@ def export(options: argparse.Namespace) -> int:
 
 
 def micro(options: argparse.Namespace) -> int:
-    from outpace.benchmarks.machine import namespaces
     from outpace.benchmarks.micro import RANKS
 
     if options.name not in RANKS:
         raise UserError(f"unknown micro-benchmark '{options.name}'; allowed: {', '.join(RANKS)}")
     ranks = options.workers or RANKS[options.name]
-    inside = namespaces.inside(f"all:rate={options.link}", ranks) if options.link else []
-    return _explain(launcher.launch("outpace.benchmarks.micro", ranks, [options.name, options.backend], inside))
+    arguments = [options.name, options.backend, f"--links={options.links}"]
+    return _explain(launcher.launch("outpace.benchmarks.micro", ranks, arguments))
 
 
 def check(options: argparse.Namespace) -> int:
@@ -189,14 +179,14 @@ def doctor(options: argparse.Namespace) -> int:
     module = "outpace.benchmarks.machine.doctor"
     if options.nodes is None:
         return _explain(launcher.launch(module, 2, []))
-    ranks, placement = launcher.one_a_node(options.nodes)
+    ranks, placement = mpiexec.one_a_node(options.nodes)
     return _explain(launcher.launch(module, ranks, ["--nodes"], placement=placement))
 
 
 def race(options: argparse.Namespace) -> int:
     from outpace.benchmarks.studies.race import race as start
 
-    return start(options.out, options.workers, options.factor, options.epochs)
+    return start(options.out, options.workers, options.factor, options.epochs, options.links)
 
 
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {

@@ -6,7 +6,9 @@ import math
 from pathlib import Path
 from typing import Any, Final
 
+from outpace.benchmarks.machine.links import LINKS
 from outpace.benchmarks.sweeps.programs import config_of, name_of, programs
+from outpace.comm import spec
 
 MOST: Final = 1_000_000  # ranks, or points of a sweep
 
@@ -104,9 +106,7 @@ def parser() -> argparse.ArgumentParser:
         help="number of ranks; the benchmark's own default",
     )
     one.add_argument("--backend", choices=("numpy", "cupy"), default="numpy", help="of sign and vote (default numpy)")
-    one.add_argument(
-        "--link", metavar="RATE", help="put every rank behind a link of this rate, such as 1gbit or 100mbit; needs root"
-    )
+    _add_links(one)
     one.set_defaults(command="micro")
 
     one = commands.add_parser(
@@ -150,6 +150,7 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--factor", type=float, default=10.0, help="how much slower the slow worker is (default 10)")
     one.add_argument("--epochs", type=float, default=15.0, help="passes over the data (default 15)")
+    _add_links(one)
     one.set_defaults(command="race")
     return command
 
@@ -166,6 +167,15 @@ def _add_where(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="of the traces only those with this attribute or flag, such as workers=8; may be repeated: all names must "
         "hold, of each one value",
+    )
+
+
+def _add_links(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--links",
+        default="none",
+        metavar="SPEC",
+        help=f"put the ranks behind slow links, as root: {'; '.join(spec.forms(LINKS))} (default %(default)s)",
     )
 
 

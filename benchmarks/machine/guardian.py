@@ -35,6 +35,7 @@ UNREADY_S: Final = 4.0  # from the end of a rank that MPI does not know of to th
 LOOK_S: Final = 0.1  # between two looks for ranks that are not up yet, at first
 # MPI's shared memory, by the names that MPICH, UCX, Open MPI and PSM give it. A killed rank does not remove it.
 MEMORY: Final = re.compile(rb"/dev/shm/(?:mpich_|ucx_shm_|sm_segment\.|vader_segment\.|psm\d_)[^\s/]*$", re.MULTILINE)
+SOCKET: Final = "OUTPACE_LAUNCHER_SOCKET"  # tells ranks where it listens: a path, or a name that is no file's
 RANK_VARIABLES: Final = ("PMI_RANK", "PMIX_RANK")  # of Hydra, of Open MPI
 
 
@@ -64,8 +65,8 @@ class Guardian:
         drain: list[int],
     ) -> None:
         """Starts the launcher's line, which inherits the descriptors in `keep`. `ranks`: how many of them will be on
-        this host, 0 where that is not known. `inside`: in namespaces, where any signal kills all. `drain`: the other
-        ends of its output, read where `outpace` does not any more."""
+        this host, 0 where that is not known. `inside`: in namespaces, whose first process gets the listener as its
+        input, to give it an address. `drain`: the other ends of its output, read where `outpace` does not any more."""
         self._ranks, self._inside, self._orders, self._drain = ranks, inside, orders, drain
         self._start_s = time.monotonic()
         self._woken, wake = os.pipe()
@@ -76,9 +77,11 @@ class Guardian:
                 signal.signal(number, lambda *_: None)
         prctl(PR_SET_CHILD_SUBREAPER, 1)
         self._listener = socket.socket(fileno=listener)
+        self._listener.setblocking(False)
         self._poll = select.epoll()
-        for descriptor in (orders, self._woken, listener):
+        for descriptor in (orders, self._woken):
             self._poll.register(descriptor, select.EPOLLIN)
+        self._poll.register(listener, select.EPOLLIN | select.EPOLLET)  # without an address it would be ready always
         self._connections: dict[int, tuple[socket.socket, bytearray]] = {}
         self._seen: dict[int, int] = {}  # process -> rank, of those that are not up yet
         self._memory: set[bytes] = set()  # files that ranks have mapped
@@ -104,7 +107,9 @@ class Guardian:
                 os._exit(1)
 
         # Kept: an object that is not would take the end of its process before `_collect`.
-        self._process = subprocess.Popen(line, pass_fds=keep, preexec_fn=die_with_me)
+        self._process = subprocess.Popen(
+            line, stdin=listener if inside else None, pass_fds=keep, preexec_fn=die_with_me
+        )
         self._launcher: int | None = self._process.pid
 
     def run(self) -> None:
@@ -155,14 +160,18 @@ class Guardian:
                 if number in PASSED_ON:  # a signal to the guardian itself, as to every process of a Slurm step
                     self._pass_on(number)
         elif descriptor == self._listener.fileno():
-            connection, _ = self._listener.accept()
-            self.account["seen"] = self.account["up"] = True  # MPI then knows of all ranks, and of their ends
-            self._connections[connection.fileno()] = connection, bytearray()
-            self._poll.register(connection, select.EPOLLIN)
+            with suppress(OSError):  # no more of them, or no address yet
+                while True:
+                    self._accept(self._listener.accept()[0])
         elif descriptor in self._connections:
             self._hear(descriptor)
         elif not os.read(descriptor, 2**16):  # output that nobody wants
             self._poll.unregister(descriptor)
+
+    def _accept(self, connection: socket.socket) -> None:
+        self.account["seen"] = self.account["up"] = True  # MPI then knows of all ranks, and of their ends
+        self._connections[connection.fileno()] = connection, bytearray()
+        self._poll.register(connection, select.EPOLLIN)
 
     def _hear(self, descriptor: int) -> None:
         """A rank says which one it is, later with which code it ends. Its connection closes with the process.
@@ -199,8 +208,8 @@ class Guardian:
         their job, and SIGUSR1 waits for a rank, unless all ranks may be elsewhere."""
         self.account["passed_on"].append(number)
         ranks = [peer(connection) for connection, _ in self._connections.values()]
-        if number == signal.SIGKILL or self._inside:
-            self._deadline = 0.0
+        if number == signal.SIGKILL or (self._inside and number in ENDING and not any(ranks)):
+            self._deadline = 0.0  # what would stand between here and the launcher passes nothing on
         elif any(ranks):
             for pid in filter(None, ranks):
                 send(pid, number)

@@ -1,5 +1,6 @@
 """Starting a program under the MPI that this Python is bound to."""
 
+import itertools
 import json
 import os
 import re
@@ -19,9 +20,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, Final, TextIO
 
-from outpace.benchmarks.machine import guardian, shared_memory, streams, transport
+from outpace.benchmarks.machine import guardian, namespaces, shared_memory, streams, transport
 from outpace.benchmarks.machine.guardian import Account
-from outpace.comm.errors import UserError
+from outpace.benchmarks.machine.mpiexec import mpiexec, refuse_broken
 
 # Programs are benchmarked one thread per rank; `python -m` must not put the working directory on the path, where a
 # folder named `comm` or `benchmarks` would shadow other packages; Open MPI must accept more ranks than cores, and root.
@@ -38,27 +39,7 @@ ENVIRONMENT: Final = {
     "UCX_DEBUG_SIGNO": "0",  # UCX has a process stop at SIGHUP else, to be debugged
 }
 UNTYPED: Final = ("OUTPACE_RANKS", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS")  # of `environment`: not needed
-SLURM_JOB: Final = {"SLURM_JOB_ID", "SLURM_TASKS_PER_NODE"}  # with these Hydra starts ranks by srun ...
-HYDRA_CHOICES: Final = {  # ... unless told of other hosts or another way
-    *("HYDRA_LAUNCHER", "HYDRA_BOOTSTRAP", "HYDRA_RMK", "HYDRA_HOST_FILE"),
-    *("-launcher", "-bootstrap", "-rmk", "-hosts", "-host", "-f"),
-}
-SOCKET: Final = "OUTPACE_LAUNCHER_SOCKET"  # names the abstract socket of the guardian to its ranks
 _connections: Final[list[socket.socket]] = []  # of this rank to it, none or one, kept open until the process ends
-
-
-def mpiexec() -> list[str]:
-    """The launcher: OUTPACE_LAUNCHER if set, else the mpiexec beside this Python, else the one on the PATH."""
-    chosen = os.environ.get("OUTPACE_LAUNCHER")
-    if chosen:
-        return shlex.split(chosen)
-    beside = Path(sys.executable).parent / "mpiexec"
-    found = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if not found:
-        raise UserError(
-            "no mpiexec beside this Python or on the PATH; install the extra `mpich` or set OUTPACE_LAUNCHER"
-        )
-    return [found]
 
 
 def command(module: str, ranks: int, arguments: Sequence[str], placement: Sequence[str] = ()) -> list[str]:
@@ -68,40 +49,24 @@ def command(module: str, ranks: int, arguments: Sequence[str], placement: Sequen
     return [*mpiexec(), *placement, "-n", str(ranks), sys.executable, "-m", "mpi4py", *program, *arguments]
 
 
-def one_a_node(hosts: str) -> tuple[int, list[str]]:
-    """How many ranks, and the options with which the launcher starts one on each of the hosts, or without names on
-    each node of this Slurm job. Raises UserError."""
-    nodes = len(hosts.split(",")) if hosts else int(os.environ.get("SLURM_JOB_NUM_NODES", "0"))
-    if not nodes:
-        raise UserError("--nodes: name the hosts, as in --nodes a,b, or run it in a Slurm job")
-    launcher = mpiexec()
-    if Path(launcher[0]).name == "srun":
-        return nodes, ["--ntasks-per-node=1", f"--nodes={nodes}", *([f"--nodelist={hosts}"] if hosts else [])]
-    if is_hydra(launcher[0]):
-        return nodes, ["-ppn", "1", *(["-hosts", hosts] if hosts else [])]
-    raise UserError(
-        f"--nodes starts ranks by srun or by MPICH's mpiexec, not by {launcher[0]}; start "
-        f"`{sys.executable} -m mpi4py -m outpace.benchmarks.machine.doctor --nodes` with it, once on each node"
-    )
+def value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    """What a program's command line gives to one of its flags, where it does; the last one counts.
+
+    >>> value_of("--out", ["--out", "a.h5", "--outer=b", "--out=c.h5", "--epochs", "2"])
+    'c.h5'
+    """
+    found = None
+    for word, following in itertools.zip_longest(arguments, arguments[1:]):
+        name, equals, value = word.partition("=")
+        if name == flag:
+            found = value if equals else following
+    return found
 
 
-def _refuse_broken(launcher: str) -> None:
-    """Raise UserError for a launcher that is not there, or would hang."""
-    if not shutil.which(launcher):
-        raise UserError(f"there is no launcher {launcher}; see OUTPACE_LAUNCHER")
-    chosen = HYDRA_CHOICES & {*os.environ, *mpiexec()}
-    if not chosen and os.environ.keys() >= SLURM_JOB and not shutil.which("srun") and is_hydra(launcher):
-        raise UserError(
-            f"this is inside Slurm's job {os.environ.get('SLURM_JOB_ID', '')}, and there is no srun on the PATH, by "
-            "which MPICH's mpiexec starts ranks there; put srun on it, or for ranks on this node alone set "
-            "HYDRA_LAUNCHER=fork"
-        )
-
-
-def is_hydra(launcher: str) -> bool:
-    """Whether the command is Hydra, MPICH's mpiexec."""
-    there = shutil.which(launcher)
-    return bool(there) and "HYDRA" in subprocess.run([launcher, "--version"], capture_output=True, text=True).stdout
+def behind(arguments: Sequence[str], ranks: int) -> list[str]:
+    """What goes before the launcher's line for a program with these arguments: nothing, or what puts its ranks behind
+    the links of its flag --links. Raises UserError where that cannot be."""
+    return namespaces.inside(value_of("--links", arguments) or "none", ranks)
 
 
 def environment(ranks: int, elsewhere: bool = False, logged: bool = False) -> dict[str, str]:
@@ -141,8 +106,8 @@ class Started:
 
     The processes inherit the file descriptors in `hold`, and have no input. They are in a session of their own, out of
     reach of the terminal's Ctrl-C: whoever started it decides which signal to `send`. All of them end with this
-    process, however that ends (`guardian`). `inside` is what `namespaces.inside` puts before the line; a signal then
-    kills all that is in the namespaces. `placement` is as in `command`.
+    process, however that ends (`guardian`). Where --links is among the arguments they run behind such links.
+    `placement` is as in `command`. Raises UserError before anything starts.
     """
 
     def __init__(
@@ -152,11 +117,11 @@ class Started:
         arguments: Sequence[str],
         log: BinaryIO | None = None,
         hold: Collection[int] = (),
-        inside: Sequence[str] = (),
         placement: Sequence[str] = (),
     ) -> None:
+        inside = behind(arguments, ranks)
         line = [*inside, *command(module, ranks, arguments, placement)]
-        _refuse_broken(line[0])
+        refuse_broken(line[0])
         variables = environment(ranks, elsewhere=bool(placement), logged=log is not None)
         shown = typed(line, variables)
         if log is None:
@@ -170,11 +135,12 @@ class Started:
         out, err = (_pipe(), _pipe()) if log is None else (None, None)
         listener = socket.socket(socket.AF_UNIX)
         name = f"outpace-{uuid.uuid4().hex}"
-        listener.bind("\0" + name)  # in the abstract namespace: no file to clean up
-        listener.listen(ranks)
+        if not inside:  # else it gets its address from within, where this one is not seen
+            listener.bind("\0" + name)  # in the abstract namespace: no file to clean up
+            listener.listen(ranks)
         given: dict[str, Any] = {
             "line": line,
-            "ranks": ranks if not placement and transport.one_host(os.environ) else 0,
+            "ranks": ranks if inside or (not placement and transport.one_host(os.environ)) else 0,
             "inside": bool(inside),
             "keep": list(hold),
             "orders": orders.fileno(),
@@ -185,7 +151,7 @@ class Started:
         with orders, account, listener:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", guardian.__file__, json.dumps(given)],
-                env=variables | {SOCKET: name},
+                env=variables | {guardian.SOCKET: name},
                 stdin=subprocess.DEVNULL,
                 stdout=out[1] if out else log,
                 stderr=err[1] if err else log,
@@ -264,11 +230,9 @@ def _code_of(number: int) -> int:
     return os.EX_TEMPFAIL if number == signal.SIGUSR1 else 128 + number
 
 
-def launch(
-    module: str, ranks: int, arguments: Sequence[str], inside: Sequence[str] = (), placement: Sequence[str] = ()
-) -> Ended:
+def launch(module: str, ranks: int, arguments: Sequence[str], placement: Sequence[str] = ()) -> Ended:
     """Print the command line and run it. SIGTERM, SIGUSR1, Ctrl-C and the end of the terminal are passed on, the last
-    one unless nohup has it ignored. `inside` and `placement` are as in `Started`."""
+    one unless nohup has it ignored. `placement` is as in `command`. Raises UserError before anything starts."""
     running: Started | None = None
     early: list[int] = []
 
@@ -279,7 +243,7 @@ def launch(
             early.append(number)
 
     with handling(pass_on, *guardian.PASSED_ON):
-        running = Started(module, ranks, arguments, inside=inside, placement=placement)
+        running = Started(module, ranks, arguments, placement=placement)
         for number in early:
             running.send(number)
         return running.wait()
@@ -301,11 +265,11 @@ def handling(handler: Callable[[int, FrameType | None], object], *numbers: int) 
 def report(rank: int) -> None:
     """Connect this rank to the guardian of the `outpace` command that launched it, if one did and runs on this node.
     The connection says when the process ends."""
-    name = os.environ.get(SOCKET)
+    name = os.environ.get(guardian.SOCKET)
     if name and not _connections:
         connection = socket.socket(socket.AF_UNIX)
         with suppress(OSError):
-            connection.connect("\0" + name)
+            connection.connect(name if name.startswith("/") else f"\0{name}")
             connection.sendall(b"%d\n" % rank)
             _connections.append(connection)
 

@@ -11,14 +11,15 @@ Hydra, which is MPICH's mpiexec: it lets us say how a rank is reached.
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Final
 
-from outpace.benchmarks.machine import links, transport
-from outpace.benchmarks.machine.launcher import is_hydra
+from outpace.benchmarks.machine import guardian, links, transport
 from outpace.benchmarks.machine.links import Links
+from outpace.benchmarks.machine.mpiexec import HYDRA_CHOICES, is_hydra, mpiexec
 from outpace.comm.errors import UserError
 
 BURST_S: Final = 1e-3  # of the rate: what an idle link lets through at once; with half of it, TCP did not fill one
@@ -31,12 +32,15 @@ NAMESPACES: Final = (
 )
 VARIABLE: Final = "OUTPACE_LINKS"  # tells the ranks their SPEC
 SWITCH: Final = "10.0.0.254"  # nothing leaves the namespaces, so any addresses will do
-# Every rank is a host of its own to Hydra, which reaches it by this in place of ssh: options, host, command.
+GUARDIAN: Final = "/run/netns/guardian"  # its socket; ranks see no abstract name of another network namespace
+# Every rank is a host of its own to Hydra, which reaches it by this in place of ssh: options, host, command. Proxies
+# fail when a rank on another host is killed; by that Hydra would end, without a word of the rank.
 REACH: Final = """#!/bin/sh
 while [ "${1#-}" != "$1" ]; do shift; done
 rank=rank${1##*.}
 shift
-exec ip netns exec "$rank" sh -c "$*"
+ip netns exec "$rank" sh -c "$*"
+exit 0
 """
 
 
@@ -51,11 +55,26 @@ def inside(text: str, ranks: int) -> list[str]:
         return []
     if os.geteuid():
         raise UserError("--links needs root, which may make network namespaces")
+    launcher = mpiexec()
+    if not is_hydra(launcher[0]):
+        raise UserError(f"--links needs Hydra, the mpiexec of MPICH, to start ranks; {launcher[0]} is another launcher")
+    if told := HYDRA_CHOICES & {*launcher}:
+        raise UserError(f"--links makes hosts of its own, and OUTPACE_LAUNCHER has {', '.join(sorted(told))}")
+    nodes = os.environ.get("SLURM_JOB_NUM_NODES", "1")
+    if nodes != "1":
+        raise UserError(f"--links makes hosts of its own on this one, and this Slurm job has {nodes} nodes")
     for command, package in COMMANDS.items():
         if not shutil.which(command):
             raise UserError(f"--links needs the command {command}, of {package}")
     _do(" ".join((*NAMESPACES, "true")))  # which a container may forbid
     return [*NAMESPACES, sys.executable, "-m", __name__, text, str(ranks)]
+
+
+def check_behind(text: str) -> None:
+    """Raise UserError unless this rank is behind the links of this SPEC, its defaults written out."""
+    here = os.environ.get(VARIABLE, "none")
+    if text != here:
+        raise UserError(f"--links is {text}, and the ranks are behind {here}: start them by `outpace run`")
 
 
 def set_up(spec: Links, ranks: int) -> list[str]:
@@ -103,8 +122,6 @@ def _run(line: str) -> tuple[int, str, str]:
 
 def reach_by(launcher: list[str], addresses: list[str]) -> list[str]:
     """Hydra's line with the ranks on these hosts; every host is reached by the script REACH."""
-    if not is_hydra(launcher[0]):
-        raise UserError(f"--links needs Hydra, the mpiexec of MPICH, to start ranks; {launcher[0]} is another launcher")
     script = Path("/run/netns/reach")  # in our own file system, which goes with us
     script.write_text(REACH)
     script.chmod(0o755)
@@ -112,17 +129,29 @@ def reach_by(launcher: list[str], addresses: list[str]) -> list[str]:
     return [launcher[0], *hosts, "-ppn", "1", *launcher[1:]]
 
 
+def _give_address() -> None:
+    """Have the guardian's socket, which is our input, listen where ranks find it."""
+    with socket.socket(fileno=os.dup(0)) as listener, open(os.devnull) as nothing:
+        listener.bind(GUARDIAN)
+        listener.listen(links.MOST_RANKS)
+        os.dup2(nothing.fileno(), 0)
+
+
 def main() -> None:
-    """The first process in the namespaces: SPEC RANKS and the launcher's line, which it becomes."""
+    """The first process in the namespaces: SPEC RANKS and the launcher's line, which it starts."""
     text, ranks, *line = sys.argv[1:]
     try:
         line = reach_by(line, set_up(links.parse(text), int(ranks)))
     except UserError as error:
         print(f"outpace: {error}", file=sys.stderr)
         sys.exit(2)
+    if guardian.SOCKET in os.environ:
+        _give_address()
+        os.environ[guardian.SOCKET] = GUARDIAN
     # Whatever the user has chosen: UCX sees that all ranks are on one machine, and would go past the links.
     os.environ |= {VARIABLE: text, **transport.LIBFABRIC_TCP}
-    os.execvp(line[0], line)
+    # The first process in here inherits orphans, and Hydra would take a killed rank for one of its proxies.
+    os.execvp("sh", ["sh", "-c", '"$@"; exit $?', "sh", *line])
 
 
 if __name__ == "__main__":

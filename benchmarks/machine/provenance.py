@@ -16,6 +16,7 @@ import mpi4py
 import numpy as np
 from mpi4py import MPI
 
+from outpace.benchmarks.machine import namespaces
 from outpace.comm import control_groups
 from outpace.comm.errors import UserError
 
@@ -78,6 +79,9 @@ def usable_cores() -> int:
 def command(ranks: int) -> str:
     """The command line of this job, which runs it again from the same folder."""
     module = sys.modules["__main__"].__spec__  # None for a program that was started as a file
+    if namespaces.VARIABLE in os.environ:  # which the launcher alone does not set up
+        name = module.name.rpartition(".")[2] if module else sys.argv[0]
+        return shlex.join(["outpace", "run", name, "-n", str(ranks), *sys.argv[1:]])
     program = ["-m", module.name] if module else sys.argv[:1]
     return shlex.join(["mpiexec", "-n", str(ranks), "python", "-m", "mpi4py", *program, *sys.argv[1:]])
 

@@ -50,7 +50,7 @@ def beforehand(
 def _timings(comm: MeteredComm, plan: Plan) -> dict[str, Any]:
     """What the timings may be called, and how busy others keep the cores; with a warning where these are not what the
     user will take them for; collective."""
-    slept = plan.launch.compute_time > 0
+    slept, linked = plan.launch.compute_time > 0, plan.texts["links"] != "none"
     claim_class = provenance.claim_class(comm, emulated=slept)
     busy, crowded = load.look(comm)
     warning = None
@@ -63,7 +63,7 @@ def _timings(comm: MeteredComm, plan: Plan) -> dict[str, Any]:
         warning = f"other processes keep {busy:.1f} cores busy that this run needs, and its times tell of both"
     if warning and comm.rank == 0:
         print(f"{plan.name}: warning: {warning}", file=sys.stderr, flush=True)
-    return {"claim_class": claim_class, "load": busy}
+    return {"claim_class": "emulated" if linked else claim_class, "load": busy}
 
 
 def _certificate(comm: MeteredComm, plan: Plan, problem: Problem | Unshared) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from outpace.benchmarks.config import ProgramConfig
+from outpace.benchmarks.machine.links import LINKS
 from outpace.benchmarks.problems import PROBLEMS
 from outpace.benchmarks.running.stragglers import STRAGGLERS
 from outpace.comm import spec
@@ -17,6 +18,7 @@ PROGRAM: Final = "program"
 CATALOGUES: Final[dict[str, Mapping[str, type[Any]]]] = {
     "problem": PROBLEMS,
     "stragglers": STRAGGLERS,
+    "links": LINKS,
     "topology": TOPOLOGIES,
 }
 

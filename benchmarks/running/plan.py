@@ -17,6 +17,8 @@ import tyro
 
 from outpace.benchmarks import problems
 from outpace.benchmarks.config import ProgramConfig
+from outpace.benchmarks.machine import links
+from outpace.benchmarks.machine.links import LINKS
 from outpace.benchmarks.problems import PROBLEMS, splits
 from outpace.benchmarks.problems.splits import SPLITS
 from outpace.benchmarks.running import stragglers
@@ -42,6 +44,7 @@ class Launch:
     problem: Annotated[str, names("the objective", PROBLEMS)] = "digits"
     split: Annotated[str, names("how samples are dealt to workers", SPLITS)] = "iid"
     stragglers: Annotated[str, names("delays of gradients, equal for all programs", STRAGGLERS)] = "none"
+    links: Annotated[str, names("slow links between the ranks, by `outpace run` as root", LINKS)] = "none"
     backend: Literal["auto", "numpy", "cupy"] = "auto"  # auto is cupy where every rank has a GPU
     epochs: Amount | None = None  # passes over the data by all workers; 10 without a time budget
     time_budget: Amount | None = None  # seconds; whichever of the two ends first
@@ -121,9 +124,11 @@ def make_plan(
         "problem": problems.canonical(launch.problem),
         "split": splits.canonical(launch.split),
         "stragglers": stragglers.canonical(launch.stragglers),
+        "links": links.canonical(launch.links),
         "topology": "none",
     }
     stragglers.check_ranks(stragglers.parse(launch.stragglers), layout.workers)
+    links.check_ranks(links.parse(launch.links), ranks)
     problems.check(launch.problem, launch.split, layout.workers)
     hops = 1
     if config.topology is not None:
@@ -134,6 +139,8 @@ def make_plan(
     asked = dataclasses.asdict(config) | dataclasses.asdict(launch) | texts | {"program": name, "n": ranks}
     for output in ("ranks", "out", "scratch", "overwrite", "anew", "checkpoint_every"):
         del asked[output]
+    if asked["links"] == "none":  # ids are older than the flag: sweeps and checkpoints from before it go on
+        del asked["links"]
     if inputs:
         asked["inputs"] = dict(inputs)
     config_id = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]

@@ -20,9 +20,9 @@ TARGET_LOSS: Final = 0.15  # on the training images
 FIGURES: Final = ("loss-time", "loss-epochs", "epoch-time", "timeline", "staleness", "consensus")
 
 
-def race(folder: Path, workers: int, factor: float, epochs: float) -> int:
+def race(folder: Path, workers: int, factor: float, epochs: float, links: str) -> int:
     """Run the six races in `folder`, over what an earlier race left there, print the table, draw the figures; the first
-    exit code that is not 0, or 0."""
+    exit code that is not 0, or 0. `links` is the SPEC of --links."""
     if workers < 2 or workers % 2:
         raise UserError(
             f"-n is {workers}; a ring of workers that AD-PSGD can use has an even number of them, at least 2"
@@ -31,6 +31,8 @@ def race(folder: Path, workers: int, factor: float, epochs: float) -> int:
         raise UserError(f"--factor is {factor:g}; it must be more than 1")
     if not epochs > 0:
         raise UserError(f"--epochs is {epochs:g}; it must be more than 0")
+    given = ["--links", links]
+    launcher.behind(given, workers)  # or it cannot be, which is said before anything is made
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
     homogeneous: dict[str, Run] = {}
@@ -44,7 +46,7 @@ def race(folder: Path, workers: int, factor: float, epochs: float) -> int:
                 f"[bold]{len(homogeneous) + len(slowed) + 1} of {total}[/]: {program}, stragglers {stragglers}"
             )
             flags = ["--problem", "digits", "--compute-time", str(COMPUTE_TIME_S), "--stragglers", stragglers]
-            flags += ["--epochs", f"{epochs:g}", "--out", str(out), "--anew"]
+            flags += [*given, "--epochs", f"{epochs:g}", "--out", str(out), "--anew"]
             ended = launcher.launch(f"outpace.algorithms.{program}", workers, flags)
             if ended.code:
                 console.print(launcher.explain(ended, folder) or f"{program} ended with exit code {ended.code}")
@@ -67,7 +69,9 @@ def race(folder: Path, workers: int, factor: float, epochs: float) -> int:
 def table(homogeneous: dict[str, Run], slowed: dict[str, Run]) -> Table:
     """One row per run; the slow-down is of the epoch time against the program's own homogeneous run."""
     first = homogeneous[PROGRAMS[0]].attrs
+    behind = homogeneous[PROGRAMS[0]].links
     title = f"{first['problem']}, {first['n_workers']} workers, {first['claim_class']}"
+    title += f", links {behind}" if behind != "none" else ""
     shown = Table(
         title=title,
         caption=f"target loss {TARGET_LOSS:g} on the training images",

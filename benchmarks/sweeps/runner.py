@@ -11,6 +11,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from outpace.benchmarks.machine.launcher import behind, value_of
 from outpace.benchmarks.sweeps import point as points
 from outpace.benchmarks.sweeps import slurm
 from outpace.benchmarks.sweeps.manifest import Sweep
@@ -108,9 +109,10 @@ def wanted(found: dict[Point, Standing], retry_failed: bool) -> list[Point]:
 
 def submit(sweep: Sweep, retry_failed: bool) -> int:
     """Submit to Slurm what is to be run and does not wait there already."""
-    prepare(sweep)
     found = survey(sweep)
     chosen = wanted(found, retry_failed)
+    _check_links(chosen)  # the jobs will be this user's, too
+    prepare(sweep)
     print(f"{sweep.folder}: {_counts(found.values())}; {len(chosen)} to submit", flush=True)
     _forgive(found, chosen)
     return slurm.submit(sweep, chosen) if chosen else 0
@@ -131,11 +133,12 @@ def run_here(sweep: Sweep, retry_failed: bool, requeue: bool) -> int:
     point or brought one to a new checkpoint; else the exit code is 1.
     """
     slurm.check_allocation()
-    prepare(sweep)
     found = _survey_anyway(sweep)
     room = slurm.room()
     chosen = wanted(found, retry_failed)
     todo = [point for point in chosen if not room or point.ranks <= room]
+    _check_links(todo)
+    prepare(sweep)
     report = Report(len(found), sum(standing.state in FINISHED for standing in found.values()), todo)
     report.say(f"{sweep.folder}: {_counts(found.values())}; {len(todo)} to run")
     if len(todo) < len(chosen):
@@ -172,8 +175,9 @@ def run_one(sweep: Sweep, number: int, retry_failed: bool, requeue: bool) -> int
     if not 1 <= number <= len(sweep.points):
         raise UserError(f"--point is {number}; the sweep has the points 1 to {len(sweep.points)}")
     slurm.check_allocation()
-    prepare(sweep)
     point = sweep.points[number - 1]
+    _check_links([point])
+    prepare(sweep)
     print(f"{point.id} {point.label}", flush=True)
     if retry_failed or slurm.of_job("SLURM_RESTART_COUNT"):
         points.forgive(point)
@@ -201,6 +205,13 @@ def _ended_early(number: int, requeue: bool, advanced: bool) -> int:
     if requeue:
         slurm.requeue()
     return GOES_ON
+
+
+def _check_links(todo: Iterable[Point]) -> None:
+    """Raise UserError unless this machine can set up the links of all the points."""
+    kinds = {(value_of("--links", point.flags), point.ranks): point for point in todo}
+    for point in kinds.values():
+        behind(point.flags, point.ranks)
 
 
 def prepare(sweep: Sweep) -> None:

@@ -82,6 +82,7 @@ def summary(run: Run) -> Table:
         "data": f"{a['n_total']} samples, {_span(a['n_samples'])} a worker, split {a['split']}",
         "topology": a["topology"],
         "stragglers": a["stragglers"],
+        "links": run.links,
         "run": f"{len(steps['rank'])} steps in {a['wall_s']:.3f} s, started {a['started_utc']}, seed {a['seed']}",
         "loss": _course(run, "loss"),
         "gradient norm": _course(run, "gradient_norm"),

@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 from jobs import LIMIT_S, Job, alive
 
-from outpace.benchmarks.machine import launcher
+from outpace.benchmarks.machine import launcher, namespaces
+from outpace.comm.errors import UserError
+
+
+@pytest.fixture(scope="session")
+def links_here() -> None:
+    """Skip where this machine cannot have slow links: not root, no iproute2, another MPI, a kernel without them."""
+    try:
+        line = [*namespaces.inside("all:rate=1gbit", 1), *launcher.mpiexec(), "-n", "1", "true"]
+    except UserError as error:
+        pytest.skip(str(error))
+    done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT_S, env=launcher.environment(1))
+    if done.returncode:
+        pytest.skip(done.stderr.strip())
 
 
 @pytest.fixture

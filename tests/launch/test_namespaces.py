@@ -12,7 +12,8 @@ import pytest
 from jobs import LIMIT_S, alive, die
 
 from outpace.benchmarks.machine import launcher, namespaces
-from outpace.comm.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("links_here")
 
 OUTPACE = str(Path(sys.executable).parent / "outpace")
 # Between all pairs of ranks in turn: 500 kB each way at the same time; rank 0 prints the seconds.
@@ -33,18 +34,6 @@ for shift in (1, 1, 2):
     if comm.rank == 0:
         print(seconds)
 """
-
-
-@pytest.fixture(autouse=True, scope="module")
-def possible() -> None:
-    """Skip where this machine cannot have such links: not root, no iproute2, another MPI, a kernel without them."""
-    try:
-        line = [*namespaces.inside("all:rate=1gbit", 1), *launcher.mpiexec(), "-n", "1", "true"]
-    except UserError as error:
-        pytest.skip(str(error))
-    done = subprocess.run(line, capture_output=True, text=True, timeout=LIMIT_S, env=launcher.environment(1))
-    if done.returncode:
-        pytest.skip(done.stderr.strip())
 
 
 def test_rate_and_full_duplex(tmp_path: Path) -> None:
@@ -71,7 +60,7 @@ def test_rate_and_full_duplex(tmp_path: Path) -> None:
 @pytest.fixture
 def job() -> Iterator["subprocess.Popen[str]"]:
     """A benchmark that takes minutes on its link, with all its ranks running."""
-    line = [OUTPACE, "micro", "gossip", "--link", "100kbit"]
+    line = [OUTPACE, "micro", "gossip", "--links", "all:rate=100kbit"]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + LIMIT_S
@@ -107,7 +96,9 @@ def test_nothing_outlives_the_job(job: "subprocess.Popen[str]", number: int) -> 
 
 
 def test_refused_in_one_line() -> None:
-    done = subprocess.run([OUTPACE, "micro", "vote", "--link", "fast"], capture_output=True, text=True, timeout=LIMIT_S)
+    done = subprocess.run(
+        [OUTPACE, "micro", "vote", "--links", "all:rate=fast"], capture_output=True, text=True, timeout=LIMIT_S
+    )
     assert done.returncode == 2
     assert (
         done.stderr

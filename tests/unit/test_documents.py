@@ -17,6 +17,7 @@ from mpi4py import MPI  # noqa: F401  starts MPI, which importing the command wo
 from outpace.benchmarks import micro, problems
 from outpace.benchmarks.command import arguments
 from outpace.benchmarks.figures import FIGURES
+from outpace.benchmarks.machine import links
 from outpace.benchmarks.problems import splits
 from outpace.benchmarks.running import stragglers
 from outpace.benchmarks.running.plan import make_plan, parse_flags
@@ -231,6 +232,7 @@ def test_every_spec_is_described_and_the_described_ones_are_real() -> None:
         "--problem": (problems.PROBLEMS, problems.canonical),
         "--split": (splits.SPLITS, splits.canonical),
         "--stragglers": (stragglers.STRAGGLERS, stragglers.canonical),
+        "--links": (links.LINKS, links.canonical),
         "--topology": (topology.TOPOLOGIES, topology.canonical),
     }
     for flag, (catalogue, canonical) in catalogues.items():

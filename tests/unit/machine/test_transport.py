@@ -2,7 +2,7 @@
 
 import pytest
 
-from outpace.benchmarks.machine import any_source, launcher, transport
+from outpace.benchmarks.machine import any_source, mpiexec, transport
 from outpace.comm.errors import UserError
 
 JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "2"}
@@ -55,13 +55,13 @@ def test_one_rank_on_each_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_NUM_NODES", raising=False)
     monkeypatch.delenv("OUTPACE_LAUNCHER", raising=False)
     with pytest.raises(UserError, match="--nodes: name the hosts, as in --nodes a,b, or run it in a Slurm job"):
-        launcher.one_a_node("")
-    assert launcher.one_a_node("a,b,c") == (3, ["-ppn", "1", "-hosts", "a,b,c"])
+        mpiexec.one_a_node("")
+    assert mpiexec.one_a_node("a,b,c") == (3, ["-ppn", "1", "-hosts", "a,b,c"])
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "4")
-    assert launcher.one_a_node("") == (4, ["-ppn", "1"])
+    assert mpiexec.one_a_node("") == (4, ["-ppn", "1"])
     monkeypatch.setenv("OUTPACE_LAUNCHER", "srun --mpi=pmi2")
-    assert launcher.one_a_node("") == (4, ["--ntasks-per-node=1", "--nodes=4"])
-    assert launcher.one_a_node("a,b") == (2, ["--ntasks-per-node=1", "--nodes=2", "--nodelist=a,b"])
+    assert mpiexec.one_a_node("") == (4, ["--ntasks-per-node=1", "--nodes=4"])
+    assert mpiexec.one_a_node("a,b") == (2, ["--ntasks-per-node=1", "--nodes=2", "--nodelist=a,b"])
     monkeypatch.setenv("OUTPACE_LAUNCHER", "/bin/true")
     with pytest.raises(UserError, match=r"not by /bin/true; start `.* -m outpace.benchmarks.machine.doctor --nodes`"):
-        launcher.one_a_node("")
+        mpiexec.one_a_node("")
