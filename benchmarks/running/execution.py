@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
+from outpace.benchmarks.machine import namespaces
 from outpace.benchmarks.problems import Problem, Setting, Unshared
 from outpace.benchmarks.running import attributes, geometry
 from outpace.benchmarks.running.assembly import Assembly, RunFunction
@@ -44,6 +45,8 @@ def execute(
         execution = Execution(comm, run, plan, problem, storage, generation, resumed)
         x, reason = execution.train()
         course = execution.close(x)
+    if plan.texts["links"] != "none":  # they are for the timed part: evaluations send whole models
+        agreement.on_root(comm, lambda: namespaces.lift(comm.size))
     cfg, measure = plan.config, None
     if plan.launch.geometry:
         measure = partial(geometry.measure, comm, plan.n, course.shares, cfg.batch_size, cfg.seed)
