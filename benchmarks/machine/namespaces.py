@@ -5,11 +5,14 @@ of it is killed with the first process in there, which is killed with its parent
 with the last one. So there is nothing to clean up, however a job ends. Token buckets give each rank's link its rate, at
 both of its ends; the switch has no limit of its own. What links there can be is in `links`.
 
-Needs root, the commands unshare and setpriv (util-linux), ip and tc (iproute2), a kernel with veth, bridge and tbf, and
-Hydra, which is MPICH's mpiexec: it lets us say how a rank is reached.
+Needs root, the commands unshare and setpriv (util-linux), ip and tc (iproute2), a kernel with veth, bridge and tbf, for
+pairs also with htb and u32, for a delay with netem, and Hydra, which is MPICH's mpiexec: it lets us say how a rank is
+reached.
 """
 
+import functools
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,12 +21,16 @@ from pathlib import Path
 from typing import Final
 
 from outpace.benchmarks.machine import guardian, links, transport
-from outpace.benchmarks.machine.links import Links
+from outpace.benchmarks.machine.links import Links, Shared
 from outpace.benchmarks.machine.mpiexec import HYDRA_CHOICES, is_hydra, mpiexec
 from outpace.comm.errors import UserError
 
 BURST_S: Final = 1e-3  # of the rate: what an idle link lets through at once; with half of it, TCP did not fill one
-LEAST_BURST: Final = 16_000  # bytes; a bucket must hold a packet with all headers
+LEAST_BURST: Final = 6_200  # bytes, four whole packets; with two, TCP did not fill a link of 10 Mbit/s
+LARGEST: Final = 65_536  # bytes that TCP hands over as one packet
+LEAST_QUEUE: Final = 4 * LARGEST  # TCP has two or three of them in a queue, and a lost one costs a slow link dearly
+DELAYED: Final = 100_000  # packets under way
+QUANTUM: Final = 60_000  # bytes, of a class in its turn; what htb takes for large rates, it warns of
 QUEUE_S: Final = 0.1  # of the rate: what waits at a link before packets are dropped
 COMMANDS: Final = {"setpriv": "util-linux", "unshare": "util-linux", "ip": "iproute2", "tc": "iproute2"}
 NAMESPACES: Final = (
@@ -32,6 +39,7 @@ NAMESPACES: Final = (
 )
 VARIABLE: Final = "OUTPACE_LINKS"  # tells the ranks their SPEC
 SWITCH: Final = "10.0.0.254"  # nothing leaves the namespaces, so any addresses will do
+CHANGES: Final = "/run/netns/changes"  # the socket of `link_changes`
 GUARDIAN: Final = "/run/netns/guardian"  # its socket; ranks see no abstract name of another network namespace
 # Every rank is a host of its own to Hydra, which reaches it by this in place of ssh: options, host, command. Proxies
 # fail when a rank on another host is killed; by that Hydra would end, without a word of the rank.
@@ -67,7 +75,20 @@ def inside(text: str, ranks: int) -> list[str]:
         if not shutil.which(command):
             raise UserError(f"--links needs the command {command}, of {package}")
     _do(" ".join((*NAMESPACES, "true")))  # which a container may forbid
-    return [*NAMESPACES, sys.executable, "-m", __name__, text, str(ranks)]
+    _try(text)
+    return _line(text, ranks)
+
+
+def _line(text: str, ranks: int) -> list[str]:
+    return [*NAMESPACES, sys.executable, "-P", "-m", __name__, text, str(ranks)]
+
+
+@functools.cache
+def _try(text: str) -> None:
+    """Raise UserError where the kernel has not all that such links need: two of them are set up, and end at once."""
+    done = subprocess.run(_line(text, 2), capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(done.stderr.strip().removeprefix("outpace: "))
 
 
 def check_behind(text: str) -> None:
@@ -86,44 +107,95 @@ def set_up(spec: Links, ranks: int) -> list[str]:
     _do("ip link add switch type bridge")
     _do(f"ip address add {SWITCH}/24 dev switch")
     _do("ip link set switch up")
-    addresses = [f"10.0.0.{rank + 1}" for rank in range(ranks)]
-    for rank, address in enumerate(addresses):
+    for rank in range(ranks):
         name, port = f"rank{rank + 1}", f"port{rank + 1}"
         _do(f"ip netns add {name}")
         _do(f"ip link add {port} type veth peer name eth0 netns {name}")
         _do(f"ip link set {port} master switch up")
-        _do(f"ip -n {name} link set lo up")
-        _do(f"ip -n {name} address add {address}/24 dev eth0")
-        _do(f"ip -n {name} link set eth0 up")
-        rate = spec.of_rank(rank)
-        if rate is not None:
+        _do(f"ip -n {name} -batch -", _connect(spec, rank, ranks))
+        _do(f"tc -n {name} -batch -", _shape(spec, rank, ranks))
+        if rate := spec.of_rank(rank):
             _do(f"tc qdisc add dev {port} root {bucket(rate)}")
-            _do(f"tc -n {name} qdisc add dev eth0 root {bucket(rate)}")
-    return addresses
+    return [address(rank) for rank in range(ranks)]
 
 
-def bucket(rate: float) -> str:
-    """A token bucket of so many bits per second, as tc writes it."""
-    bytes_per_s = rate / 8
-    burst = max(LEAST_BURST, BURST_S * bytes_per_s)
-    return f"tbf rate {rate:.0f}bit burst {burst:.0f} limit {burst + QUEUE_S * bytes_per_s:.0f}"
+def address(rank: int) -> str:
+    return f"10.0.0.{rank + 1}"
+
+
+def _connect(spec: Links, rank: int, ranks: int) -> list[str]:
+    """For `ip` in the rank's namespace. Reno is in every kernel, and needs no time to find out a rate."""
+    lines = [
+        "link set lo up",
+        f"address add {address(rank)}/24 dev eth0",
+        "link set eth0 up",
+        f"route change 10.0.0.0/24 dev eth0 proto kernel scope link src {address(rank)} congctl reno",
+    ]
+    rates = [*spec.to_others(rank, ranks).values(), spec.of_rank(rank)]
+    if rate := max(filter(None, rates), default=None):
+        # What TCP hands over as one packet then fits into the bucket. Larger ones fill the queue, and some are lost.
+        lines.append(f"link set eth0 gso_max_size {min(LARGEST, 0.9 * burst(rate)):.0f}")
+    return lines
+
+
+def _shape(spec: Links, rank: int, ranks: int) -> list[str]:
+    """For `tc` in the rank's namespace: what it sends."""
+    lines, parent = [], below_delay(spec)
+    if spec.delay:
+        lines.append(f"qdisc add dev eth0 root handle 1: netem delay {spec.delay} limit {DELAYED}")
+    if rate := spec.of_rank(rank):
+        lines.append(f"qdisc add dev eth0 {parent} {bucket(rate)}")
+    if rates := spec.to_others(rank, ranks):
+        lines.append(f"qdisc add dev eth0 {parent} handle 2: htb")
+    for other, rate in rates.items():
+        number = f"{other + 1:x}"
+        lines += [
+            # The class only sorts: by itself it would let a packet of LARGEST through however small its bucket.
+            f"class add dev eth0 parent 2: classid 2:{number} htb rate {links.RATE.most} quantum {QUANTUM}",
+            f"filter add dev eth0 parent 2: protocol ip prio 1 u32 match ip dst {address(other)}/32 flowid 2:{number}",
+            f"qdisc add dev eth0 parent 2:{number} {bucket(rate)}",
+        ]
+    return lines
+
+
+def below_delay(spec: Links) -> str:
+    """Where a rank's eth0 has its bucket, as tc writes it."""
+    return "parent 1:1" if spec.delay else "root"
+
+
+def burst(rate: float) -> float:
+    """Bytes that an idle link of so many bits per second lets through at once."""
+    return max(LEAST_BURST, BURST_S * rate / 8)
+
+
+def bucket(rate: float, nbytes: float | None = None) -> str:
+    """A token bucket of so many bits per second, as tc writes it; of `nbytes`, or what is right for this rate."""
+    nbytes = nbytes or burst(rate)
+    limit = nbytes + max(LEAST_QUEUE, QUEUE_S * rate / 8)
+    return f"tbf rate {rate:.0f}bit burst {nbytes:.0f} limit {limit:.0f}"
 
 
 def lift(ranks: int) -> None:
     """Take the limits off all links of the job that this rank is in. Where that fails they stay, and cost time only."""
     for rank in range(1, ranks + 1):
         _run(f"tc -n rank{rank} qdisc del dev eth0 root")
-        _run(f"nsenter --target 1 --net tc qdisc del dev port{rank} root")  # where the first process is the switch is
+        _run(f"nsenter --target 1 --net tc qdisc del dev port{rank} root")  # the first process is where the switch is
 
 
-def _do(line: str) -> None:
-    code, out, err = _run(line)
+def _do(line: str, given: list[str] | None = None) -> None:
+    code, out, err = _run(line, "\n".join(given or []))
     if code:
-        raise UserError(f"--links: `{line}`: {' '.join((err or out).split())}")
+        said = " ".join((err or out).split())
+        if given and (failed := re.search(r" ?Command failed -:(\d+)", said)):
+            line = f"{line.split()[0]} {given[int(failed[1]) - 1]}"
+            said = said.replace(failed[0], "")
+        if kind := re.search(r"qdisc add .*\b(tbf|htb|netem) ", line):
+            said += f" It needs the kernel module sch_{kind[1]}."
+        raise UserError(f"--links: `{line}`: {said}")
 
 
-def _run(line: str) -> tuple[int, str, str]:
-    done = subprocess.run(line.split(), capture_output=True, text=True)
+def _run(line: str, given: str = "") -> tuple[int, str, str]:
+    done = subprocess.run(line.split(), input=given, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -144,17 +216,32 @@ def _give_address() -> None:
         os.dup2(nothing.fileno(), 0)
 
 
+def _start_changes(text: str, ranks: str) -> None:
+    """Start the helper that changes the links. It waits for the program, and goes with the namespaces."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(CHANGES)
+        listener.listen()
+        line = [sys.executable, "-P", "-m", "outpace.benchmarks.machine.link_changes", text, ranks]
+        subprocess.Popen(line, stdin=listener.fileno())
+
+
 def main() -> None:
-    """The first process in the namespaces: SPEC RANKS and the launcher's line, which it starts."""
+    """The first process in the namespaces: SPEC RANKS and the launcher's line, which it starts, if any."""
     text, ranks, *line = sys.argv[1:]
+    spec = links.parse(text)
     try:
-        line = reach_by(line, set_up(links.parse(text), int(ranks)))
+        addresses = set_up(spec, int(ranks))
     except UserError as error:
         print(f"outpace: {error}", file=sys.stderr)
         sys.exit(2)
+    if not line:
+        return
+    line = reach_by(line, addresses)
     if guardian.SOCKET in os.environ:
         _give_address()
         os.environ[guardian.SOCKET] = GUARDIAN
+    if isinstance(spec, Shared):
+        _start_changes(text, ranks)
     # Whatever the user has chosen: UCX sees that all ranks are on one machine, and would go past the links.
     os.environ |= {VARIABLE: text, **transport.LIBFABRIC_TCP}
     # The first process in here inherits orphans, and Hydra would take a killed rank for one of its proxies.

@@ -28,7 +28,7 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_container_that_forbids_namespaces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/sbin/{name}")
-    monkeypatch.setattr(namespaces, "_run", lambda line: (1, "", "unshare: unshare failed: Operation not permitted\n"))
+    monkeypatch.setattr(namespaces, "_run", lambda *_: (1, "", "unshare: unshare failed: Operation not permitted\n"))
     with pytest.raises(UserError, match="unshare failed: Operation not permitted"):
         namespaces.inside("all:rate=1gbit", 2)
 
@@ -61,6 +61,6 @@ def test_ranks_behind_other_links(monkeypatch: pytest.MonkeyPatch, here: str | N
 
 
 def test_what_the_kernel_lacks_is_said_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(namespaces, "_run", lambda line: (2, "", "RTNETLINK answers: Operation not supported\n"))
+    monkeypatch.setattr(namespaces, "_run", lambda *_: (2, "", "RTNETLINK answers: Operation not supported\n"))
     with pytest.raises(UserError, match=r"--links: `mkdir .*`: RTNETLINK answers: Operation not supported"):
         namespaces.set_up(links.parse("all:rate=1gbit"), 2)
