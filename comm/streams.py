@@ -23,3 +23,4 @@ GEOMETRY: Final = 12  # order of a pass, probes of the curvature
 EPOCHS: Final = 13  # lengths of SVRG's epochs, the same on every rank
 SHARED_BATCHES: Final = 14  # samples of a batch that all workers share out among them
 LINKS: Final = 15  # when others use the network
+NETWORK: Final = 16  # which pairs of many ranks are measured

@@ -30,16 +30,21 @@ def write_trace(
     with h5py.File(path, "w") as file:
         file.attrs.update(usual | attrs)
         for name, columns in groups.items():
-            group = file.create_group(name)
-            rows = len(next(iter(columns.values())))
-            scale = group.create_dataset("row", data=np.arange(rows))
-            scale.make_scale("row")
-            for column, values in columns.items():
-                about = (schema.GROUPS.get(name) or schema.TABLES[name].columns)[column]
-                data = group.create_dataset(column, data=np.asarray(values, about.dtype))
-                data.attrs.update({"units": about.units, "long_name": about.long_name})
-                data.dims[0].attach_scale(scale)
+            write_group(file, name, columns)
     return path
+
+
+def write_group(file: h5py.File, name: str, columns: dict[str, Any]) -> None:
+    """A group of the schema with these columns."""
+    group = file.create_group(name)
+    rows = len(next(iter(columns.values())))
+    scale = group.create_dataset("row", data=np.arange(rows))
+    scale.make_scale("row")
+    for column, values in columns.items():
+        about = (schema.GROUPS.get(name) or schema.TABLES[name].columns)[column]
+        data = group.create_dataset(column, data=np.asarray(values, about.dtype))
+        data.attrs.update({"units": about.units, "long_name": about.long_name})
+        data.dims[0].attach_scale(scale)
 
 
 def recorder() -> Trace:

@@ -196,7 +196,8 @@ def _window(run: Run) -> tuple[float, float]:
     ends = np.concatenate([[0.0], np.sort(t_s[rank == slowest])])
     about = t_s.max() / 2
     if run.has("links", "t_s"):
-        changes = run.column("links", "t_s")
+        first = np.unique(run.column("links", "rank"), return_index=True)[1]  # what the links had at the start
+        changes = np.delete(run.column("links", "t_s"), first)
         about = min(changes, key=lambda change: abs(change - about), default=about)
     k = min(int(np.searchsorted(ends[1:], about)), len(ends) - 2)
     step = ends[k + 1] - ends[k]

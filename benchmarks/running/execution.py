@@ -1,5 +1,6 @@
 """One run on this rank, from its open part file to the merged trace."""
 
+import errno
 import sys
 from functools import partial
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from outpace.benchmarks.machine import namespaces
+from outpace.benchmarks.machine import link_changes, links, namespaces, network
+from outpace.benchmarks.machine.link_changes import Changes
 from outpace.benchmarks.problems import Problem, Setting, Unshared
 from outpace.benchmarks.running import attributes, geometry
 from outpace.benchmarks.running.assembly import Assembly, RunFunction
@@ -45,8 +47,6 @@ def execute(
         execution = Execution(comm, run, plan, problem, storage, generation, resumed)
         x, reason = execution.train()
         course = execution.close(x)
-    if plan.texts["links"] != "none":  # they are for the timed part: evaluations send whole models
-        agreement.on_root(comm, lambda: namespaces.lift(comm.size))
     cfg, measure = plan.config, None
     if plan.launch.geometry:
         measure = partial(geometry.measure, comm, plan.n, course.shares, cfg.batch_size, cfg.seed)
@@ -74,10 +74,12 @@ class Execution:
         """Collective over `comm`. Raises UserError on every rank."""
         self.comm, self.run, self.plan, self.problem, self.storage = comm, run, plan, problem, storage
         self.generation = generation  # of the last checkpoint
+        self.changes: Changes | None = None  # of the links, where they change
         offset = clock.offset(comm)
         storage.part.append_offset(offset)
+        storage.part.append_network(network.measure(comm, plan.config.seed))
         steps = plan.steps(problem.n_total)
-        self.assembly = Assembly(comm, plan, problem, storage.snapshots, steps, resumed, offset.seconds, storage.begin)
+        self.assembly = Assembly(comm, plan, problem, storage.snapshots, steps, resumed, offset.seconds, self._begin)
         self.budget, self.trace = self.assembly.budget, self.assembly.trace
         at_desk = comm.rank == self.budget.desk
         if resumed and at_desk:
@@ -115,6 +117,8 @@ class Execution:
             snapshots.offer(x, self.trace.steps, end_s)
         end = clock.offset(MPI.Intracomm(comm))  # past the meter: /traffic is of the timed part only
         agreement.together(comm, lambda: self._last_rows(end))
+        if plan.texts["links"] != "none":  # they are for the timed part: evaluations send whole models
+            agreement.on_root(comm, self._lift_links)
         x_start, *x_end = (arrays.to_host(at).astype(np.float64) for at in (self.problem.x0(), *([x] if held else [])))
         return Course(
             comm,
@@ -126,6 +130,12 @@ class Execution:
             end_s / SLOT_S if plan.shared else self.trace.steps,
             x_end,
         )
+
+    def _begin(self, started_s: float) -> None:
+        """The timed part began at `started_s`, on this rank's clock; links that change start to do so."""
+        self.storage.begin(started_s)
+        if self.comm.rank == 0 and isinstance(links.parse(self.plan.launch.links), links.Shared):
+            self.changes = link_changes.begin(self.plan.config.seed, started_s)
 
     def _end_s(self) -> float:
         """The end of the last step of any rank, in seconds since the start."""
@@ -165,7 +175,21 @@ class Execution:
 
     def _flush(self) -> bool:
         self.storage.snapshots.seal()
+        if self.changes:
+            self.storage.part.append_links(self._changed(self.changes))
         return self.storage.part.append_rows(self.trace, self.comm.meter.messages, self.comm.meter.nbytes)
+
+    def _changed(self, changes: Changes) -> list[tuple[int, float, float]]:
+        """The changes of links since the last flush, on this rank's clock. Raises OSError."""
+        try:
+            return [(rank, self.trace.started_s + t_s, bytes_per_s) for rank, t_s, bytes_per_s in changes.read()]
+        except (OSError, RuntimeError):
+            raise OSError(errno.EPIPE, "the process that changes the links has ended") from None
+
+    def _lift_links(self) -> None:
+        if self.changes:
+            self.changes.close()
+        namespaces.lift(self.comm.size)
 
     def _last_rows(self, end: clock.Offset) -> None:
         try:

@@ -1,5 +1,6 @@
 """From snapshots to the trace: the same at the end of a run and after a killed one."""
 
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -41,7 +42,7 @@ class Course:
     def tags(self) -> np.ndarray:
         """The tags that every holder has and every rank has reached; collective. The end is a point of its own."""
         gathered = self.comm.allgather([store.tags() for store in self.stores])
-        tags = archive.tags_of_all(list(itertools.chain.from_iterable(gathered)))
+        tags: np.ndarray = functools.reduce(np.intersect1d, itertools.chain.from_iterable(gathered))
         return tags[tags < self.reached] if self.ended else tags[tags <= self.reached]
 
     def points(self, tags: np.ndarray) -> Iterator[Sequence[np.ndarray]]:

@@ -18,8 +18,8 @@ from outpace.comm.clock import Alignment, Offset
 from outpace.comm.errors import UserError
 
 CHUNK: Final = 2**12  # rows
-# Tables of a part that /steps, /events and /traffic come from, and when what a row tells is over.
-ENDS: Final = {"steps": "t_s", "events": "t_end_s", "applied": "t_s", "traffic": "t_s"}
+# Tables of a part that /steps, /events, /traffic and /links come from, and when what a row tells is over.
+ENDS: Final = {"steps": "t_s", "events": "t_end_s", "applied": "t_s", "traffic": "t_s", "links": "t_s"}
 TIMES: Final = ("t_s", "read_s", "t_start_s", "t_end_s")  # their columns on the rank's clock
 Columns = dict[str, np.ndarray]
 
@@ -41,6 +41,7 @@ class Parts:
         for segments, alignments in zip(ranks, self._alignments, strict=True):
             pieces = list(zip(segments, alignments, starts_s, strict=False))
             self._tables.append({name: np.concatenate([_aligned(name, *piece) for piece in pieces]) for name in ENDS})
+        self._networks = [[segment.table("network") for segment in segments] for segments in ranks]
         # The traffic ends every flush: what a rank recorded until then is in its part.
         self.known_s = [float(np.fmax.reduce(tables["traffic"]["t_s"], initial=0.0)) for tables in self._tables]
         if damage:
@@ -128,6 +129,18 @@ class Parts:
                     table[sender, row["receiver"]] = row[name]
         return tables
 
+    def network(self) -> Columns:
+        """The columns of /network, as measured at the last start that came so far."""
+        parts = []
+        for rank, tables in enumerate(self._networks):
+            rows = next(filter(len, reversed(tables)), tables[0])
+            parts.append(_columns(rows) | {"a": np.full(len(rows), rank)})
+        return _concatenate(parts)
+
+    def links(self) -> Columns:
+        """The columns of /links in the order of time; rank 0 has them all."""
+        return _sorted(_columns(self._tables[0]["links"]), "t_s")
+
     def clock(self) -> Columns:
         return {
             "offset_s": np.array([segments[0].start.seconds for segments in self._alignments]),
@@ -191,6 +204,8 @@ def merge(
         "clock": parts.clock(),
         "model": {"x_mean": x_mean},
     }
+    more = {"network": parts.network(), "links": parts.links()}
+    groups |= {name: columns for name, columns in more.items() if len(columns["bytes_per_s"])}
     if geometry:
         groups["geometry"] = {"t_s": t_s, "epoch": epoch, **geometry}
     if noise:
@@ -251,14 +266,6 @@ def write(
         except FileExistsError:
             number += 1
             path = target.with_stem(f"{target.stem}-{number}")
-
-
-def tags_of_all(stores: Sequence[np.ndarray]) -> np.ndarray:
-    """The tags that every rank has."""
-    tags: np.ndarray = stores[0]
-    for other in stores[1:]:
-        tags = np.intersect1d(tags, other)
-    return tags
 
 
 def _as_applied(columns: Columns, log: Columns, rank: int) -> Columns:

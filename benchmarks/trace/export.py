@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from outpace.benchmarks.trace import pairs
 from outpace.benchmarks.trace.common_loss import common_loss
 from outpace.benchmarks.trace.files import output
 from outpace.benchmarks.trace.run import Run, load
@@ -83,7 +84,12 @@ def row(run: Run, target: float | None) -> Row:
     slowed = run.slowed()
     values: Row = {"file": str(run.path)}
     values |= {name: value for name, value in run.attrs.items() if name not in LEFT_OUT}
+    network = pairs.of(run)
+    measured = len(network["a"]) > 0
     values |= {
+        "links": run.links,
+        "network_rtt_s": float(np.median(network["rtt_s"])) if measured else None,
+        "network_bytes_per_s": float(np.median(network["bytes_per_s"])) if measured else None,
         "n_ranks": len(run.attrs["hostnames"]),
         "n_nodes": len(set(run.attrs["hostnames"])),
         "slow_ranks": len(slowed[0]) if slowed else None,

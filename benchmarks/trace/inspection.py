@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks.trace import schema
+from outpace.benchmarks.trace import pairs, schema
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
@@ -37,6 +37,7 @@ def validate(path: Path) -> Run:
         for name in columns:
             if run.has(group, name):
                 run.column(group, name)
+    pairs.of(run)
     return run
 
 
@@ -113,6 +114,13 @@ def summary(run: Run) -> Table:
     if run.has("labels", "samples"):
         table_of_labels = run.column("labels", "samples")
         rows["labels by rank"] = "\n".join(" ".join(f"{count:4}" for count in counts) for counts in table_of_labels)
+    network = pairs.of(run)
+    if len(network["a"]):
+        rows["network"] = pairs.in_words(**network)
+    if run.has("links", "t_s"):
+        rank, rates = run.column("links", "rank"), run.column("links", "bytes_per_s")
+        changes = sum(np.count_nonzero(np.diff(rates[rank == r])) for r in set(rank))
+        rows["link changes"] = f"{changes}, between {' and '.join(map(pairs.rate, sorted(set(rates))))}"
     sent = run.column("traffic", "nbytes").sum(axis=1)
     messages = run.column("traffic", "messages").sum(axis=1)
     rows["sent"] = (

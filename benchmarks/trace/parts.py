@@ -11,6 +11,7 @@ import glob
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ from outpace.comm.errors import UserError
 
 TRAFFIC: Final = np.dtype([("receiver", "<i8"), ("messages", "<i8"), ("nbytes", "<i8"), ("t_s", "<f8")])  # until t_s
 OFFSETS: Final = np.dtype([("at", "<f8"), ("seconds", "<f8"), ("uncertainty", "<f8")])
+NETWORK: Final = np.dtype([("b", "<i8"), ("rtt_s", "<f8"), ("bytes_per_s", "<f8")])  # this rank is `a`
+LINKS: Final = np.dtype([("rank", "<i8"), ("t_s", "<f8"), ("bytes_per_s", "<f8")])
 TABLES: Final = {
     "json": np.dtype("u1"),
     "steps": STEPS,
@@ -32,6 +35,8 @@ TABLES: Final = {
     "traffic": TRAFFIC,
     "offsets": OFFSETS,
     "applied": APPLIED,
+    "network": NETWORK,
+    "links": LINKS,
 }
 
 _NUMBER: Final = {name: number for number, name in enumerate(TABLES)}
@@ -93,6 +98,13 @@ class Part:
         traffic["t_s"] = now
         self.append("traffic", traffic.tobytes())
         return any(recorded.values())
+
+    def append_network(self, pairs: Sequence[tuple[int, float, float]]) -> None:
+        self.append("network", np.array(pairs, dtype=NETWORK).tobytes())
+
+    def append_links(self, changes: Sequence[tuple[int, float, float]]) -> None:
+        """Changes of links as (rank, time on this rank's clock, rate)."""
+        self.append("links", np.array(changes, dtype=LINKS).tobytes())
 
     def append_offset(self, offset: clock.Offset) -> None:
         self.append("offsets", np.array([(offset.at, offset.seconds, offset.uncertainty)], dtype=OFFSETS).tobytes())

@@ -112,14 +112,20 @@ GROUPS: Final[dict[str, dict[str, Column]]] = {
         "low": Column("f8", "1", "lower edge of a bin of the noise over sigma; the bin is 0.5 wide"),
         "share": Column("f8", "1", "share of the batches whose noise lies in the bin"),
     },
+    "network": {
+        "a": Column("i4", "1", "lower rank of the pair"),
+        "b": Column("i4", "1", "higher rank of the pair"),
+        "rtt_s": Column("f8", "s", "shortest round trip of an empty message before the timed part"),
+        "bytes_per_s": Column("f8", "byte s-1", "rate of the slower way while both ranks send to each other"),
+    },
     "links": {
-        "rank": Column("i4", "1", "whose link changed"),
-        "t_s": Column("f8", "s", "time of the change"),
+        "rank": Column("i4", "1", "whose link it is"),
+        "t_s": Column("f8", "s", "when it had this rate"),
         "bytes_per_s": Column("f8", "byte s-1", "rate of the link from then on, each way"),
     },
     "model": {"x_mean": Column("f8", "1", "mean of the local models at the end")},
 }
-OPTIONAL: Final = ("geometry", "noise", "links")  # groups that a trace need not have
+OPTIONAL: Final = ("geometry", "noise", "network", "links")  # groups that a trace need not have
 SCALES: Final = {"workers": "worker", "clock": "rank", "model": "coordinate"}  # the others: "row"
 
 

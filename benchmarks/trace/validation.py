@@ -20,8 +20,10 @@ from outpace.comm.errors import UserError
 
 CHOICES: Final = {"status": schema.STATUSES, "claim_class": schema.CLAIM_CLASSES, "progress": schema.PROGRESS}
 OBJECTS: Final = ("config", "constants", "answer", "inputs")  # attributes of JSON
-ORDERED: Final = (("evaluations", "t_s"), ("steps", "t_s"), ("events", "t_start_s"))
+ORDERED: Final = (("evaluations", "t_s"), ("steps", "t_s"), ("events", "t_start_s"), ("links", "t_s"))
 DURATIONS: Final = (("steps", "compute_s"), ("steps", "injected_s"), ("steps", "wait_s"))
+POSITIVE: Final = (("network", "rtt_s"), ("network", "bytes_per_s"), ("links", "bytes_per_s"))
+RANKS: Final = ("rank", "peer", "a", "b")  # columns
 LEAST: Final = {"n_workers": 1, "n_total": 1, "dim": 1, "cores": 1, "wall_s": 0, "load": 0}  # of attributes
 
 
@@ -120,12 +122,12 @@ def values(group: str, name: str, column: NDArray[Any], path: Path, found: dict[
         _refuse(path, f"the times in /{group}/{name} are not in order")
     if (group, name) in DURATIONS and not (column >= 0).all():
         _refuse(path, f"the times in /{group}/{name} are not all at least 0")
+    if (group, name) in POSITIVE and not ((column > 0) & np.isfinite(column)).all():
+        _refuse(path, f"/{group}/{name} has numbers that are not positive and finite")
     if column.dtype.kind == "i":
         ranks = found["n_workers"] if group == "steps" else len(found.get("hostnames", []))
         least = -1 if name == "peer" else 0
-        most = (
-            ranks - 1 if name in ("rank", "peer") and ranks else max(schema.KIND.values()) if name == "kind" else None
-        )
+        most = ranks - 1 if name in RANKS and ranks else max(schema.KIND.values()) if name == "kind" else None
         wrong = column[(column < least) | (column > (math.inf if most is None else most))]
         if wrong.size:
             bounds = f"at least {least}" + (f" and at most {most}" if most is not None else "")

@@ -56,7 +56,7 @@ def structure(path: Path) -> dict[str, tuple[str, int, str]]:
             found[f"@{name}"] = (type(value).__name__, np.ndim(value), "")
 
         def note(name: str, item: object) -> None:
-            if isinstance(item, h5py.Dataset) and name not in optional:
+            if isinstance(item, h5py.Dataset) and name not in optional and name.split("/")[0] not in schema.OPTIONAL:
                 found[name] = (str(item.dtype), item.ndim, str(item.attrs.get("units", "")))
 
         file.visititems(note)

@@ -167,9 +167,10 @@ def test_a_timeline_shows_when_a_ranks_link_is_slow(tmp_path):
 
 @pytest.mark.parametrize("algorithm", ["ad_psgd", "d_psgd"])
 def test_a_timeline_is_about_a_change_of_links_where_there_is_one(tmp_path, algorithm):
-    """Of two the one that is nearer to the middle of the run, though it is far from it."""
+    """Of two the one that is nearer to the middle of the run, though it is far from it; a start is no change."""
     path = simulate(tmp_path / "a.h5", algorithm, links=SHARED)  # of more than 1.2 s
-    run = changes(path, (0, 0.05, SLOW_RATE), (1, 0.25, SLOW_RATE))
+    start = [(rank, 0.0, FULL_RATE) for rank in range(2)] + [(2, 0.5, FULL_RATE)]
+    run = changes(path, *start[:2], (0, 0.05, SLOW_RATE), (1, 0.25, SLOW_RATE), start[2])
     figure = compose("timeline", [run])
     assert_legible(figure)
     (axes,) = figure.axes

@@ -1,5 +1,6 @@
 """The merge of the parts into one trace."""
 
+import json
 from pathlib import Path
 
 import h5py
@@ -42,6 +43,32 @@ def test_times_are_on_the_clock_of_rank_0(tmp_path: Path) -> None:
     clock = parts.clock()
     assert clock["drift"].tolist() == pytest.approx([0.0, -1e-3])
     assert clock["uncertainty_s"].tolist() == [0.0, 3e-5]
+
+
+def test_the_network_is_that_of_the_last_start_that_measured_it(tmp_path: Path) -> None:
+    """Rank 1 was killed before its second start had measured; each rank has its pairs with higher ones."""
+    target = tmp_path / "run.h5"
+    for rank in range(3):
+        part = Part(target, rank, {"rank": rank, "ranks": 3})
+        part.append_network([(b, 1e-5, 1e6) for b in range(rank + 1, 3)])
+        part.append("json", json.dumps({"rank": rank, "ranks": 3}).encode())
+        if rank == 0:
+            part.append_network([(2, 3e-5, 3e6), (1, 2e-5, 2e6)])
+        part.close()
+    network = {name: column.tolist() for name, column in Parts.read(target).network().items()}
+    assert network == {"a": [0, 0, 1], "b": [2, 1, 2], "rtt_s": [3e-5, 2e-5, 1e-5], "bytes_per_s": [3e6, 2e6, 1e6]}
+
+
+def test_changes_of_links_are_on_the_axis_of_the_run(tmp_path: Path) -> None:
+    """Two starts: the second went on 5 s into the run, at 1000 on its clock."""
+    target = tmp_path / "run.h5"
+    part = Part(target, 0, {"rank": 0, "ranks": 1, "started_s": 10.0})
+    part.append_links([(1, 12.5, 1e5), (0, 12.0, 2e5)])
+    part.append("json", json.dumps({"rank": 0, "ranks": 1, "started_s": 995.0}).encode())
+    part.append_links([(1, 1000.5, 3e5)])
+    part.close()
+    links = {name: column.tolist() for name, column in Parts.read(target).links().items()}
+    assert links == {"rank": [0, 1, 1], "t_s": [2.0, 2.5, 5.5], "bytes_per_s": [2e5, 1e5, 3e5]}
 
 
 def test_evaluation_times() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas
 import pyarrow.parquet
 import pytest
+from made_traces import write_group
 
 from outpace.benchmarks.trace.common_loss import common_loss
 from outpace.benchmarks.trace.export import write_csv, write_parquet
@@ -29,6 +30,8 @@ def runs(tmp_path: Path) -> list[Path]:
         config = json.loads(file.attrs["config"])
         file.attrs["config"] = json.dumps(config | {"servers": 2, "epochs": "no number"})
         file.attrs["stragglers"] = "pareto:alpha=1.5"
+        file.attrs["links"] = "all:rate=1gbit"
+        write_group(file, "network", {"a": [0], "b": [1], "rtt_s": [2e-5], "bytes_per_s": [1.2e8]})
         file["evaluations/held_out_loss"] = np.arange(len(file["evaluations/loss"]), 0, -1.0)
         for name, column in file["steps"].items():
             if name != "row":
@@ -56,6 +59,10 @@ def check(table: pandas.DataFrame, runs: list[Path]) -> None:
     assert first["gradients"] == len(run.column("steps", "step")) == 16
     assert second["gradients"] == 0
     assert math.isnan(second["samples_per_s"])
+    assert first["links"] == "none"
+    assert math.isnan(first["network_rtt_s"])
+    assert second["links"] == "all:rate=1gbit"
+    assert (second["network_rtt_s"], second["network_bytes_per_s"]) == (2e-5, 1.2e8)
     assert first["slow_factor"] == 1
     assert math.isnan(second["slow_factor"])
     assert math.isnan(first["flag_servers"])

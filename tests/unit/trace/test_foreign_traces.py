@@ -12,6 +12,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from made_traces import write_group
 from mpi4py import MPI
 
 from outpace.benchmarks import command
@@ -58,6 +59,19 @@ def replaced(name: str, make: Callable[[h5py.File, str, np.ndarray], Any]) -> Da
 def changed(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Damage:
     """Other numbers in the place of a column's."""
     return replaced(name, lambda file, name, values: file.create_dataset(name, data=change(values)))
+
+
+def in_new(name: str, **columns: Any) -> Damage:
+    """A group that older traces lack, with one row: these columns in the place of its own, None for none."""
+    whole: dict[str, dict[str, Any]] = {
+        "network": {"a": [0], "b": [1], "rtt_s": [1e-5], "bytes_per_s": [1e9]},
+        "links": {"rank": [1], "t_s": [0.5], "bytes_per_s": [1e7]},
+    }
+
+    def damage(file: h5py.File) -> None:
+        write_group(file, name, {key: v for key, v in (whole[name] | columns).items() if v is not None})
+
+    return damage
 
 
 def linked(name: str, link: Any) -> Damage:
@@ -167,6 +181,17 @@ DAMAGES: dict[str, Damage] = {
     "negative durations": changed("steps/compute_s", lambda values: -values),
     "waits of NaN": changed("steps/wait_s", lambda values: values * np.nan),
     "an infinite time": changed("evaluations/t_s", lambda values: np.append(values[:-1], np.inf)),
+    "a pair of one rank": in_new("network", b=[0]),
+    "a pair backwards": in_new("network", a=[1], b=[0]),
+    "a pair twice": in_new("network", a=[0, 0], b=[1, 1], rtt_s=[1, 1], bytes_per_s=[1, 1]),
+    "a pair with nobody": in_new("network", b=[2]),
+    "a pair without its rate": in_new("network", bytes_per_s=None),
+    "a round trip of no time": in_new("network", rtt_s=[0]),
+    "an infinite rate": in_new("network", bytes_per_s=[np.inf]),
+    "a rate of NaN": in_new("network", bytes_per_s=[np.nan]),
+    "a link of nobody": in_new("links", rank=[2]),
+    "links backwards": in_new("links", rank=[0, 0], t_s=[2, 1], bytes_per_s=[1, 1]),
+    "a link of no rate": in_new("links", bytes_per_s=[0]),
     "an external link": linked("steps", h5py.ExternalLink("/etc/passwd", "/steps")),
     "an external link to nowhere": linked("steps", h5py.ExternalLink("nowhere.h5", "/steps")),
     "a column behind an external link": linked("steps/t_s", h5py.ExternalLink("other.h5", "/steps/t_s")),
@@ -179,6 +204,9 @@ DAMAGES: dict[str, Damage] = {
         lambda file, name, v: file.create_dataset(name, v.shape, "f8", external=[("/etc/hostname", 0, v.nbytes)]),
     ),
 }
+
+
+SHOWN_ONLY = ("peers that there are not", "a link of nobody", "links backwards", "a link of no rate")
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
@@ -204,12 +232,19 @@ def test_one_line_from_every_command(tmp_path: Path, capsys: pytest.CaptureFixtu
         for out in tmp_path.glob("out.*"):
             out.unlink()
     assert "show" in refused
-    assert len(refused) > 1 or damage is DAMAGES["peers that there are not"]  # which no figure shows
+    assert len(refused) > 1 or damage in map(DAMAGES.get, SHOWN_ONLY)
 
 
 def test_the_whole_trace_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The golden one, and with the groups that came later."""
+    path = tmp_path / "whole.h5"
+    shutil.copy(GOLDEN, path)
+    with h5py.File(path, "a") as file:
+        for name in ("network", "links"):
+            in_new(name)(file)
     for line in (["show"], ["export", "--csv", tmp_path / "a.csv"], ["plot", "-o", tmp_path / "a.svg", "timeline"]):
-        assert command.main([*map(str, line), str(GOLDEN)]) == 0
+        for whole in (GOLDEN, path):
+            assert command.main([*map(str, line), str(whole)]) == 0
 
 
 def test_a_link_to_a_pipe_is_not_opened(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from made_traces import write_group
 
 from outpace.benchmarks.trace.inspection import show, summary, validate
 from outpace.benchmarks.trace.run import Run
@@ -42,6 +43,26 @@ def test_time_is_told_by_rank_where_ranks_differ() -> None:
     assert (compute, injected, wait) == ("compute  92.5 each", "injected 0.0 each", "wait     0.0 2.7")
     assert exchange.startswith("exchange ")
     assert idle.startswith("idle ")
+
+
+def test_links_asked_for_and_what_there_was(tmp_path: Path) -> None:
+    path = tmp_path / "links.h5"
+    shutil.copy(GOLDEN, path)
+    changes = {
+        "rank": [0, 1, 0, 1, 0],
+        "t_s": [0, 0, 0.1, 0.2, 0.3],
+        "bytes_per_s": [1.25e8, 1.25e8, 1.25e7, 1.25e8, 1.25e8],
+    }
+    with h5py.File(path, "a") as file:
+        file.attrs["links"] = "shared:rate=1gbit"
+        write_group(file, "links", changes)
+        write_group(file, "network", {"a": [0], "b": [1], "rtt_s": [2.5e-5], "bytes_per_s": [1.18e8]})
+    validate(path)
+    assert shown(path)["network"] == "round trip 25 us\neach way 944 Mbit/s"
+    assert shown(path)["links"] == "shared:rate=1gbit"
+    assert shown(path)["link changes"] == "2, between 100 Mbit/s and 1 Gbit/s"
+    assert shown(GOLDEN)["links"] == "none"
+    assert not {"network", "link changes"} & shown(GOLDEN).keys()
 
 
 def test_steps_of_a_slow_rank_are_not_lost_among_those_of_the_others(tmp_path: Path) -> None:
