@@ -35,8 +35,8 @@ QUEUE_S: Final = 0.1  # of the rate: what waits at a link before packets are dro
 COMMANDS: Final = {"setpriv": "util-linux", "unshare": "util-linux", "ip": "iproute2", "tc": "iproute2"}
 NAMESPACES: Final = (
     *("setpriv", "--pdeathsig", "KILL"),
-    *("unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"),
-)
+    *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"),
+)  # and /proc stays that of all processes: locks name one by its id there
 VARIABLE: Final = "OUTPACE_LINKS"  # tells the ranks their SPEC
 SWITCH: Final = "10.0.0.254"  # nothing leaves the namespaces, so any addresses will do
 CHANGES: Final = "/run/netns/changes"  # the socket of `link_changes`
