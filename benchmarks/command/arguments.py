@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--group-by", default="", metavar="NAME", help="a curve for each value of this attribute or flag, too"
     )
-    _add_loss(one, "of the figure heterogeneity")
+    _add_loss(one, "of the figures heterogeneity and bandwidth")
     one.set_defaults(command="plot")
 
     one = commands.add_parser(

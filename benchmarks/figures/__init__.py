@@ -26,7 +26,7 @@ from outpace.benchmarks.figures.curves import (
     suboptimality_gradients,
     suboptimality_rounds,
 )
-from outpace.benchmarks.figures.facets import heterogeneity, loss_facets, splits
+from outpace.benchmarks.figures.facets import bandwidth, heterogeneity, loss_facets, splits
 from outpace.benchmarks.figures.grouping import apart, compute_per_sample, difference, group_by
 from outpace.benchmarks.figures.page import HEIGHT, WIDTH, add_legend, facts_of, house_style
 from outpace.benchmarks.figures.rates import batches, epoch_time, speed_up, step_sizes, steps_rate
@@ -62,6 +62,7 @@ FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
     "geometry": geometry,
     "noise": noise,
     "heterogeneity": heterogeneity,
+    "bandwidth": bandwidth,
     "loss-facets": loss_facets,
 }
 
@@ -74,6 +75,7 @@ ABOUT: Final = {
     "heterogeneity": ("split", "n_workers"),
     "loss-facets": ("split", "n_workers"),
 }
+TO_A_LOSS: Final = {"heterogeneity": heterogeneity, "bandwidth": bandwidth}
 SUFFIXES: Final = (".pdf", ".png", ".svg")
 
 
@@ -111,7 +113,7 @@ def draw(
 
 def compose(name: str, runs: Sequence[Run], by: str = "", loss: float | None = None) -> "Figure":
     """The figure `name` over the runs, as a matplotlib figure; curves are told apart by an attribute or flag `by`, too.
-    `loss` is that to which `heterogeneity` takes the time.
+    `loss` is that to which the figures of TO_A_LOSS take the time.
 
     Raises UserError: no runs, runs that do not belong in one figure, a column the figure needs is missing.
     """
@@ -122,9 +124,9 @@ def compose(name: str, runs: Sequence[Run], by: str = "", loss: float | None = N
     _check_shared(name, runs, key_of(by))
     draws = FIGURES[name]
     if loss is not None:
-        if name != "heterogeneity":
-            raise UserError(f"{name}: --loss is of the figure heterogeneity")
-        draws = functools.partial(heterogeneity, target=loss)
+        if name not in TO_A_LOSS:
+            raise UserError(f"{name}: --loss is of the figures {' and '.join(TO_A_LOSS)}")
+        draws = functools.partial(TO_A_LOSS[name], target=loss)
     with house_style():
         from matplotlib.figure import Figure
 

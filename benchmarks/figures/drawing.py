@@ -263,8 +263,8 @@ def _plain(value: float, _: float) -> str:
     return f"{value:g}".replace("e-0", "e-").replace("e+0", "e")
 
 
-def log_ticks(axes: "Axes", ticks: Sequence[float]) -> None:
-    """A logarithmic x axis with a tick at each of these values."""
+def log_ticks(axes: "Axes", ticks: Sequence[float], labels: Sequence[str] = ()) -> None:
+    """A logarithmic x axis with a tick at each of these values, labelled by it where no labels are given."""
     axes.set_xscale("log")
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks(ticks, labels or [f"{tick:g}" for tick in ticks])
     axes.set_xticks([], minor=True)

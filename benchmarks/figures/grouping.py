@@ -1,9 +1,9 @@
 """Which runs belong together in a figure."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
-from outpace.benchmarks.figures.looks import order_of
+from outpace.benchmarks.figures.looks import level_of, order_of
 from outpace.benchmarks.trace.run import Run
 from outpace.benchmarks.trace.selection import check_known, values_of
 from outpace.comm.errors import UserError
@@ -28,19 +28,18 @@ SURROUNDINGS: Final = (
 NOT_SETTINGS: Final = frozenset({"seed", "epochs", "time_budget", "evaluations", "out", "scratch", "overwrite", "anew"})
 
 
-def grouped(runs: Sequence[Run], *attributes: str) -> list[list[Run]]:
-    """The runs by program, or its variant, and these attributes, in the order of all figures."""
+def grouped(runs: Sequence[Run], *besides: Callable[[Run], Any]) -> list[list[Run]]:
+    """The runs by program, or its variant, and what these functions tell of them, in the order of all figures."""
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in sorted(runs, key=order_of):
-        key = run.name, *(run.attrs[attribute] for attribute in attributes)
-        groups.setdefault(key, []).append(run)
+        groups.setdefault((run.name, *(tell(run) for tell in besides)), []).append(run)
     return list(groups.values())
 
 
 def repetitions(runs: Sequence[Run]) -> list[list[Run]]:
     """The runs grouped into repetitions. Raises UserError where two differ in more than seed and length, their machine
     and software included."""
-    groups = grouped(runs, "stragglers", "n_workers")
+    groups = grouped(runs, level_of, lambda run: run.attrs["n_workers"])
     for group in groups:
         for run in group[1:]:
             check_same_settings(group[0], run)
@@ -48,8 +47,10 @@ def repetitions(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def check_same_settings(first: Run, run: Run, besides: Collection[str] = ()) -> None:
-    flags = sorted((first.config.keys() | run.config.keys()) - NOT_SETTINGS - set(besides))
+    flags = sorted((first.config.keys() | run.config.keys()) - NOT_SETTINGS - {"links"} - set(besides))
     _check_same(first, run, [(key, first.config.get(key), run.config.get(key)) for key in flags])
+    if "links" not in besides:
+        _check_same(first, run, [("links", first.links, run.links)])
     one, other = (each.objects.get("inputs", {}) for each in (first, run))
     for name in sorted(one.keys() & other.keys()):
         if one[name] != other[name]:

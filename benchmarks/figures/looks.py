@@ -1,10 +1,11 @@
-"""How a run looks in every figure: one colour and marker for each program, one dash pattern for each straggler setting
-and group, so that a print in grey can be read."""
+"""How a run looks in every figure, and what it is called: one colour and marker for each program, one dash pattern for
+each level of stragglers and links and each group, so that a print in grey can be read."""
 
 import math
 from collections.abc import Sequence
 from typing import Any, Final
 
+from outpace.benchmarks.figures import links
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
@@ -26,46 +27,64 @@ PALETTE: Final = {
 VARIANTS: Final = {"Katyusha Xʷ": ("#AA4499", "h"), "Katyusha Xˢ, stratified": ("#117733", "8")}  # by name of the run
 OTHERS: Final = (("#555555", "*"), ("#AAAAAA", "h"), ("#333333", "d"))  # programs that are not in the table
 DASHES: Final = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (10, 3)), (0, (3, 4)))
+FULL_SPEED: Final = (1.0, 0, "none", -math.inf, "none")  # the level without stragglers and links
 LAW: Final[dict[str, Any]] = {"color": "0.25", "linewidth": 0.9, "zorder": 4}  # a law or a reference, always dashed
 
 
 def look_of(run: Run, runs: Sequence[Run], told: bool = False) -> dict[str, Any]:
-    """Colour and marker of the run's program, dashes of its stragglers and group among those of the figure: of its
-    group alone where its stragglers are `told` by an axis or a title."""
+    """Colour and marker of the run's program, dashes of its level and group among those of the figure: of its group
+    alone where its level is `told` by an axis or a title."""
     algorithm = run.attrs["algorithm"]
     others = sorted({other.attrs["algorithm"] for other in runs} - PALETTE.keys())
     colour, marker = VARIANTS.get(run.title) or PALETTE.get(algorithm) or OTHERS[others.index(algorithm) % len(OTHERS)]
-    full_speed = (1.0, 0), "none"
-    levels = {other.path: full_speed if told else (slowness(other), other.attrs["stragglers"]) for other in runs}
-    solid = full_speed, min(other.group for other in runs)  # whether a run has it or not
+    levels = {other.path: FULL_SPEED if told else level_of(other) for other in runs}
+    solid = FULL_SPEED, min(other.group for other in runs)  # whether a run has it or not
     settings = sorted({solid} | {(levels[other.path], other.group) for other in runs})
     if len(settings) > len(DASHES):
         raise UserError(
-            f"{len(settings) - 1} settings of stragglers and groups in one figure; allowed: {len(DASHES) - 1} besides "
-            "none; --where takes some of the traces"
+            f"{len(settings) - 1} settings of stragglers, links and groups in one figure; allowed: {len(DASHES) - 1} "
+            "besides none; --where takes some of the traces"
         )
     return {"color": colour, "marker": marker, "linestyle": DASHES[settings.index((levels[run.path], run.group))]}
 
 
 def order_of(run: Run) -> tuple[Any, ...]:
-    """The key by which figures sort their runs: the palette's order, the run's title and group, how slow it is made,
-    workers."""
+    """The key by which figures sort their runs: the palette's order, the run's title and group, its level, workers."""
     algorithm, known = run.attrs["algorithm"], list(PALETTE)
     place = known.index(algorithm) if algorithm in known else len(known)
-    return place, run.title, run.group, *slowness(run), run.attrs["stragglers"], run.attrs["n_workers"]
+    return place, run.title, run.group, level_of(run), run.attrs["n_workers"]
 
 
-def one_level(runs: Sequence[Run]) -> bool:
-    """Whether all runs have the same stragglers, which then stand above the panels and in no label."""
-    return len({run.attrs["stragglers"] for run in runs}) == 1
+def level_of(run: Run) -> tuple[Any, ...]:
+    """What slows the run down, its stragglers and links, as a key by which the mildest level comes first."""
+    return *pace_of(run), -links.slowest(run.links), run.links
+
+
+def pace_of(run: Run) -> tuple[float, int, str]:
+    """Its stragglers alone: the factor and on how many ranks, infinite where no one factor says it."""
+    factor, count = (math.inf, 0) if (slowed := run.slowed()) is None else (slowed[1], len(slowed[0]))
+    return factor, count, run.attrs["stragglers"]
+
+
+def differing(run: Run, runs: Sequence[Run]) -> list[str]:
+    """The run's stragglers and links in words, those in which the runs of the figure differ."""
+    stragglers = [run.level] if len({each.attrs["stragglers"] for each in runs}) > 1 else []
+    return stragglers + ([links.in_words(run.links)] if len({each.links for each in runs}) > 1 else [])
+
+
+def common(runs: Sequence[Run]) -> list[str]:
+    """The stragglers and links in words that all runs have: they stand above the panels and in no label."""
+    run = runs[0]
+    whole = [run.level] if run.links == "none" else [run.level, links.in_words(run.links)]
+    return [words for words in whole if words not in differing(run, runs)]
+
+
+def level_in_words(run: Run, runs: Sequence[Run]) -> str:
+    """The run's stragglers, and its links where some run of the figure has any."""
+    linked = any(each.links != "none" for each in runs)
+    return f"{run.level}, {links.in_words(run.links)}" if linked else run.level
 
 
 def label_of(run: Run, runs: Sequence[Run]) -> str:
-    """What tells the run from the others of the figure."""
-    return run.name if one_level(runs) else run.label
-
-
-def slowness(run: Run) -> tuple[float, int]:
-    """The injected factor and on how many ranks, to sort by; infinite where no one factor says it."""
-    slowed = run.slowed()
-    return (math.inf, 0) if slowed is None else (slowed[1], len(slowed[0]))
+    """What tells the run from the others of the figure, for instance "AD-PSGD, rank 3 slowed 10×"."""
+    return ", ".join([run.name, *differing(run, runs)])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from outpace.benchmarks.figures.grouping import compute_per_sample
-from outpace.benchmarks.figures.looks import one_level
+from outpace.benchmarks.figures.looks import common
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
@@ -59,17 +59,16 @@ def house_style() -> Any:
 
 
 def facts_of(runs: Sequence[Run], note: str, width: float) -> str:
-    """What every figure states: problem, split, workers, stragglers that all have, claim class, emulated compute time;
-    for so many inches."""
+    """What every figure states: problem, split, workers, stragglers and links that all have, claim class, emulated
+    compute time; for so many inches."""
     counts = sorted({run.attrs["n_workers"] for run in runs})
     numbers = f" {'to' if len(counts) > 2 else 'and'} ".join(map(str, sorted({counts[0], counts[-1]})))
     workers = f"{numbers} worker{'s' * (counts[-1] > 1)}"
-    level = runs[0].level if one_level(runs) else ""
     kinds, problems, claims = (
         " and ".join(dict.fromkeys(texts))
         for texts in zip(*((run.attrs["split"], run.attrs["problem"], _claim(run)) for run in runs), strict=True)
     )
-    facts = [problems, f"split {kinds}", workers, level, note, claims]
+    facts = [problems, f"split {kinds}", workers, *common(runs), note, claims]
     line = int(LINE * width / WIDTH)
     whole = [fact.replace(" ", NO_BREAK) if len(fact) < line else fact for fact in facts if fact]
     return wrapped("; ".join(whole), line)
@@ -100,10 +99,10 @@ def add_legend(figure: "Figure") -> None:
     figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)
 
 
-def check_panels(name: str, panels: Sequence[Any]) -> None:
-    """Raise UserError for more panels above one another than a page has room for."""
-    if len(panels) > MOST_PANELS:
-        raise UserError(f"{name}: {len(panels)} panels; at most {MOST_PANELS}: --where takes some of the traces")
+def check_panels(name: str, panels: Sequence[Any], most: int = MOST_PANELS) -> None:
+    """Raise UserError for more panels above or beside one another than a page has room for."""
+    if len(panels) > most:
+        raise UserError(f"{name}: {len(panels)} panels; at most {most}: --where takes some of the traces")
 
 
 def wrapped(text: str, width: int = LINE) -> str:

@@ -23,7 +23,7 @@ from outpace.benchmarks.figures.grouping import (
     grouped,
     repetitions,
 )
-from outpace.benchmarks.figures.looks import LAW, label_of, look_of
+from outpace.benchmarks.figures.looks import LAW, label_of, level_of, look_of
 from outpace.benchmarks.figures.page import HEIGHT, NO_BREAK
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
@@ -74,7 +74,7 @@ def speed_up(runs: Sequence[Run], figure: "Figure") -> str:
     groups = _scaling("speed-up", runs)
     axes = figure.add_subplot()
     smallest = set()
-    for members in grouped(runs, "stragglers"):
+    for members in grouped(runs, level_of):
         rates = _by_workers(members, Run.samples_per_s)
         least = min(rates)
         smallest.add(least)
@@ -97,7 +97,7 @@ def steps_rate(runs: Sequence[Run], figure: "Figure") -> str:
     groups = _scaling("steps-rate", runs)
     rate, traffic = figure.subplots(2, 1, sharex=True)
     figure.set_figheight(2 * HEIGHT)
-    curves = grouped(runs, "stragglers")
+    curves = grouped(runs, level_of)
     for k, members in enumerate(curves):
         look = look_of(members[0], runs)
         label = label_of(members[0], runs) + how_ended(members)
@@ -214,11 +214,11 @@ def _scaling(name: str, runs: Sequence[Run]) -> list[list[Run]]:
                 "allowed: runs with --compute-time, or with a core for each rank"
             )
     groups = repetitions(runs)
-    for members in grouped(runs, "stragglers"):
+    for members in grouped(runs, level_of):
         for run in members:
             check_same_surroundings(members[0], run, besides=SIZE)
         if len({run.attrs["n_workers"] for run in members}) == 1:
-            raise UserError(f"{name}: {members[0].label}: needs runs with two or more numbers of workers")
+            raise UserError(f"{name}: {label_of(members[0], runs)}: needs runs with two or more numbers of workers")
     return groups
 
 

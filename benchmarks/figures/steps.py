@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from outpace.benchmarks.figures import links
 from outpace.benchmarks.figures.drawing import INTERVAL_FROM, how_ended, how_repeated, interval_of_median, together
 from outpace.benchmarks.figures.grouping import repetitions
 from outpace.benchmarks.figures.looks import LAW, label_of, look_of
@@ -28,6 +29,15 @@ BARS: Final = (
     ("communicates, blocked time included", COMMUNICATION, "#8CCBF2", ""),
     ("writes a checkpoint", ("checkpoint",), "#F0E442", "....."),
 )
+
+
+SLOW_LINK: Final[dict[str, Any]] = {
+    "label": "its link is slow",
+    "facecolor": "#E69F00",
+    "edgecolor": "white",
+    "linewidth": 0.3,
+    "zorder": 4,
+}
 
 
 def shares(runs: Sequence[Run], figure: "Figure") -> str:
@@ -102,6 +112,9 @@ def timeline(runs: Sequence[Run], figure: "Figure") -> str:
                         zorder=zorder,
                         label=legend,
                     )
+        rank, spans = _slow_links(run, start, start + length)
+        for of_rank in np.unique(rank):
+            axes.broken_barh(scale * spans[rank == of_rank], (of_rank - 0.44, 0.18), **SLOW_LINK)
         axes.set_title(title)
         axes.set_ylim(count - 0.4, -0.6)
         n = run.attrs["n_workers"]
@@ -171,7 +184,8 @@ def _window(run: Run) -> tuple[float, float]:
     """Middle and length, in seconds, of the part of a run that a timeline shows.
 
     It holds one step of the worker that is slowest by the median, about the middle of the run, and twelve
-    steps of a worker at the usual speed if nobody had to wait.
+    steps of a worker at the usual speed if nobody had to wait. Where links changed it is about the change that is
+    nearest to the middle.
     """
     rank, t_s = run.column("steps", "rank"), run.column("steps", "t_s")
     if not len(t_s) or not len(run.column("events", "rank")):
@@ -180,7 +194,12 @@ def _window(run: Run) -> tuple[float, float]:
     usual = {of_rank: np.median(busy[rank == of_rank]) for of_rank in np.unique(rank)}
     slowest = max(usual, key=lambda of_rank: usual[of_rank])
     ends = np.concatenate([[0.0], np.sort(t_s[rank == slowest])])
-    k = min(int(np.searchsorted(ends[1:], t_s.max() / 2)), len(ends) - 2)
+    about = t_s.max() / 2
+    if run.has("links", "t_s"):
+        first = np.unique(run.column("links", "rank"), return_index=True)[1]  # what the links had at the start
+        changes = np.delete(run.column("links", "t_s"), first)
+        about = min(changes, key=lambda change: abs(change - about), default=about)
+    k = min(int(np.searchsorted(ends[1:], about)), len(ends) - 2)
     step = ends[k + 1] - ends[k]
     return float(ends[k] + step / 2), float(max(1.1 * step, 12 * np.median(list(usual.values()))))
 
@@ -191,6 +210,22 @@ def _spans(run: Run, kinds: Collection[str], start: float, end: float) -> tuple[
     inside = np.isin(run.column("events", "kind"), [KIND[kind] for kind in kinds]) & (t_end > start) & (t_start < end)
     begin = np.maximum(t_start[inside], start)
     return run.column("events", "rank")[inside], np.stack([begin - start, np.minimum(t_end[inside], end) - begin], 1)
+
+
+def _slow_links(run: Run, start: float, end: float) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The same of the times, in /links, in which a rank's link had less than its rate."""
+    if not run.has("links", "rank"):
+        return np.empty(0, int), np.empty((0, 2))
+    rank, t_s, bytes_per_s = (run.column("links", name) for name in ("rank", "t_s", "bytes_per_s"))
+    slow = 8 * bytes_per_s <= 1.001 * links.slowest(run.links)
+    until = np.full(len(rank), np.inf)  # of each change, the rank's next one
+    for of_rank in np.unique(rank):
+        own = np.flatnonzero(rank == of_rank)
+        own = own[np.argsort(t_s[own], kind="stable")]
+        until[own[:-1]] = t_s[own[1:]]
+    seen = slow & (until > start) & (t_s < end)
+    begin = np.maximum(t_s[seen], start)
+    return rank[seen], np.stack([begin - start, np.minimum(until[seen], end) - begin], 1)
 
 
 def _percent(share: float, _: float) -> str:

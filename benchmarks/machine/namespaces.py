@@ -105,16 +105,14 @@ def check_behind(text: str) -> None:
 @contextmanager
 def lifted(rank: int, ranks: int) -> Iterator[None]:
     """This rank's link without limits meanwhile: for set-up and evaluation, which are not measured, and would take
-    minutes. Links that are shared stay as they are, since a process of their own changes them. Raises UserError."""
+    minutes. Raises UserError."""
     spec = links.parse(os.environ.get(VARIABLE, "none"))
-    limited = not isinstance(spec, NoLinks | Shared)
-    here, switch = "tc", "tc -n switch"
-    if limited:
-        _run(f"{here} qdisc del dev eth0 root", "")
-        _run(f"{switch} qdisc del dev port{rank + 1} root", "")
+    if not isinstance(spec, NoLinks):
+        _run("tc qdisc del dev eth0 root")
+        _run(f"tc -n switch qdisc del dev port{rank + 1} root")
     yield
-    if limited:
-        _limit(spec, rank, ranks, here, switch)
+    if not isinstance(spec, NoLinks):
+        _limit(spec, rank, ranks, "tc", "tc -n switch")
 
 
 def set_up(spec: Links, ranks: int) -> list[str]:
@@ -216,7 +214,7 @@ def _do(line: str, given: list[str] | None = None) -> None:
         raise UserError(f"--links: `{line}`: {said}")
 
 
-def _run(line: str, given: str) -> tuple[int, str, str]:
+def _run(line: str, given: str = "") -> tuple[int, str, str]:
     done = subprocess.run(line.split(), input=given, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 

@@ -188,6 +188,8 @@ class Execution:
     def _last_rows(self, end: clock.Offset) -> None:
         try:
             self.watch.last_flush()
+            if self.changes:
+                self.changes.close()
             self.storage.part.append_offset(end)
             self.storage.part.sync()
         except OSError as error:

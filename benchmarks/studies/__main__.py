@@ -4,6 +4,7 @@
     python -m outpace.benchmarks.studies busiest-rank    rates and traffic against the number of workers
     python -m outpace.benchmarks.studies slow-worker     the pace of the others beside a slow worker
     python -m outpace.benchmarks.studies signum          Signum beside Adam, both tuned over a grid
+    python -m outpace.benchmarks.studies bits            Signum beside AllReduce-SGD and Adam, over the links' rate
     python -m outpace.benchmarks.studies vote-errors     how often a majority is wrong, against workers and noise
     python -m outpace.benchmarks.studies flippers        majority vote against workers that negate their signs
     python -m outpace.benchmarks.studies batch-sizes     SVRG and Katyusha X: passes and rounds against the batch size
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Final
 
 from outpace.benchmarks.studies import slow_networks, variance_reduction
+from outpace.benchmarks.studies.bits import bits
 from outpace.benchmarks.studies.bounds import bounds
 from outpace.benchmarks.studies.busiest_rank import busiest_rank
 from outpace.benchmarks.studies.flippers import flippers
@@ -43,6 +45,7 @@ STUDIES: Final[dict[str, Callable[..., object]]] = {
     "busiest-rank": busiest_rank,
     "slow-worker": slow_worker,
     "signum": signum,
+    "bits": bits,
     "vote-errors": vote_errors,
     "flippers": flippers,
     "batch-sizes": variance_reduction.batch_sizes,

@@ -73,11 +73,6 @@ class Run:
         return str(self.attrs.get("links", "none"))
 
     @property
-    def label(self) -> str:
-        """The program and the injected delays, for instance "AD-PSGD, rank 3 slowed 10×"."""
-        return f"{self.name}, {self.level}"
-
-    @property
     def level(self) -> str:
         """The injected delays in words; stragglers other than `fixed` stand as their SPEC."""
         slowed = self.slowed()

@@ -42,6 +42,8 @@ def values_of(run: Run, name: str) -> list[Any]:
     key = key_of(name)
     if key == "n_nodes" and "hostnames" in run.attrs:
         return [len(set(run.attrs["hostnames"]))]
+    if key == "links" and key not in run.attrs:
+        return [run.links]
     return [place[key] for place in (run.attrs, run.config) if key in place]
 
 

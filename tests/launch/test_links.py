@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -208,3 +209,13 @@ def test_a_program_that_was_started_without_outpace(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr == f"d_psgd: --links is {LINKS[1]}, and the ranks are behind none: start them by `outpace run`\n"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.long
+def test_evaluations_are_not_behind_the_links(links_here: None, start: Callable) -> None:
+    """Three of a model of 2 MB in float64 would take more than 90 s at 1 Mbit/s; a step of its signs takes 0.3 s."""
+    began = time.monotonic()
+    flags = ("--problem", "digits:hidden=3300", "--time-budget", "1", "--evaluations", "1", "--links", "all:rate=1mbit")
+    code, _, err = start("sign_sgd", 2, *flags, outpace=True).end()
+    assert code == 0, err
+    assert time.monotonic() - began < 60

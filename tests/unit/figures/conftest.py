@@ -8,8 +8,8 @@ from made_traces import SLOW, simulate
 
 @pytest.fixture(scope="session")
 def traces(tmp_path_factory):
-    """Three programs with and without a slow rank, on 4 workers, and without on 2; and one with another batch size, and
-    another step size: what all figures can be drawn of."""
+    """Three programs with and without a slow rank, on 4 workers, and without on 2; and one with another batch size,
+    another step size, and behind links: what all figures can be drawn of."""
     folder = tmp_path_factory.mktemp("traces")
     made = [
         simulate(folder / f"{algorithm}-{n}-{level}.h5", algorithm, n, stragglers)
@@ -21,5 +21,6 @@ def traces(tmp_path_factory):
     return [
         simulate(folder / "allreduce_sgd-4-batch.h5", "allreduce_sgd", config=double),
         simulate(folder / "allreduce_sgd-4-step.h5", "allreduce_sgd", constants=faster),
+        simulate(folder / "allreduce_sgd-4-linked.h5", "allreduce_sgd", links="all:rate=100mbit"),
         *made,
     ]

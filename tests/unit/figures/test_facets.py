@@ -95,8 +95,80 @@ def test_the_loss_of_heterogeneity_can_be_chosen(tmp_path):
     right = compose("heterogeneity", [run], loss=3.0).axes[1]
     assert right.get_ylabel() == "s to loss 3"
     assert lines(right)["AD-PSGD"].get_ydata() == pytest.approx([0.5])
-    with pytest.raises(UserError, match="loss-time: --loss is of the figure heterogeneity"):
+    with pytest.raises(UserError, match="loss-time: --loss is of the figures heterogeneity and bandwidth"):
         compose("loss-time", [run], loss=3.0)
+
+
+RATES = {"none": 400.0, "all:rate=1gbit": 1000.0, "all:rate=20mbit": 20.0}
+
+
+def test_bandwidth_has_a_column_for_each_level_of_stragglers_and_an_edge_without_links(tmp_path):
+    """AD-PSGD takes 2 s an epoch, and 1000 / rate more behind links; D-PSGD twice that, and s times where slowed. Of
+    each time three launches, with 2 s more and less. The loss falls by 1 in each second that is told."""
+    runs = []
+    for s, stragglers in ((10, SLOW), (1, "none")):
+        for spec, rate in RATES.items():
+            epoch_s = 2 if spec == "none" else 2 + 1000 / rate
+            for seed, more in enumerate((0, -1, 1)):
+                same = {"stragglers": stragglers, "links": spec, "seed": seed}
+                name = f"{s}-{rate}-{seed}.h5"
+                slow = [5.0, 5 - 1 / s, 5 - 2 / s, 5 - 3 / s]
+                runs.append(swept(tmp_path / f"ad-{name}", epoch_s + more, [5.0, 4.0, 3.0, 2.0], **same))
+                runs.append(swept(tmp_path / f"d-{name}", 2 * s * epoch_s, slow, algorithm="d_psgd", **same))
+    figure = compose("bandwidth", runs)
+    assert_legible(figure)
+    epochs, times = figure.axes[:2], figure.axes[2:]
+    assert [axes.get_title(loc="left") for axes in epochs] == ["no stragglers", "rank 1 slowed 10×"]
+    assert [tick.get_text() for tick in times[0].get_xticklabels()] == ["20", "1000", "no\nlinks"]
+    assert "links" not in figure.get_suptitle()
+    for axes, s in zip(epochs, (1, 10), strict=True):
+        drawn = lines(axes)
+        np.testing.assert_allclose(drawn["AD-PSGD"].get_ydata(), [52, 3, 2])
+        np.testing.assert_allclose(drawn["D-PSGD"].get_ydata(), [104 * s, 6 * s, 4 * s])
+        np.testing.assert_allclose(drawn["D-PSGD"].get_xdata(), axes.get_xticks(), rtol=0.02)
+        assert drawn["D-PSGD"].get_linestyle() == "-"
+    assert times[0].get_ylabel() == "s to loss 4.8"
+    for axes, s in zip(times, (1, 10), strict=True):
+        np.testing.assert_allclose(lines(axes)["D-PSGD"].get_ydata(), 3 * [0.2 * s])
+    assert compose("bandwidth", runs, loss=3.0).axes[2].get_ylabel() == "s to loss 3"
+
+
+def test_bandwidth_needs_one_rate_and_the_same_settings_at_all(tmp_path):
+    def run(name, spec, **more):
+        return swept(tmp_path / f"{name}.h5", 1.0, [5.0, 1.0], links=spec, **more)
+
+    free, fast = run("free", "none"), run("fast", "all:rate=1gbit")
+    for others, reason in (
+        ([], r"free\.h5: no run has links; needs runs with --links all:rate="),
+        ([fast, run("one", "fixed:rank=0,rate=1gbit")], r"one\.h5: 'fixed:rank=0,rate=1gbit' is not one rate"),
+        ([fast, run("far", "all:rate=1gbit,delay=5ms")], r"fast\.h5 and .*far\.h5 differ in links .* share a point"),
+        ([run("step", "all:rate=1gbit", config={"step_size": 0.2})], "differ in step_size"),
+        ([fast, run("many", "all:rate=1gbit", n_workers=8)], "differ in n_workers"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            compose("bandwidth", [free, *others])
+    levels = [run(f"s{k}", "all:rate=1gbit", stragglers=f"fixed:rank=0,factor={k}") for k in range(2, 7)]
+    with pytest.raises(UserError, match="bandwidth: 5 panels; at most 4: --where takes some"):
+        compose("bandwidth", levels)
+
+
+def test_links_are_levels_as_stragglers_are(tmp_path):
+    """The mildest first: no links, then those of the faster slow link."""
+    specs = ("fixed:rank=0,factor=100,others=1gbit", "none", "all:rate=1gbit", "fixed:rank=0,factor=2,others=1gbit")
+    runs = [
+        swept(tmp_path / f"{k}-{j}.h5", k + 1.0, [2.0, 1.0], stragglers=stragglers, links=spec)
+        for j, stragglers in enumerate(("none", SLOW))
+        for k, spec in enumerate(specs)
+    ]
+    figure = compose("heterogeneity", runs)
+    assert_legible(figure)
+    titles = [
+        f"{stragglers}, {words}"
+        for stragglers in ("no stragglers", "rank 1 slowed 10×")
+        for words in ("no links", "links of 1 Gbit/s", *(f"link of rank 0 {k}× slower than 1 Gbit/s" for k in (2, 100)))
+    ]
+    assert [axes.get_title(loc="left").replace("\n", " ") for axes in figure.axes[::2]] == titles
+    assert [lines(axes)["AD-PSGD"].get_ydata()[0] for axes in figure.axes[::2]] == [2, 3, 4, 1, 2, 3, 4, 1]
 
 
 def test_all_panels_of_a_grid_have_one_scale(tmp_path):

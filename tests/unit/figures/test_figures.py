@@ -23,6 +23,7 @@ WANTED = {
     "splits": "4-equal",
     "batches": "allreduce_sgd-4-(equal|batch)",
     "step-sizes": "allreduce_sgd-4-(equal|step)",
+    "bandwidth": "-4-(equal|linked)",
 }
 
 

@@ -1,8 +1,9 @@
 """Single steps: shares, staleness, timelines."""
 
+import h5py
 import numpy as np
 import pytest
-from drawn import bars
+from drawn import assert_legible, bars
 from made_traces import SLOW, simulate, write_trace
 
 from outpace.benchmarks.figures import compose
@@ -119,3 +120,63 @@ def test_a_timeline_places_events_where_they_happened(tmp_path):
         (communicates, 2, 0.25, 1.0),
     }
     assert axes.yaxis.get_major_formatter()(2, 0) == "server 2"
+
+
+SHARED = "shared:rate=1gbit,share=0.1,period=0.8,fraction=0.5"
+SLOW_RATE, FULL_RATE = 12.5e6, 125e6
+
+
+def changes(path, *rows):
+    """The columns of /links in a trace: rank, time and rate of each change."""
+    rank, t_s, bytes_per_s = zip(*rows, strict=True)
+    with h5py.File(path, "a") as file:
+        scale = file.create_dataset("links/row", data=np.arange(len(rows)))
+        scale.make_scale("row")
+        for name, values in (("rank", rank), ("t_s", t_s), ("bytes_per_s", bytes_per_s)):
+            about = schema.GROUPS["links"][name]
+            data = file.create_dataset(f"links/{name}", data=np.asarray(values, about.dtype))
+            data.attrs.update({"units": about.units, "long_name": about.long_name})
+            data.dims[0].attach_scale(scale)
+    return Run(path)
+
+
+def test_a_timeline_shows_when_a_ranks_link_is_slow(tmp_path):
+    """From the start, for a while, to the end; and one that is told twice that it is slow."""
+    steps = {"rank": [0, 1], "t_s": [1.0, 1.0], "compute_s": [0.5, 0.75], "injected_s": [0.0, 0.0]}
+    events = {"rank": [0, 1, 2, 3], "kind": 4 * [0], "t_start_s": 4 * [0.0], "t_end_s": [0.5, 0.75, 1, 1]}
+    path = write_trace(tmp_path / "a.h5", {"steps": steps, "events": events}, links=SHARED)
+    run = changes(
+        path,
+        (3, 0.0, SLOW_RATE),
+        (1, 0.25, SLOW_RATE),
+        (3, 0.25, FULL_RATE),
+        (1, 0.5, SLOW_RATE),
+        (2, 0.5, FULL_RATE),
+        (1, 0.625, FULL_RATE),
+        (0, 0.875, SLOW_RATE),
+    )
+    (axes,) = compose("timeline", [run]).axes
+    begin, end = axes.get_xlim()
+    scale = 1.0 if "(s)" in axes.get_xlabel() else 1e3
+    slow = {rank: spans for (label, rank), spans in bars(axes).items() if label == "its link is slow"}
+    assert slow.keys() == {0, 1, 3}
+    np.testing.assert_allclose(slow[0], [(0.875 * scale, end)])
+    np.testing.assert_allclose(slow[1], [(0.25 * scale, 0.5 * scale), (0.5 * scale, 0.625 * scale)])
+    np.testing.assert_allclose(slow[3], [(begin, 0.25 * scale)])
+
+
+@pytest.mark.parametrize("algorithm", ["ad_psgd", "d_psgd"])
+def test_a_timeline_is_about_a_change_of_links_where_there_is_one(tmp_path, algorithm):
+    """Of two the one that is nearer to the middle of the run, though it is far from it; a start is no change."""
+    path = simulate(tmp_path / "a.h5", algorithm, links=SHARED)  # of more than 1.2 s
+    start = [(rank, 0.0, FULL_RATE) for rank in range(2)] + [(2, 0.5, FULL_RATE)]
+    run = changes(path, *start[:2], (0, 0.05, SLOW_RATE), (1, 0.25, SLOW_RATE), start[2])
+    figure = compose("timeline", [run])
+    assert_legible(figure)
+    (axes,) = figure.axes
+    shown = bars(axes)
+    length = axes.get_xlim()[1]
+    (low, high) = shown["its link is slow", 1][0]
+    assert 0 < low < high == pytest.approx(length)
+    assert shown["its link is slow", 0] == [(0, pytest.approx(length))]
+    assert "its link is slow" in [text.get_text() for text in figure.legends[0].get_texts()]

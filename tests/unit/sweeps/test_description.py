@@ -121,6 +121,24 @@ def test_presets():
     assert factors == {"none", "2", "5", "10", "100"}
 
 
+def test_presets_of_links():
+    """Every program meets each rate with both models, without and with a slow worker, and each slow link."""
+    found = {
+        name: Counter(
+            tuple(flag(point, name) for name in ("--links", "--stragglers", "--problem"))
+            for point in load(Path(name)).points
+        )
+        for name in ("bandwidth", "slow-link")
+    }
+    rates = ["none", *(f"all:rate={rate}" for rate in ("1gbit", "100mbit", "20mbit"))]
+    models = [f"quadratic:dim={dim}" for dim in (25_000, 1_000_000)]  # of float32: 0.1 and 4 MB
+    delays = ["none", "fixed:rank=0,factor=10"]
+    slow = [f"fixed:rank=0,factor={factor},others=1gbit" for factor in (2, 10, 100)]
+    programs = 8
+    assert found["bandwidth"] == dict.fromkeys(itertools.product(rates, delays, models), programs)
+    assert found["slow-link"] == dict.fromkeys(((links, None, models[1]) for links in (rates[1], *slow)), programs)
+
+
 ERRORS = [
     ('programs = ["d_psgd"\nworkers = 2', "line 2"),
     ("programs = ['d_psgd']\n[flags]\nepochs = = 3\nworkers = 2", "line 3, column 10"),

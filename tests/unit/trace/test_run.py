@@ -24,19 +24,19 @@ def test_attributes_are_plain_and_columns_are_arrays(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "stragglers", "label"),
+    ("algorithm", "name", "stragglers", "level"),
     [
-        ("ad_psgd", "none", "AD-PSGD, no stragglers"),
-        ("allreduce_sgd", "fixed:rank=3,factor=10", "AllReduce-SGD, rank 3 slowed 10×"),
-        ("d_psgd", "fixed:rank=0+3,factor=2.5", "D-PSGD, ranks 0, 3 slowed 2.5×"),
-        ("d2", "random:p=0.1,factor=5", "D², random:p=0.1,factor=5"),
-        ("my_sgd", "none", "my_sgd, no stragglers"),
+        ("ad_psgd", "AD-PSGD", "none", "no stragglers"),
+        ("allreduce_sgd", "AllReduce-SGD", "fixed:rank=3,factor=10", "rank 3 slowed 10×"),
+        ("d_psgd", "D-PSGD", "fixed:rank=0+3,factor=2.5", "ranks 0, 3 slowed 2.5×"),
+        ("d2", "D²", "random:p=0.1,factor=5", "random:p=0.1,factor=5"),
+        ("my_sgd", "my_sgd", "none", "no stragglers"),
     ],
 )
-def test_labels_name_the_program_and_the_injected_delays(tmp_path, algorithm, stragglers, label):
+def test_program_and_injected_delays_in_words(tmp_path, algorithm, name, stragglers, level):
     run = losses(tmp_path / "a.h5", [1.0], algorithm=algorithm, stragglers=stragglers)
-    assert run.label == label
-    assert run.label.startswith(run.name)
+    assert run.name == name
+    assert run.level == level
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,6 @@ def test_names_tell_variants_apart(tmp_path, algorithm, config, name):
 def test_a_variant_has_its_own_name(tmp_path: Path, algorithm: str, config: dict[str, str], name: str) -> None:
     run = Run(write_trace(tmp_path / "run.h5", {}, config, algorithm=algorithm))
     assert run.name == name
-    assert run.label == f"{name}, no stragglers"
 
 
 def test_effort_and_rounds(tmp_path):
