@@ -28,8 +28,9 @@ from outpace.comm.errors import UserError
 
 BURST_S: Final = 1e-3  # of the rate: what an idle link lets through at once; with half of it, TCP did not fill one
 LEAST_BURST: Final = 6_200  # bytes, four whole packets; with two, TCP did not fill a link of 10 Mbit/s
+PACKET: Final = 1_448  # bytes in one
 LARGEST: Final = 65_536  # bytes that TCP hands over as one packet
-WINDOW_S: Final = 0.05  # of the rate: what one rank may have under way to another, which may look up that late
+WINDOW_S: Final = 0.01  # of the rate: what one rank may have under way to another, which may look up that late
 LEAST_QUEUE: Final = 4 * LARGEST  # TCP has two or three of them in a queue, and a lost one costs a slow link dearly
 DELAYED: Final = 100_000  # packets under way
 QUANTUM: Final = 60_000  # bytes, of a class in its turn; what htb takes for large rates, it warns of
@@ -134,8 +135,10 @@ def _connect(spec: Links, rank: int, ranks: int) -> list[str]:
         rate = min(rate, spec.of_rank(other) or math.inf)
         route = f"route add {address(other)}/32 dev eth0 src {address(rank)} congctl reno"
         if rate < math.inf:
-            # What is under way waits in a queue, and behind it the word of what has come the other way.
-            route += f" window {max(LARGEST, rate / 8 * (WINDOW_S + 2 * spec.delay_s)):.0f}"
+            # What is under way waits in a queue, and behind it the word of what has come the other way. Begun with less
+            # after every pause, a connection would be slow for some of such times.
+            window = max(LARGEST, rate / 8 * (WINDOW_S + 2 * spec.delay_s))
+            route += f" window {window:.0f} initcwnd {window / PACKET:.0f}"
         lines.append(route)
     if (fastest := max(sent.values(), default=math.inf)) < math.inf:
         # What TCP hands over as one packet then fits into the bucket. Larger ones fill the queue, and some are lost.
