@@ -31,6 +31,7 @@ LEAST_BURST: Final = 6_200  # bytes, four whole packets; with two, TCP did not f
 PACKET: Final = 1_448  # bytes in one
 LARGEST: Final = 65_536  # bytes that TCP hands over as one packet
 WINDOW_S: Final = 0.01  # of the rate: what one rank may have under way to another, which may look up that late
+LEAST_WINDOW: Final = LARGEST // 2  # at 10 Mbit/s, 26 ms; both ways at once, a handshake waits behind as much
 LEAST_QUEUE: Final = 4 * LARGEST  # TCP has two or three of them in a queue, and a lost one costs a slow link dearly
 DELAYED: Final = 100_000  # packets under way
 QUANTUM: Final = 60_000  # bytes, of a class in its turn; what htb takes for large rates, it warns of
@@ -132,13 +133,15 @@ def _connect(spec: Links, rank: int, ranks: int) -> list[str]:
     link, pairs = spec.of_rank(rank) or math.inf, spec.to_others(rank, ranks)
     sent = {other: min(link, pairs.get(other, math.inf)) for other in range(ranks) if other != rank}
     for other, rate in sent.items():
-        rate = min(rate, spec.of_rank(other) or math.inf)
+        others_rate = spec.of_rank(other) or math.inf
         route = f"route add {address(other)}/32 dev eth0 src {address(rank)} congctl reno"
-        if rate < math.inf:
-            # What is under way waits in a queue, and behind it the word of what has come the other way. Begun with less
-            # after every pause, a connection would be slow for some of such times.
-            window = max(LARGEST, rate / 8 * (WINDOW_S + 2 * spec.delay_s))
-            route += f" window {window:.0f} initcwnd {window / PACKET:.0f}"
+        if (slowest := min(rate, others_rate)) < math.inf:
+            # With less at the start and after every pause, a connection would need some round trips to fill a link.
+            window = max(LEAST_WINDOW, slowest / 8 * (WINDOW_S + 2 * spec.delay_s))
+            route += f" initcwnd {2 * window / PACKET:.0f}"
+            if link < others_rate:
+                # The other would fill the queue at this link, and behind that waits the word of what it has received.
+                route += f" window {window:.0f}"
         lines.append(route)
     if (fastest := max(sent.values(), default=math.inf)) < math.inf:
         # What TCP hands over as one packet then fits into the bucket. Larger ones fill the queue, and some are lost.
