@@ -67,11 +67,13 @@ def test_shared_links(tmp_path: Path) -> None:
     over = slow_networks.shared_links(tmp_path, launches=1, workers=2, seconds=4)
     assert over["ad_psgd"] == 1
     assert over["allreduce_sgd"] > 1
-    assert (tmp_path / "epoch-time.png").exists()
+    assert (tmp_path / "loss-time.png").exists()
 
 
 def test_server_link(tmp_path: Path) -> None:
-    """Two workers cannot pass more than a model each 0.34 s through the server's link; without it they make 40."""
-    rates = slow_networks.server_link(tmp_path, launches=1, workers=(2,), seconds=2)
-    assert rates["a_psgd", 2] < 3.5
-    assert rates["ad_psgd", 2] > 20
+    """No number of workers can pass more than a model each 0.34 s through the server's link. By themselves two make 40
+    gradients/s."""
+    rates = slow_networks.server_link(tmp_path, launches=1, workers=(2, 4), seconds=2)
+    assert max(rates["a_psgd", n] for n in (2, 4)) < 3.5
+    assert rates["ad_psgd", 4] > 1.3 * rates["ad_psgd", 2] > 20
+    assert (tmp_path / "steps-rate.png").exists()
