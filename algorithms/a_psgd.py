@@ -6,6 +6,10 @@
 No worker waits for another one. tau, the number of gradients applied between the pull and the use, has the mean n - 1
 whatever the speeds, since every worker always has one gradient under way. k counts the gradients of all workers.
 
+A worker has one gradient under way and waits for its answer, so at most one message of each waits at a server, however
+slow its link is. Behind a slow link workers are slow, all of them where it is the server's; nothing piles up, and a run
+ends when these are answered.
+
 The last `servers` ranks hold the model in slices, each with one buffer per worker beside its own. Cost per gradient:
 the worker sends one gradient and gets one model, and at most 64 bytes for tickets of the budget. The busiest rank is a
 server: in the time in which every worker computes one gradient, n / servers gradients come in and as many models go

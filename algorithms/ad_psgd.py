@@ -6,17 +6,20 @@ Two threads of each worker share its model x, and nothing waits for all workers:
     averaging  x, x_j <- (x + x_j) / 2  with a random neighbour j, once per gradient of any worker
 
 k counts the gradients of all workers. The graph is bipartite (section 4): active workers ask, passive ones answer. A
-passive worker whose averaging is due calls a random active neighbour, which then asks it. One that is due stands for
-all that are due at a worker, so none pile up where messages are slower than gradients. Cost at the busiest rank while
-every worker computes one gradient: on a regular graph two exchanges, one for its own gradient and one for a
+passive worker whose averaging is due calls a random active neighbour, which then asks it. Cost at the busiest rank
+while every worker computes one gradient: on a regular graph two exchanges, one for its own gradient and one for a
 neighbour's, a model each way; and 64 bytes for each batch of tickets of the budget.
+
+Where messages are slower than gradients, no gradient waits, and a worker averages as often as it can: one averaging
+that is due stands for all that are due at a worker, so none pile up. Models drift the further the fewer there are.
 
 Why it cannot hang. No gradient loop waits for a neighbour. An active worker waits for the passive one that it asked,
 and a passive one in an exchange for the active one that asked it, which has sent all that is waited for: so the
 exchanges at a passive worker end one after the other. A passive worker says DONE after its last gradient, an active one
-after its own last and its neighbours' DONE; until then it serves who calls, and from then on it asks no more, whatever
-is due. A passive worker answers until its neighbours are DONE. So whoever may be called or asked is there, nothing
-comes after DONE, and a run ends within an exchange of its last gradient, as Algorithm 1 does.
+after its own last and its neighbours' DONE; until then it serves who calls. What is due for a worker that is done is
+dropped: it would be line 5 of an iteration that there is not. A passive worker answers until its neighbours are DONE.
+So whoever may be called or asked is there, nothing comes after DONE, and a run ends within an exchange of its last
+gradient; at a passive worker that several ask at once, within one with each of these.
 
 Deviations from the paper:
 1. The gradient thread itself applies its gradient, under a lock that nobody holds across a message; the paper's
@@ -112,6 +115,7 @@ def ask(comm, neighbours, exchange, words, rng, free, trace):
             source, word = heard
             if word == DONE:
                 present.remove(source)
+                due = deque(worker for worker in due if worker != source)  # line 5 of an iteration that there is not
             elif source not in due:
                 due.append(source)
             continue

@@ -7,6 +7,10 @@ Every worker trains a model x_i of its own; a server holds the centre x~, to whi
 
 No worker waits for another one. k counts the gradients of all workers. The result, and what is evaluated, is x~.
 
+A worker has one exchange under way and waits for its answer, so at most one message of each waits at a server, however
+slow its link is. Behind a slow link workers are slow, all of them where it is the server's; nothing piles up, and a run
+ends when these are answered.
+
 The last `servers` ranks hold the centre in slices, each with one buffer per worker beside its own. Cost per gradient:
 1 / tau models to the worker and as many from it, and at most 64 bytes for tickets of the budget. The busiest rank is
 a server: in the time in which every worker computes one gradient, n / (tau servers) models come in and as many go

@@ -88,7 +88,8 @@ def _claimed(comm: MeteredComm, run: RunFunction, plan: Plan, generation: int) -
     xp = arrays.load(launch.backend, comm)
     workers = [comm.rank] if comm.rank < plan.n else []
     setting = Setting(comm, workers, plan.n, launch.split, config.seed, config.dtype, xp, config.batch_size)
-    shares = problems.build(launch.problem, setting)
+    with namespaces.lifted(comm.rank, comm.size):
+        shares = problems.build(launch.problem, setting)
     if launch.geometry:
         agreement.together(comm, lambda: geometry.check(shares, config.batch_size))
     servers = plan.layout.servers

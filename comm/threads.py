@@ -59,6 +59,7 @@ def abort(comm: MPI.Intracomm, cause: str, code: int) -> NoReturn:
     raise SystemExit(code)  # not reached: MPI's abort does not return
 
 
+Thread = threading.Thread
 Channel = queue.SimpleQueue  # first in, first out; `get` sleeps until there is something
 
 

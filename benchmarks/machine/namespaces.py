@@ -5,9 +5,9 @@ of it is killed with the first process in there, which is killed with its parent
 with the last one. So there is nothing to clean up, however a job ends. Token buckets give each rank's link its rate, at
 both of its ends; the switch has no limit of its own. What links there can be is in `links`.
 
-Needs root, the commands unshare and setpriv (util-linux), ip and tc (iproute2), a kernel with veth, bridge and tbf, for
-pairs also with htb and u32, for a delay with netem, and Hydra, which is MPICH's mpiexec: it lets us say how a rank is
-reached.
+Needs root, the commands nsenter, setpriv and unshare (util-linux), ip and tc (iproute2), a kernel with veth, bridge and
+tbf, for pairs also with htb and u32, for a delay with netem, and Hydra, which is MPICH's mpiexec: it lets us say how a
+rank is reached.
 """
 
 import functools
@@ -17,11 +17,13 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from outpace.benchmarks.machine import guardian, links, transport
-from outpace.benchmarks.machine.links import Links, Shared
+from outpace.benchmarks.machine.links import Links, NoLinks, Shared
 from outpace.benchmarks.machine.mpiexec import HYDRA_CHOICES, is_hydra, mpiexec
 from outpace.comm.errors import UserError
 
@@ -32,7 +34,10 @@ LEAST_QUEUE: Final = 4 * LARGEST  # TCP has two or three of them in a queue, and
 DELAYED: Final = 100_000  # packets under way
 QUANTUM: Final = 60_000  # bytes, of a class in its turn; what htb takes for large rates, it warns of
 QUEUE_S: Final = 0.1  # of the rate: what waits at a link before packets are dropped
-COMMANDS: Final = {"setpriv": "util-linux", "unshare": "util-linux", "ip": "iproute2", "tc": "iproute2"}
+COMMANDS: Final = {
+    **dict.fromkeys(("nsenter", "setpriv", "unshare"), "util-linux"),
+    **dict.fromkeys(("ip", "tc"), "iproute2"),
+}
 NAMESPACES: Final = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"),
@@ -98,6 +103,21 @@ def check_behind(text: str) -> None:
         raise UserError(f"--links is {text}, and the ranks are behind {here}: start them by `outpace run`")
 
 
+@contextmanager
+def lifted(rank: int, ranks: int) -> Iterator[None]:
+    """This rank's link without limits meanwhile: for set-up and evaluation, which are not measured, and would take
+    minutes. Links that are shared stay as they are, since a process of their own changes them. Raises UserError."""
+    spec = links.parse(os.environ.get(VARIABLE, "none"))
+    limited = not isinstance(spec, NoLinks | Shared)
+    here, switch = "tc", "nsenter --net=/proc/1/ns/net tc"  # the switch is where the first process in here is
+    if limited:
+        _run(f"{here} qdisc del dev eth0 root", "")
+        _run(f"{switch} qdisc del dev port{rank + 1} root", "")
+    yield
+    if limited:
+        _limit(spec, rank, ranks, here, switch)
+
+
 def set_up(spec: Links, ranks: int) -> list[str]:
     """Make switch and links in the namespaces of this process; the ranks' addresses. Raises UserError."""
     # `ip netns` keeps names as mounts in this folder: a new one, which nobody outside sees.
@@ -115,10 +135,15 @@ def set_up(spec: Links, ranks: int) -> list[str]:
         _do(f"ip link add {port} type veth peer name eth0 netns {name}")
         _do(f"ip link set {port} master switch up")
         _do(f"ip -n {name} -batch -", _connect(spec, rank, ranks))
-        _do(f"tc -n {name} -batch -", _shape(spec, rank, ranks))
-        if rate := spec.of_rank(rank):
-            _do(f"tc qdisc add dev {port} root {bucket(rate)}")
+        _limit(spec, rank, ranks, f"tc -n {name}", "tc")
     return [address(rank) for rank in range(ranks)]
+
+
+def _limit(spec: Links, rank: int, ranks: int, there: str, switch: str) -> None:
+    """Both ends of a rank's link, by a tc in its namespace and one in that of the switch."""
+    _do(f"{there} -batch -", _shape(spec, rank, ranks))
+    if rate := spec.of_rank(rank):
+        _do(f"{switch} qdisc add dev port{rank + 1} root {bucket(rate)}")
 
 
 def address(rank: int) -> str:

@@ -22,6 +22,7 @@ PINGS_SHARE: Final = 0.2  # of the round, after which there are no more of them
 LEAST_NBYTES: Final = 2**11
 MOST_NBYTES: Final = 2**20  # eight bursts at 1 Gbit/s
 CHUNKS: Final = 16  # messages of an exchange
+LEAST_CHUNK: Final = 2**10  # bytes: of shorter ones headers take too large a part
 MIDDLE: Final = 0.7  # of an exchange, past the burst
 REPEATS: Final = 4  # of the last exchange at most, as far as there is time: the fastest counts
 OVER: Final = -1  # in place of a number of bytes
@@ -118,10 +119,11 @@ def _follow(comm: MPI.Intracomm, peer: int, buffers: np.ndarray) -> None:
 
 
 def _exchange(comm: MPI.Intracomm, peer: int, buffers: np.ndarray, nbytes: int) -> float:
-    """Send and receive so many bytes in CHUNKS messages; the rate at which they came, infinite for none."""
+    """Send and receive so many bytes in several messages; the rate at which they came, infinite for none."""
     if not nbytes:
         return np.inf
-    outgoing, incoming = buffers[:, :nbytes].reshape(2, CHUNKS, -1)
+    chunks = min(CHUNKS, nbytes // LEAST_CHUNK)
+    outgoing, incoming = buffers[:, :nbytes].reshape(2, chunks, -1)
     receives = [comm.Irecv(chunk, peer) for chunk in incoming]
     sends = [comm.Isend(chunk, peer) for chunk in outgoing]
     t_s = [clock.now(comm)]
@@ -129,7 +131,7 @@ def _exchange(comm: MPI.Intracomm, peer: int, buffers: np.ndarray, nbytes: int) 
         clock.wait(comm, [receive], under_way=True)
         t_s.append(clock.now(comm))
     clock.wait(comm, sends, under_way=True)
-    return nbytes / CHUNKS / interval(t_s)
+    return nbytes / chunks / interval(t_s)
 
 
 def interval(t_s: Sequence[float]) -> float:

@@ -15,8 +15,9 @@ from outpace.benchmarks.trace.checkpoint import Checkpoint
 from outpace.benchmarks.trace.recorder import Trace
 from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import agreement, clock
-from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
+from outpace.comm.budget import AgreedSteps, Budget, Stop
 from outpace.comm.meter import MeteredComm
+from outpace.comm.tickets import SharedCount, SharedTickets
 
 RunFunction = Callable[[Any, Any, Any, Any, Any], Any]
 
@@ -49,11 +50,13 @@ class Assembly:
         self.trace = recorder(comm, snapshots)
         seconds, every = plan.launch.time_budget, plan.launch.checkpoint_every
         self.budget: Budget
-        if plan.shared:
-            total = None if steps is None else steps * plan.n
-            self.budget = SharedTickets(comm, total, seconds, self._start, self.trace, plan.layout, every)
-        else:
+        if not plan.shared:
             self.budget = AgreedSteps(comm, steps, seconds, self._start, plan.period, plan.hops, every)
+        elif steps is None:
+            self.budget = SharedCount(comm, seconds, self._start, plan.layout, every)
+        else:
+            total = steps * plan.n
+            self.budget = SharedTickets(comm, total, seconds, self._start, self.trace, plan.layout, every)
         self.problem = agreement.together(comm, lambda: self._paced(problem))
         if resumed:
             self.budget.saved, self.budget.count = resumed.kept, resumed.counters.rounds
@@ -61,7 +64,9 @@ class Assembly:
 
     def run(self, program: RunFunction) -> Any:
         """The program's loop until its budget ends or has it pause for a checkpoint; what it returns."""
-        return program(self.comm, self.problem, self.plan.config, self.budget, self.trace)
+        x = program(self.comm, self.problem, self.plan.config, self.budget, self.trace)
+        self.budget.settle()
+        return x
 
     def diverged(self, step: int) -> None:
         """A gradient or a model of this rank is not finite: its run ends."""

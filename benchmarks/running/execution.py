@@ -52,7 +52,8 @@ def execute(
         measure = partial(geometry.measure, comm, plan.n, course.shares, cfg.batch_size, cfg.seed)
     status = {"status": STATUS[reason]}
     keep, overwrite = reason is Stop.SIGNAL, plan.launch.overwrite or plan.launch.anew
-    written = finish(course, plan.target, status, prox.parse(cfg.prox), measure, keep, overwrite)
+    with namespaces.lifted(comm.rank, comm.size):
+        written = finish(course, plan.target, status, prox.parse(cfg.prox), measure, keep, overwrite)
     storage.close(keep)
     step_size = derived.get("step_size", cfg.step_size)
     return report(comm, plan, written, step_size, reason, execution.assembly.diverged_step, execution.watch.signal)

@@ -13,18 +13,22 @@
     python -m outpace.benchmarks.studies tuned           the same two with tuned step sizes, over N and condition number
     python -m outpace.benchmarks.studies epoch-lengths   SVRG with epochs of random and of fixed length
     python -m outpace.benchmarks.studies workers         Katyusha X: time per pass against the number of workers
+    python -m outpace.benchmarks.studies slow-link       one slow link of eight: the rates that programs keep
+    python -m outpace.benchmarks.studies shared-links    epoch times where others use the network as well
+    python -m outpace.benchmarks.studies server-link     A-PSGD and AD-PSGD behind slow links, against the workers
     python -m outpace.benchmarks.studies bounds          what analyses promise beside what signSGD and D-PSGD do
 
 A trace that is there already is not made again, so a study that was cut short goes on.
 """
 
 import argparse
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from outpace.benchmarks.studies import variance_reduction
+from outpace.benchmarks.studies import slow_networks, variance_reduction
 from outpace.benchmarks.studies.bits import bits
 from outpace.benchmarks.studies.bounds import bounds
 from outpace.benchmarks.studies.busiest_rank import busiest_rank
@@ -36,7 +40,7 @@ from outpace.benchmarks.studies.unequal_data import unequal_data
 from outpace.benchmarks.studies.vote_errors import vote_errors
 from outpace.comm.errors import UserError
 
-STUDIES: Final[dict[str, Callable[[Path], object]]] = {
+STUDIES: Final[dict[str, Callable[..., object]]] = {
     "unequal-data": unequal_data,
     "busiest-rank": busiest_rank,
     "slow-worker": slow_worker,
@@ -50,8 +54,21 @@ STUDIES: Final[dict[str, Callable[[Path], object]]] = {
     "tuned": variance_reduction.tuned,
     "epoch-lengths": variance_reduction.epoch_lengths,
     "workers": variance_reduction.workers,
+    "slow-link": slow_networks.slow_link,
+    "shared-links": slow_networks.shared_links,
+    "server-link": slow_networks.server_link,
     "bounds": bounds,
 }
+
+
+def _launches(number: int | None, study: Callable[..., object]) -> dict[str, int]:
+    if number is None:
+        return {}
+    if "launches" not in inspect.signature(study).parameters:
+        raise UserError("--launches: the number of its launches is fixed")
+    if number < 1:
+        raise UserError(f"--launches is {number}; it must be at least 1")
+    return {"launches": number}
 
 
 def main() -> int:
@@ -60,9 +77,12 @@ def main() -> int:
     )
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("-o", "--out", type=Path, help=f"folder for traces and figures; default {RUNS}/STUDY")
+    parser.add_argument("--launches", type=int, help="of each kind; of slow-link, shared-links and server-link")
     options = parser.parse_args()
+    study = STUDIES[options.study]
     try:
-        STUDIES[options.study](options.out or RUNS / options.study)
+        given = _launches(options.launches, study)
+        study(options.out or RUNS / options.study, **given)
     except UserError as error:
         print(f"{options.study}: {error}", file=sys.stderr)
         return 2

@@ -15,7 +15,7 @@ import numpy as np
 from outpace.benchmarks.trace import pairs
 from outpace.benchmarks.trace.common_loss import common_loss
 from outpace.benchmarks.trace.files import output
-from outpace.benchmarks.trace.run import Run, load
+from outpace.benchmarks.trace.run import Run, exchanges_per_gradient, load
 from outpace.benchmarks.trace.selection import chosen
 from outpace.comm.errors import UserError
 
@@ -103,6 +103,7 @@ def row(run: Run, target: float | None) -> Row:
         values[f"{name[:-2]}_mean_s"] = float(run.column("steps", name).mean()) if steps else None
     values["staleness_mean"] = float(run.column("steps", "staleness").mean()) if steps else None
     values["staleness_max"] = int(run.column("steps", "staleness").max()) if steps else None
+    values["exchanges_per_gradient"] = exchanges_per_gradient(run)
     values["busiest_nbytes_per_gradient"] = run.busiest_nbytes() if steps else None
     for name in FINAL:
         column = run.column("evaluations", name) if run.has("evaluations", name) else np.empty(0)

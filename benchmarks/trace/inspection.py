@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from outpace.benchmarks.trace import pairs, schema
-from outpace.benchmarks.trace.run import Run
+from outpace.benchmarks.trace.run import Run, exchanges_per_gradient
 from outpace.comm.errors import UserError
 
 NARROWEST: Final = 40  # columns of a table, whatever COLUMNS says
@@ -107,6 +107,8 @@ def summary(run: Run) -> Table:
         for name in ("compute_s", "injected_s", "wait_s"):
             rows[f"{name[:-2]}, s"] = _of_a_step(steps["rank"], steps[name], a["n_workers"])
         rows["time by rank, %"] = _time_by_rank(run)
+        if exchanges := exchanges_per_gradient(run):
+            rows["exchanges"] = f"{exchanges:.3g} per gradient"
         rows["staleness"] = f"mean {steps['staleness'].mean():.2f}, largest {steps['staleness'].max()}"
         rows["steps by rank"] = " ".join(map(str, np.bincount(steps["rank"], minlength=a["n_workers"])))
         for name in ("update_share", "data_share"):

@@ -229,6 +229,18 @@ def load(paths: Iterable[str | Path]) -> list[Run]:
     return list(runs.values())
 
 
+def exchanges_per_gradient(run: Run) -> float | None:
+    """Exchanges of the workers' gradient loops and communication threads over their gradients, each averaging of
+    two workers counted once; None where the program has none."""
+    n, gradients = run.attrs["n_workers"], len(run.column("steps", "rank"))
+    rank, kind, peer = (run.column("events", name) for name in ("rank", "kind", "peer"))
+    made = (kind == schema.KIND["exchange"]) & (rank < n)
+    if not gradients or not made.any():
+        return None
+    between_two = made & (peer >= 0) & (peer < n)
+    return float(made.sum() - between_two.sum() / 2) / gradients
+
+
 def _covered(start: NDArray[Any], end: NDArray[Any]) -> float:
     """How much time lies in one or more of the intervals from `start`, in ascending order, to `end`; none before 0."""
     reached = np.maximum.accumulate(np.concatenate([[0.0], end]))  # by the intervals before each

@@ -71,7 +71,7 @@ def test_every_rank_says_where_it_waits(tmp_path: Path) -> None:
     start = r"rank {}: nothing has happened here for \d+ s; its threads are at: "
     since = r", for \d+ s: "
     assert re.match(start.format(0), told[0])
-    assert re.search(f"MainThread{since}comm/budget.py:\\d+ \\(handing_out.join\\(\\)\\)", told[0])
-    assert re.search(f"_hand_out{since}comm/budget.py:\\d+ \\(.*clock.poll\\(comm, asked\\)\\)", told[0])
+    assert re.search(f"MainThread{since}comm/tickets.py:\\d+ \\(self._thread.join\\(\\)\\)", told[0])
+    assert re.search(f"_hand_out{since}comm/tickets.py:\\d+ \\(.*clock.poll\\(comm, asked\\)\\)", told[0])
     here = f"hangs.py:{line} \\(comm.Recv\\(x, 0, 99\\)\\)"
     assert re.match(start.format(1) + f"MainThread{since}{here}", told[1])

@@ -15,9 +15,10 @@ from outpace.benchmarks.trace.recorder import Trace
 from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import agreement, clock, threads
 from outpace.comm import budget as budgets
-from outpace.comm.budget import AgreedSteps, Budget, SharedTickets, Stop
+from outpace.comm.budget import AgreedSteps, Budget, Stop
 from outpace.comm.errors import UserError
 from outpace.comm.meter import MeteredComm
+from outpace.comm.tickets import SharedCount, SharedTickets
 
 
 def begin(comm: CheckedComm) -> float:
@@ -25,10 +26,14 @@ def begin(comm: CheckedComm) -> float:
     return clock.now(comm)
 
 
-def tickets(comm: CheckedComm, total: int | None, seconds: float | None = None) -> SharedTickets:
+def tickets(comm: CheckedComm, total: int) -> SharedTickets:
     return SharedTickets(
-        comm, total, seconds, lambda: begin(comm), Trace(comm, Snapshots(0, 1, np.dtype("f8"), per_step=True))
+        comm, total, None, lambda: begin(comm), Trace(comm, Snapshots(0, 1, np.dtype("f8"), per_step=True))
     )
+
+
+def counted(comm: CheckedComm, seconds: float | None = None) -> SharedCount:
+    return SharedCount(comm, seconds, lambda: begin(comm))
 
 
 def agreed(comm: CheckedComm, period: int, seconds: float | None = None) -> AgreedSteps:
@@ -49,6 +54,7 @@ def test_tickets_that_were_not_used_are_handed_out_later(comm: CheckedComm) -> N
             if comm.rank == end % comm.size and mine == 7:
                 budget.stop(Stop.CHECKPOINT)
             time.sleep(1e-4 * (1 + comm.rank))
+        budget.settle()
         saved = budget.save()
         before = comm.bcast(budget.count)
         everyones = sorted(itertools.chain.from_iterable(comm.allgather(taken)))
@@ -76,30 +82,54 @@ def test_the_desk_is_not_favoured(comm: CheckedComm) -> None:
     total, most = 20_000, []
     while len(most) < 5 and min(most, default=1.0) > 0.6:
         count = 0
-        for _ in tickets(comm, total):
+        budget = tickets(comm, total)
+        for _ in budget:
             count += 1
             end = time.perf_counter() + 5e-5
             while time.perf_counter() < end:
                 pass
+        budget.settle()
         most.append(max(comm.allgather(count)) / total)
     assert min(most) < 0.6
 
 
 def test_every_ticket_is_handed_out_once(comm: CheckedComm) -> None:
     taken = []
-    for k in tickets(comm, 57):
+    budget = tickets(comm, 57)
+    for k in budget:
         taken.append(k)
         time.sleep(0.001 * (1 + comm.rank))
+    budget.settle()
     assert sorted(itertools.chain.from_iterable(comm.allgather(taken))) == list(range(57))
     if comm.size > 1:
         assert 0 < len(taken) < 57
+
+
+def test_gradients_are_counted_where_only_time_is_limited(comm: CheckedComm) -> None:
+    """Ended and taken up three times: the desk's count is that of all gradients, whoever computed them, and the k that
+    a worker sees are all before it, rise, and follow the count, which the own gradients alone would not."""
+    made, last, budget = 0, -1, counted(comm)
+    for _ in range(3):
+        seen, before = list[int](), made
+        for k in budget:
+            seen.append(k)
+            time.sleep(0.001)
+            if len(seen) == 100 + 20 * comm.rank:
+                budget.stop(Stop.CHECKPOINT)
+        budget.settle()
+        budget.go_on()
+        made += sum(comm.allgather(len(seen)))
+        assert comm.bcast(budget.count) == made
+        assert (np.diff([last, *seen]) > 0).all()
+        last = seen[-1]
+        assert before + comm.size * len(seen) / 2 <= last < made
 
 
 @pytest.mark.parametrize("reason", [Stop.TIME, Stop.DIVERGED])
 @pytest.mark.parametrize("shared", [False, True])
 def test_early_ends_are_agreed(comm: CheckedComm, shared: bool, reason: Stop) -> None:
     """The last rank alone wants to stop. Synchronous loops end at one k on every rank, and every loop ends soon."""
-    budget: Budget = tickets(comm, None) if shared else agreed(comm, 3)
+    budget: Budget = counted(comm) if shared else agreed(comm, 3)
     count = 0
     for _ in budget:
         count += 1
@@ -110,6 +140,7 @@ def test_early_ends_are_agreed(comm: CheckedComm, shared: bool, reason: Stop) ->
             time.sleep(0.001)
         else:
             comm.Barrier()  # as a synchronous program would
+    budget.settle()
     if not shared:
         assert comm.allgather(count) == [count] * comm.size
         assert count <= 10 + 2 * 3
@@ -134,12 +165,13 @@ def test_long_steps_are_agreed_on_one_by_one(comm: CheckedComm, monkeypatch: pyt
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_time_budget(comm: CheckedComm, shared: bool) -> None:
-    budget: Budget = tickets(comm, None, 0.2) if shared else agreed(comm, 2, 0.2)
+    budget: Budget = counted(comm, 0.2) if shared else agreed(comm, 2, 0.2)
     start = time.monotonic()
     for _ in budget:
         time.sleep(0.005)
         if not shared:
             comm.Barrier()
+    budget.settle()
     assert 0.19 < time.monotonic() - start < 1.5
 
 

@@ -8,7 +8,7 @@ import pytest
 from made_traces import losses, rates, write_trace
 
 from outpace.benchmarks.trace import schema
-from outpace.benchmarks.trace.run import Run
+from outpace.benchmarks.trace.run import Run, exchanges_per_gradient
 from outpace.comm.errors import UserError
 
 
@@ -101,6 +101,23 @@ def test_rate_is_all_samples_over_the_last_end(tmp_path):
     assert run.epoch_time() == pytest.approx(20.0)
     with pytest.raises(UserError, match=r"b\.h5.*no step"):
         Run(write_trace(tmp_path / "b.h5", {"steps": {"t_s": [], "samples": []}})).samples_per_s()
+
+
+@pytest.mark.parametrize(
+    ("events", "told"),
+    [
+        ([(0, "exchange", 1), (1, "exchange", 0), (0, "exchange", 3), (3, "exchange", 0), (2, "wait", -1)], 0.5),
+        ([(0, "exchange", -1), (4, "exchange", 0), (1, "exchange", -1), (2, "exchange", -1)], 0.75),  # 4 is a server
+        ([(0, "push", -1), (4, "exchange", 0)], None),
+    ],
+)
+def test_exchanges_per_gradient(tmp_path, events, told):
+    """Of four gradients: an averaging of two workers stands in both of their events, one with servers or with all
+    neighbours in the worker's; what a server says of it counts for nothing."""
+    rank, kind, peer = zip(*events, strict=True)
+    columns = {"rank": rank, "kind": [schema.KIND[name] for name in kind], "peer": peer}
+    run = write_trace(tmp_path / "a.h5", {"steps": {"rank": [0, 1, 2, 3]}, "events": columns}, n_workers=4)
+    assert exchanges_per_gradient(Run(run)) == told
 
 
 def test_time_by_rank(tmp_path):
