@@ -62,9 +62,7 @@ class Changes:
         return [(rank, t_s, rate) for rank, t_s, rate in self._ask(None)]
 
     def close(self) -> None:
-        """End the changes, and wait for one that is being made: links stay as they are."""
-        self._connection.shutdown(socket.SHUT_WR)
-        self._answers.read()
+        """End the changes: links stay as they are."""
         self._answers.close()
         self._connection.close()
 
@@ -84,19 +82,19 @@ def begin(seed: int, t0: float) -> Changes:
 
 def serve(connection: socket.socket, spec: Shared, ranks: int, change: Callable[[int, float], None]) -> None:
     """The helper's side of `begin` and `Changes`, by `change(rank, bytes_per_s)`, until the other side closes."""
-    with connection, connection.makefile() as requests:
-        seed, t0 = json.loads(requests.readline())
-        start_s = time.monotonic() - t0
-        connection.sendall(b"[]\n")
-        log: list[Row] = []
-        for at_s, rank, rate in heapq.merge(*(_of_rank(spec, seed, rank, start_s) for rank in range(ranks))):
-            while select.select([connection], [], [], max(0.0, t0 + at_s - time.monotonic()))[0]:
-                if not requests.readline():
-                    return
-                connection.sendall(json.dumps(log).encode() + b"\n")
-                log.clear()
-            change(rank, rate)
-            log.append((rank, time.monotonic() - t0, rate))
+    requests = connection.makefile()
+    seed, t0 = json.loads(requests.readline())
+    start_s = time.monotonic() - t0
+    connection.sendall(b"[]\n")
+    log: list[Row] = []
+    for at_s, rank, rate in heapq.merge(*(_of_rank(spec, seed, rank, start_s) for rank in range(ranks))):
+        while select.select([connection], [], [], max(0.0, t0 + at_s - time.monotonic()))[0]:
+            if not requests.readline():
+                return
+            connection.sendall(json.dumps(log).encode() + b"\n")
+            log.clear()
+        change(rank, rate)
+        log.append((rank, time.monotonic() - t0, rate))
 
 
 def _of_rank(spec: Shared, seed: int, rank: int, start_s: float) -> Iterator[tuple[float, int, float]]:

@@ -5,9 +5,9 @@ of it is killed with the first process in there, which is killed with its parent
 with the last one. So there is nothing to clean up, however a job ends. Token buckets give each rank's link its rate, at
 both of its ends; the switch has no limit of its own. What links there can be is in `links`.
 
-Needs root, the commands nsenter, setpriv and unshare (util-linux), ip and tc (iproute2), a kernel with veth, bridge and
-tbf, for pairs also with htb and u32, for a delay with netem, and Hydra, which is MPICH's mpiexec: it lets us say how a
-rank is reached.
+Needs root, the commands setpriv and unshare (util-linux), ip and tc (iproute2), a kernel with veth, bridge and tbf, for
+pairs also with htb and u32, for a delay with netem, and Hydra, which is MPICH's mpiexec: it lets us say how a rank is
+reached.
 """
 
 import functools
@@ -34,10 +34,7 @@ LEAST_QUEUE: Final = 4 * LARGEST  # TCP has two or three of them in a queue, and
 DELAYED: Final = 100_000  # packets under way
 QUANTUM: Final = 60_000  # bytes, of a class in its turn; what htb takes for large rates, it warns of
 QUEUE_S: Final = 0.1  # of the rate: what waits at a link before packets are dropped
-COMMANDS: Final = {
-    **dict.fromkeys(("nsenter", "setpriv", "unshare"), "util-linux"),
-    **dict.fromkeys(("ip", "tc"), "iproute2"),
-}
+COMMANDS: Final = {"setpriv": "util-linux", "unshare": "util-linux", "ip": "iproute2", "tc": "iproute2"}
 NAMESPACES: Final = (
     *("setpriv", "--pdeathsig", "KILL"),
     *("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"),
@@ -109,7 +106,7 @@ def lifted(rank: int, ranks: int) -> Iterator[None]:
     minutes. Links that are shared stay as they are, since a process of their own changes them. Raises UserError."""
     spec = links.parse(os.environ.get(VARIABLE, "none"))
     limited = not isinstance(spec, NoLinks | Shared)
-    here, switch = "tc", "nsenter --net=/proc/1/ns/net tc"  # the switch is where the first process in here is
+    here, switch = "tc", "tc -n switch"
     if limited:
         _run(f"{here} qdisc del dev eth0 root", "")
         _run(f"{switch} qdisc del dev port{rank + 1} root", "")
@@ -124,7 +121,7 @@ def set_up(spec: Links, ranks: int) -> list[str]:
     _do("mkdir -p /run/netns")
     _do("mount -t tmpfs outpace /run/netns")
     _do("touch /run/netns/switch")
-    _do("mount --bind /proc/self/ns/net /run/netns/switch")  # by this name ranks find our own
+    _do("mount --bind /proc/self/ns/net /run/netns/switch")  # where the switch is, for ranks
     _do("ip link set lo up")
     _do("ip link add switch type bridge")
     _do(f"ip address add {SWITCH}/24 dev switch")
@@ -202,13 +199,6 @@ def bucket(rate: float, nbytes: float | None = None) -> str:
     return f"tbf rate {rate:.0f}bit burst {nbytes:.0f} limit {limit:.0f}"
 
 
-def lift(ranks: int) -> None:
-    """Take the limits off all links of the job that this rank is in. Where that fails they stay, and cost time only."""
-    for rank in range(1, ranks + 1):
-        _run(f"tc -n rank{rank} qdisc del dev eth0 root")
-        _run(f"tc -n switch qdisc del dev port{rank} root")
-
-
 def _do(line: str, given: list[str] | None = None) -> None:
     code, out, err = _run(line, "\n".join(given or []))
     if code:
@@ -221,7 +211,7 @@ def _do(line: str, given: list[str] | None = None) -> None:
         raise UserError(f"--links: `{line}`: {said}")
 
 
-def _run(line: str, given: str = "") -> tuple[int, str, str]:
+def _run(line: str, given: str) -> tuple[int, str, str]:
     done = subprocess.run(line.split(), input=given, capture_output=True, text=True)
     return done.returncode, done.stdout, done.stderr
 

@@ -118,8 +118,6 @@ class Execution:
             snapshots.offer(x, self.trace.steps, end_s)
         end = clock.offset(MPI.Intracomm(comm))  # past the meter: /traffic is of the timed part only
         agreement.together(comm, lambda: self._last_rows(end))
-        if plan.texts["links"] != "none":  # they are for the timed part: evaluations send whole models
-            agreement.on_root(comm, self._lift_links)
         x_start, *x_end = (arrays.to_host(at).astype(np.float64) for at in (self.problem.x0(), *([x] if held else [])))
         return Course(
             comm,
@@ -186,11 +184,6 @@ class Execution:
             return [(rank, self.trace.started_s + t_s, bytes_per_s) for rank, t_s, bytes_per_s in changes.read()]
         except (OSError, RuntimeError):
             raise OSError(errno.EPIPE, "the process that changes the links has ended") from None
-
-    def _lift_links(self) -> None:
-        if self.changes:
-            self.changes.close()
-        namespaces.lift(self.comm.size)
 
     def _last_rows(self, end: clock.Offset) -> None:
         try:
