@@ -24,7 +24,11 @@ PALETTE: Final = {
     "svrg": ("#777777", "<"),
     "katyusha_x": ("#882255", ">"),
 }
-VARIANTS: Final = {"Katyusha Xʷ": ("#AA4499", "h"), "Katyusha Xˢ, stratified": ("#117733", "8")}  # by name of the run
+VARIANTS: Final = {  # by name of the run
+    "Adam": ("#332288", "*"),
+    "Katyusha Xʷ": ("#AA4499", "h"),
+    "Katyusha Xˢ, stratified": ("#117733", "8"),
+}
 OTHERS: Final = (("#555555", "*"), ("#AAAAAA", "h"), ("#333333", "d"))  # programs that are not in the table
 DASHES: Final = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (10, 3)), (0, (3, 4)))
 FULL_SPEED: Final = (1.0, 0, "none", -math.inf, "none")  # the level without stragglers and links
