@@ -53,7 +53,7 @@ class Shared(Budget):
         self._answers: threads.Channel[tuple[int, int]] = threads.channel(comm)
         self._comm: MPI.Intracomm | None = None  # of the asks and answers of a loop, until it is settled ...
         self._thread: threads.Thread | None = None  # ... and who sends or answers them
-        self._way_s = 0.0  # that an ask and its answer take; of several the slowest, which is forgotten by halves
+        self._way_s = 0.0  # that an ask and its answer take; of several the slowest, which is forgotten slowly
 
     @contextmanager
     def attend(self) -> Iterator[None]:
@@ -90,7 +90,7 @@ class Shared(Budget):
             if not ask[1]:
                 break
             clock.wait(comm, [sending, comm.Irecv(answer, self.desk, ANSWER)])
-            self._way_s = max(clock.now(comm) - asked_s, self._way_s / 2)
+            self._way_s = max(clock.now(comm) - asked_s, 0.9 * self._way_s)
             self._answers.put((int(answer[0]), int(answer[1])))
         clock.wait(comm, [sending])
 
@@ -129,9 +129,10 @@ class SharedTickets(Shared):
 
     Tickets come in batches, of BATCH_S of work at the worker's own pace and fewer towards the end, since a gradient may
     be shorter than a message's way. The next batch is fetched while the current one is used. Behind a slow link an ask
-    may wait until whole models are through, and so may its answer: a batch then lasts twice as long as that took. The
-    desk's own loop is served after the others, or it would get most of the tickets. Who ends early gives back what it
-    has not used: it is not counted, and handed out first when the run goes on.
+    may wait until whole models are through, and so may its answer: a worker then asks for four times as much work, of
+    which it gets a quarter at least. The desk's own loop is served after the others, or it would get most of the
+    tickets. Who ends early gives back what it has not used: it is not counted, and handed out first when the run goes
+    on.
     """
 
     WORDS = 6  # the second is how many at most; then start and stop of two batches given back
@@ -169,7 +170,7 @@ class SharedTickets(Shared):
                     break
                 yield k
             gradient_s = (clock.now(self.comm) - began_s) / len(batch)
-            most = max(1, int(max(BATCH_S, 2 * self._way_s) / max(gradient_s, SHORT_S)))
+            most = max(1, int(max(BATCH_S, 4 * self._way_s) / max(gradient_s, SHORT_S)))
         self._ask(0, *unused)
 
     def _ask(self, most: int, rest: range = range(0), ahead: range = range(0)) -> None:
