@@ -14,7 +14,8 @@ from outpace.comm.spec import Factor, InputFile, NonNegativeInt, Probability, Qu
 
 RATE: Final = Quantity((("kbit", 1e3), ("mbit", 1e6), ("gbit", 1e9)), least="8kbit", most="100gbit")
 Rate = Annotated[str, RATE]
-Delay = Annotated[str, Quantity((("us", 1e-6), ("ms", 1e-3), ("s", 1.0)), least="1us", most="10s")]
+DELAY: Final = Quantity((("us", 1e-6), ("ms", 1e-3), ("s", 1.0)), least="1us", most="10s")
+Delay = Annotated[str, DELAY]
 MOST_RANKS: Final = 253  # that have an address behind one switch
 COLUMNS: Final = ("a", "b", "rate")
 
@@ -29,6 +30,10 @@ class Links:
     def to_others(self, rank: int, ranks: int) -> dict[int, float]:
         """Bits per second from the rank to each of those others to whom it has a rate of its own."""
         return {}
+
+    @property
+    def delay_s(self) -> float:
+        return DELAY.number(self.delay) if self.delay else 0.0
 
     def check(self) -> None:
         """Raise UserError for keys that do not go together."""

@@ -11,6 +11,7 @@ reached.
 """
 
 import functools
+import math
 import os
 import re
 import shutil
@@ -29,7 +30,10 @@ from outpace.comm.errors import UserError
 
 BURST_S: Final = 1e-3  # of the rate: what an idle link lets through at once; with half of it, TCP did not fill one
 LEAST_BURST: Final = 6_200  # bytes, four whole packets; with two, TCP did not fill a link of 10 Mbit/s
+PACKET: Final = 1_448  # bytes in one
 LARGEST: Final = 65_536  # bytes that TCP hands over as one packet
+WINDOW_S: Final = 0.01  # of the rate: what one rank may have under way to another, which may look up that late
+LEAST_WINDOW: Final = LARGEST // 2  # at 10 Mbit/s, 26 ms; both ways at once, a handshake waits behind as much
 LEAST_QUEUE: Final = 4 * LARGEST  # TCP has two or three of them in a queue, and a lost one costs a slow link dearly
 DELAYED: Final = 100_000  # packets under way
 QUANTUM: Final = 60_000  # bytes, of a class in its turn; what htb takes for large rates, it warns of
@@ -149,16 +153,23 @@ def address(rank: int) -> str:
 
 def _connect(spec: Links, rank: int, ranks: int) -> list[str]:
     """For `ip` in the rank's namespace. Reno is in every kernel, and needs no time to find out a rate."""
-    lines = [
-        "link set lo up",
-        f"address add {address(rank)}/24 dev eth0",
-        "link set eth0 up",
-        f"route change 10.0.0.0/24 dev eth0 proto kernel scope link src {address(rank)} congctl reno",
-    ]
-    rates = [*spec.to_others(rank, ranks).values(), spec.of_rank(rank)]
-    if rate := max(filter(None, rates), default=None):
+    lines = ["link set lo up", f"address add {address(rank)}/24 dev eth0", "link set eth0 up"]
+    link, pairs = spec.of_rank(rank) or math.inf, spec.to_others(rank, ranks)
+    sent = {other: min(link, pairs.get(other, math.inf)) for other in range(ranks) if other != rank}
+    for other, rate in sent.items():
+        others_rate = spec.of_rank(other) or math.inf
+        route = f"route add {address(other)}/32 dev eth0 src {address(rank)} congctl reno"
+        if (slowest := min(rate, others_rate)) < math.inf:
+            # With less at the start and after every pause, a connection would need some round trips to fill a link.
+            window = max(LEAST_WINDOW, slowest / 8 * (WINDOW_S + 2 * spec.delay_s))
+            route += f" initcwnd {2 * window / PACKET:.0f}"
+            if link < others_rate:
+                # The other would fill the queue at this link, and behind that waits the word of what it has received.
+                route += f" window {window:.0f}"
+        lines.append(route)
+    if (fastest := max(sent.values(), default=math.inf)) < math.inf:
         # What TCP hands over as one packet then fits into the bucket. Larger ones fill the queue, and some are lost.
-        lines.append(f"link set eth0 gso_max_size {min(LARGEST, 0.9 * burst(rate)):.0f}")
+        lines.append(f"link set eth0 gso_max_size {min(LARGEST, 0.9 * burst(fastest)):.0f}")
     return lines
 
 

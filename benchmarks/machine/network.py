@@ -21,8 +21,8 @@ PINGS: Final = 10
 PINGS_SHARE: Final = 0.2  # of the round, after which there are no more of them
 LEAST_NBYTES: Final = 2**11
 MOST_NBYTES: Final = 2**20  # eight bursts at 1 Gbit/s
-CHUNKS: Final = 16  # messages of an exchange
-LEAST_CHUNK: Final = 2**10  # bytes: of shorter ones headers take too large a part
+CHUNKS: Final = 16  # messages of an exchange at most
+LEAST_CHUNK: Final = 2**13  # bytes: of shorter messages headers take a larger part
 MIDDLE: Final = 0.7  # of an exchange, past the burst
 REPEATS: Final = 4  # of the last exchange at most, as far as there is time: the fastest counts
 OVER: Final = -1  # in place of a number of bytes
@@ -119,10 +119,10 @@ def _follow(comm: MPI.Intracomm, peer: int, buffers: np.ndarray) -> None:
 
 
 def _exchange(comm: MPI.Intracomm, peer: int, buffers: np.ndarray, nbytes: int) -> float:
-    """Send and receive so many bytes in several messages; the rate at which they came, infinite for none."""
+    """Send and receive so many bytes, in up to CHUNKS messages; the rate at which they came, infinite for none."""
     if not nbytes:
         return np.inf
-    chunks = min(CHUNKS, nbytes // LEAST_CHUNK)
+    chunks = max(1, min(CHUNKS, nbytes // LEAST_CHUNK))
     outgoing, incoming = buffers[:, :nbytes].reshape(2, chunks, -1)
     receives = [comm.Irecv(chunk, peer) for chunk in incoming]
     sends = [comm.Isend(chunk, peer) for chunk in outgoing]

@@ -17,8 +17,8 @@ def test_every_pair_is_measured_and_nothing_is_counted(comm: CheckedComm) -> Non
     ranks, rtt_s, bytes_per_s = zip(*rows, strict=True) if rows else ((), (), ())
     pairs = list(itertools.chain.from_iterable(comm.allgather([(comm.rank, b) for b in ranks])))
     assert sorted(pairs) == list(itertools.combinations(range(comm.size), 2))
-    assert all(0 < s < 1 for s in rtt_s)
-    assert all(1e5 < rate < 1e12 for rate in bytes_per_s)
+    assert all(0 < s < 60 for s in rtt_s)
+    assert all(1 < rate < 1e12 for rate in bytes_per_s)
 
 
 @pytest.mark.ranks(3, 4)
