@@ -165,9 +165,9 @@ def _connect(spec: Links, rank: int, ranks: int) -> list[str]:
                 # The other would fill the queue at this link, and behind that waits the word of what it has received.
                 route += f" window {window:.0f}"
         lines.append(route)
-    if (fastest := max(sent.values(), default=math.inf)) < math.inf:
+    if (slowest := min(sent.values(), default=math.inf)) < math.inf:
         # What TCP hands over as one packet then fits into the bucket. Larger ones fill the queue, and some are lost.
-        lines.append(f"link set eth0 gso_max_size {min(LARGEST, 0.9 * burst(fastest)):.0f}")
+        lines.append(f"link set eth0 gso_max_size {min(LARGEST, 0.9 * burst(slowest)):.0f}")
     return lines
 
 
