@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from outpace.benchmarks.problems import digits, image_files, size, splits
+from outpace.benchmarks.problems import digits, image_files, image_folder, size, splits, text_file
 from outpace.benchmarks.problems.problem import Setting
 from outpace.benchmarks.problems.samples import About, Part, Samples, Source
 from outpace.benchmarks.problems.size import Size
@@ -40,12 +40,16 @@ def _bytes(pixels: np.ndarray) -> np.ndarray:
 class Kind:
     read: Callable[[Source, int], tuple[About, Part, Part]]  # of a seed; on rank 0, raises UserError
     path: str = ""  # what a path behind the name names; in brackets where it may be left out
+    option: str = ""  # the field of `Source` that it takes
 
 
 KINDS: Final = {
     "digits": Kind(_read_digits),
     "fashion-mnist": Kind(image_files.read_mnist, "[:FOLDER]"),
     "mnist": Kind(image_files.read_mnist, "[:FOLDER]"),
+    "cifar10": Kind(image_files.read_cifar10, "[:FOLDER]"),
+    "folder": Kind(image_folder.read, ":FOLDER", "size"),
+    "text": Kind(text_file.read, ":FILE", "context"),
 }
 
 
@@ -65,8 +69,9 @@ class Share:
         return None if labels is None else np.bincount(labels, minlength=self.about.classes)
 
 
-def parse(data: str, what: str) -> Source:
-    """The data set that a text names; no file is opened. Raises UserError, which `what`, a flag, begins."""
+def parse(data: str, what: str, **options: int | None) -> Source:
+    """The data set that a text names, with `size` and `context` where they are given; no file is opened. Raises
+    UserError, which `what`, a flag, begins."""
     name, _, path = data.partition(":")
     if name not in KINDS:
         allowed = ", ".join(name + kind.path for name, kind in KINDS.items())
@@ -74,7 +79,11 @@ def parse(data: str, what: str) -> Source:
     form = KINDS[name].path
     if data == f"{name}:" or (path and not form) or (form.startswith(":") and not path):
         raise UserError(f"{what}: data is '{data}'; it must be of the form {name}{form}")
-    return Source(name, path or None, what)
+    for option, value in options.items():
+        if value is not None and option != KINDS[name].option:
+            taking = next(other for other, kind in KINDS.items() if kind.option == option)
+            raise UserError(f"{what}: data={name} takes no {option}; data={taking} does")
+    return Source(name, path or None, what, **options)
 
 
 def load(source: Source, setting: Setting) -> list[Share]:
@@ -86,19 +95,21 @@ def load(source: Source, setting: Setting) -> list[Share]:
     """
     comm = setting.comm
     read: Any = agreement.on_root(comm, lambda: KINDS[source.name].read(source, setting.seed))
-    about, n_total, extent = comm.bcast(read and (read[0], read[1].count, _extent(*read[1:])))
+    about, n_total, extent = comm.bcast(read and (read[0], read[1].count, _extent(setting, *read)))
     size.require(extent, setting, f"{source.what}: data={source.name}", made=True)
-    decks = agreement.on_root(comm, lambda: _deal(*read[1:], setting)) or (None, None)
+    decks = agreement.on_root(comm, lambda: _deal(setting, *read[1:])) or (None, None)
     parts = read[1:] if read else (None, None)
     train, held_out = (_hand_out(setting, about, part, deck) for part, deck in zip(parts, decks, strict=True))
     return [Share(about, *samples, n_total) for samples in zip(train, held_out, strict=True)]
 
 
-def _extent(train: Part, held_out: Part) -> Size:
-    return Size(train.count + held_out.count, dim=0, row=math.prod(train.shape) / size.NUMBER)
+def _extent(setting: Setting, about: About, train: Part, held_out: Part) -> Size:
+    """The records, and the inputs of a batch as bytes and as numbers."""
+    inputs = setting.batch_size * math.prod(about.shape) * (1 + 1 / size.NUMBER)
+    return Size(train.count + held_out.count, dim=0, row=math.prod(train.shape) / size.NUMBER, everywhere=inputs)
 
 
-def _deal(train: Part, held_out: Part, setting: Setting) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def _deal(setting: Setting, train: Part, held_out: Part) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The numbers, sorted, of each worker's samples for training and of those held out."""
     numbers = splits.deal(setting.split, train.labels, setting.n, setting.seed, train.count)
     return numbers, np.array_split(np.arange(held_out.count), setting.n)

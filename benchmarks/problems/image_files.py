@@ -1,5 +1,6 @@
 """Images in the binary files of MNIST, of the data sets in its format (IDX), and of CIFAR-10."""
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,14 +15,18 @@ from outpace.comm.errors import UserError
 INSTALLED: Final = Path("/usr/share/datasets")  # where Debian's packages of data sets put them
 PARTS: Final = ("train", "t10k")
 IDX: Final = 0x0800  # an IDX file of bytes begins with this plus its number of dimensions
-# Means and standard deviations per channel of the training pixels, divided by 255, as torchvision's examples have them.
+# Means and standard deviations per channel of the training pixels, divided by 255, to four digits.
 MNIST: Final = {
     "fashion-mnist": About(10, (1, 28, 28), mean=(0.2860,), std=(0.3530,)),
     "mnist": About(10, (1, 28, 28), mean=(0.1307,), std=(0.3081,)),
 }
+CIFAR10: Final = About(10, (3, 32, 32), mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
+BATCHES: Final = tuple(f"data_batch_{i}.bin" for i in range(1, 6)), ("test_batch.bin",)  # training, held out
+BATCH: Final = 10_000  # images in a file, each behind a byte with its label
 ADVICE: Final = {
     "fashion-mnist": "install Debian's package dataset-fashion-mnist, or name the folder of its four files",
     "mnist": "name the folder of its four files",
+    "cifar10": "name the folder of the six .bin files of its binary version",
 }
 
 
@@ -40,6 +45,23 @@ def _idx_part(source: Source, about: About, name: str) -> Part:
         raise UserError(f"{source.what}: {of_images} has {count:,} images, {of_labels} has {of_them:,} labels")
     images = (chunk.reshape(-1, *about.shape) for chunk in chunks)
     return Part(count, about.shape, checked(np.concatenate([*labels]), about.classes, of_labels, source.what), images)
+
+
+def read_cifar10(source: Source, seed: int) -> tuple[About, Part, Part]:
+    train, held_out = (_cifar10_part(source, names) for names in BATCHES)
+    return CIFAR10, train, held_out
+
+
+def _cifar10_part(source: Source, names: tuple[str, ...]) -> Part:
+    """Of files that are read twice: for the labels, and for the images."""
+    paths, what, shape = [find(source, name) for name in names], source.what, CIFAR10.shape
+    record = (1 + math.prod(shape),)
+    labels = [
+        checked(np.concatenate([chunk[:, 0] for chunk in records(path, BATCH, record, what)]), 10, path, what)
+        for path in paths
+    ]
+    chunks = (chunk[:, 1:].reshape(-1, *shape) for path in paths for chunk in records(path, BATCH, record, what))
+    return Part(BATCH * len(paths), shape, np.concatenate(labels), chunks)
 
 
 def _idx(path: Path, shape: tuple[int, ...], what: str) -> tuple[int, Iterator[np.ndarray]]:
@@ -65,7 +87,7 @@ def _idx(path: Path, shape: tuple[int, ...], what: str) -> tuple[int, Iterator[n
 def records(path: Path, count: int, shape: tuple[int, ...], what: str, start: int = 0) -> Iterator[np.ndarray]:
     """So many records of bytes behind the first `start` bytes of a file, in order, some at a time: uint8, shape
     (k, *shape). Raises UserError for a file of another length."""
-    each = int(np.prod(shape))
+    each = math.prod(shape)
     total = start + count * each
     with inputs.opened(path, f"{what}: ") as file:
         file.read(start)

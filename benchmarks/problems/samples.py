@@ -16,6 +16,8 @@ class Source:
     name: str
     path: str | None  # of the folder or file, where one is given
     what: str  # begins its errors
+    size: int | None = None  # pixels of the side of an image, where images differ
+    context: int | None = None  # bytes of a sample of text
 
 
 @dataclass(frozen=True)
