@@ -23,3 +23,4 @@ GEOMETRY: Final = 12  # order of a pass, probes of the curvature
 EPOCHS: Final = 13  # lengths of SVRG's epochs, the same on every rank
 SHARED_BATCHES: Final = 14  # samples of a batch that all workers share out among them
 AUGMENTATION: Final = 15  # how the images of a batch are cropped and mirrored
+DROPOUT: Final = 16  # what a network drops, or draws otherwise, in a step

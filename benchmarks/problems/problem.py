@@ -25,6 +25,7 @@ class Objective:
     L_mean_square: float | None = None  # root mean square of these constants, or a bound on it
     mu: float | None = None  # strong convexity of the objective, or a bound on its curvature from below
     x_star: Any = None  # where the whole objective has its minimum
+    parameters: list[tuple[str, tuple[int, ...]]] | None = None  # names and shapes of a network's, in the order of x
 
     def x0(self) -> Any:
         """The start, the same on every worker; a new array of the run's dtype."""
@@ -35,6 +36,7 @@ class Problem(Objective):
     """One worker's share of an objective: base of every problem."""
 
     f_star: float | None = None  # minimum of the whole objective, where it is known
+    calls = 0  # gradients of this worker before the next one, which draws by this number what it draws
 
     def loss(self, x: Any) -> float:
         """f_i(x) over all samples of this worker, in the precision of x."""

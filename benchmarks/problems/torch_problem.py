@@ -1,0 +1,131 @@
+"""Any torch module on real data: parameters and gradients are views into the program's flat vectors."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from outpace.benchmarks.problems.data_sets import Share
+from outpace.benchmarks.problems.problem import Problem, Setting
+from outpace.benchmarks.problems.samples import Samples
+from outpace.benchmarks.problems.torch_views import Views
+from outpace.comm.streams import DROPOUT
+
+CHUNK: Final = 256  # samples that are evaluated at a time
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class TorchProblem(Problem):
+    """One worker's samples and its part of the held-out ones. The flat model holds the trainable parameters in the
+    module's own order, each in C order.
+
+    A gradient over a batch is that of the module in training: batch normalisation by the batch, dropout by what the
+    worker draws for this step. The loss, the full gradient and held-out samples are for the module as it would be used
+    afterwards, a function of x alone: nothing is dropped, and the statistics of batch normalisation are those of
+    `sample`, inputs that all workers have in common. Running statistics of the workers are not averaged, since the mean
+    of statistics belongs to no model; nothing here reads them.
+    """
+
+    def __init__(
+        self, module: nn.Module, loss: Loss, setting: Setting, worker: int, share: Share, x0: np.ndarray, sample: Any
+    ) -> None:
+        self.xp = setting.xp
+        self.seed, self.worker = setting.seed, worker
+        self.device = torch.device("cpu" if self.xp is np else f"cuda:{self.xp.cuda.Device().id}")
+        self.module, self._loss = module.to(self.device), loss
+        self.views, self._norms = Views(self.module), norms(module)
+        self.parameters, self.dim = self.views.shapes, self.views.dim
+        self._generator = torch.default_generator if self.xp is np else torch.cuda.default_generators[self.device.index]
+        self._x0 = self.xp.asarray(x0)
+        self.about, self.train, self.rest, self.sample = share.about, share.train, share.held_out, sample
+        self.n_samples, self.n_total, self.label_counts = len(share.train), share.n_total, share.label_counts
+        self._settled: Any = None  # the x at which the statistics are those of the sample
+
+    def x0(self) -> Any:
+        return self._x0.copy()
+
+    def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
+        out[:] = 0
+        if batch is None:
+            self._use(x, out)
+            for inputs, labels in self._chunks(x, self.train):
+                (self._loss(self.module(inputs), labels) * (len(labels) / self.n_samples)).backward()
+            return
+        self.views.at(x, out)
+        if not self.module.training:
+            self.module.train()
+        self._settled = None
+        self._generator.manual_seed(self._drawn())
+        inputs, labels = self._tensors(x, self.train, batch)
+        self._loss(self.module(inputs), labels).backward()
+
+    def loss(self, x: Any) -> float:
+        return self._evaluated(x, self.train)[0] / self.n_samples
+
+    def held_out(self, x: Any) -> tuple[float, int, int]:
+        return self._evaluated(x, self.rest)
+
+    def _evaluated(self, x: Any, samples: Samples) -> tuple[float, int, int]:
+        """Of samples at x: the sum of their losses, how many labels are the likeliest ones, and how many samples there
+        are; a text has a label, and counts, at every position."""
+        self._use(x)
+        total, correct, count = 0.0, 0, 0
+        with torch.no_grad():
+            for inputs, labels in self._chunks(x, samples):
+                logits = self.module(inputs)
+                total += float(self._loss(logits, labels)) * labels.numel()
+                correct += int((logits.argmax(-1) == labels).sum())
+                count += labels.numel()
+        return total, correct, count
+
+    def _use(self, x: Any, out: Any = None) -> None:
+        """Make the module what it is to be used as at x."""
+        self.views.at(x, out)
+        self.module.eval()
+        if self._norms and (self._settled is None or not (self._settled == x).all()):
+            settle(self.module, self._norms, (self._on_device(x, part) for part in _cut(self.sample)))
+            self._settled = x.copy()
+
+    def _drawn(self) -> int:
+        """The seed of what this worker draws for its next gradient."""
+        words = np.random.SeedSequence([DROPOUT, self.seed, self.worker, self.calls]).generate_state(1)
+        return int(words[0])
+
+    def _chunks(self, x: Any, samples: Samples) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for start in range(0, len(samples), CHUNK):
+            yield self._tensors(x, samples, slice(start, start + CHUNK))
+
+    def _tensors(self, x: Any, samples: Samples, index: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs, in the precision of x, and labels."""
+        inputs, labels = samples.take(index)
+        return self._on_device(x, inputs), torch.from_numpy(labels).to(self.device)
+
+    def _on_device(self, x: Any, inputs: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(self.about.normalised(inputs, x.dtype)).to(self.device)
+
+
+def norms(module: nn.Module) -> list[Any]:
+    """The layers that normalise by running statistics once they are used."""
+    kind = torch.nn.modules.batchnorm._NormBase
+    return [part for part in module.modules() if isinstance(part, kind) and part.track_running_stats]
+
+
+def settle(module: nn.Module, layers: Sequence[Any], parts: Iterable[torch.Tensor]) -> None:
+    """Give the layers the statistics, and the module is in use otherwise, that parts of a sample have on average."""
+    kept = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the mean of all
+        layer.train()
+    with torch.no_grad():
+        for part in parts:
+            module(part)
+    for layer, momentum in zip(layers, kept, strict=True):
+        layer.momentum = momentum
+        layer.eval()
+
+
+def _cut(sample: np.ndarray) -> Iterator[np.ndarray]:
+    return (sample[start : start + CHUNK] for start in range(0, len(sample), CHUNK))
