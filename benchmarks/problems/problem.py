@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from mpi4py import MPI
@@ -25,7 +25,7 @@ class Objective:
     L_mean_square: float | None = None  # root mean square of these constants, or a bound on it
     mu: float | None = None  # strong convexity of the objective, or a bound on its curvature from below
     x_star: Any = None  # where the whole objective has its minimum
-    parameters: list[tuple[str, tuple[int, ...]]] | None = None  # names and shapes of a network's, in the order of x
+    parameters: dict[str, tuple[int, ...]] | None = None  # of a network: names and shapes, in the order of x
 
     def x0(self) -> Any:
         """The start, the same on every worker; a new array of the run's dtype."""
@@ -50,6 +50,10 @@ class Problem(Objective):
         """Of this worker's held-out samples: the sum of their losses at x, in the precision of x, how many are
         classified correctly, and how many there are. None where the problem holds none out."""
         return None
+
+    def save(self, x: Any, file: BinaryIO) -> None:
+        """Write the network at x, as torch saves a state dict. Only of a problem with `parameters`."""
+        raise NotImplementedError
 
     def answer(self, comm: MPI.Intracomm, x: np.ndarray) -> dict[str, float]:
         """How far x, float64, is from what is known otherwise; collective over comm, whose ranks have a share each."""

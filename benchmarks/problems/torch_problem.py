@@ -1,7 +1,7 @@
 """Any torch module on real data: parameters and gradients are views into the program's flat vectors."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import torch
@@ -66,6 +66,10 @@ class TorchProblem(Problem):
 
     def held_out(self, x: Any) -> tuple[float, int, int]:
         return self._evaluated(x, self.rest)
+
+    def save(self, x: Any, file: BinaryIO) -> None:
+        self._use(x)
+        torch.save({name: value.detach().clone() for name, value in self.module.state_dict().items()}, file)
 
     def _evaluated(self, x: Any, samples: Samples) -> tuple[float, int, int]:
         """Of samples at x: the sum of their losses, how many labels are the likeliest ones, and how many samples there

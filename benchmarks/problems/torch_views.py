@@ -17,7 +17,7 @@ class Views:
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         named = [(name, part) for name, part in module.named_parameters() if part.requires_grad]
-        self.shapes = [(name, tuple(part.shape)) for name, part in named]
+        self.shapes = {name: tuple(part.shape) for name, part in named}
         self._parameters = [part for _, part in named]
         self._sizes = [part.numel() for part in self._parameters]
         self.dim = sum(self._sizes)
@@ -45,8 +45,7 @@ class Views:
 
     def _cut(self, flat: Any) -> list[torch.Tensor]:
         tensor = torch.from_numpy(flat) if isinstance(flat, np.ndarray) else torch.from_dlpack(flat)
-        cut = zip(tensor.split(self._sizes), self.shapes, strict=True)
-        return [part.view(shape) for part, (_, shape) in cut]
+        return [part.view(shape) for part, shape in zip(tensor.split(self._sizes), self.shapes.values(), strict=True)]
 
     def _convert(self, dtype: torch.dtype) -> None:
         """Buffers and frozen parameters have the dtype of what is trained."""

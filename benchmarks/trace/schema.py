@@ -198,5 +198,6 @@ OPTIONAL_ATTRIBUTES: Final[dict[str, type]] = {
     "inputs": str,  # JSON: SHA-256 of every file that the run read, a user's own program among them
     "title": str,  # the program's name for people, or its variant's
     "constants": str,  # JSON: what the program took from the problem's constants
+    "parameters": str,  # JSON: the shape of every parameter of a network, by its name, in the model's order
     "answer": str,  # JSON: how far the final model is from what LAPACK finds
 }

@@ -26,7 +26,7 @@ def trained(problem: Any, x: np.ndarray, batch: np.ndarray) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(logits, torch.from_numpy(labels))
 
     flat, parameters, start = torch.from_numpy(x.copy()), {}, 0
-    for name, shape in problem.parameters:
+    for name, shape in problem.parameters.items():
         parameters[name] = flat[start : (start := start + int(np.prod(shape)))].reshape(shape)
     return loss, parameters
 
@@ -56,7 +56,7 @@ def test_a_gradient_is_that_of_torch_func(model: str) -> None:
     problem.gradient(x, BATCH, g)
     loss, parameters = trained(problem, x, BATCH)
     due = torch.func.grad(loss)(parameters)
-    due = np.concatenate([due[name].numpy().ravel() for name, _ in problem.parameters])
+    due = np.concatenate([due[name].numpy().ravel() for name in problem.parameters])
     assert np.abs(due).max() > 1e-3
     np.testing.assert_allclose(g, due, rtol=0, atol=1e-10)
     for _ in range(3):
