@@ -177,9 +177,9 @@ def test_bad_names(data: str, reason: str) -> None:
 
 
 def test_options_of_other_data_sets_are_refused() -> None:
-    assert data_sets.parse("folder:x", WHAT, size=32, context=None).size == 32
-    with pytest.raises(UserError, match="data=text takes no size; data=folder does"):
-        data_sets.parse("text:x", WHAT, size=32)
+    assert data_sets.parse("folder:x", WHAT, side=32, context=None).side == 32
+    with pytest.raises(UserError, match="data=text takes no side; data=folder does"):
+        data_sets.parse("text:x", WHAT, side=32)
     with pytest.raises(UserError, match="data=digits takes no context; data=text does"):
         data_sets.parse("digits", WHAT, context=9)
 
