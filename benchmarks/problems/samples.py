@@ -8,7 +8,7 @@ import numpy as np
 
 from outpace.benchmarks.problems.augmentation import Augmentation
 
-AT_A_TIME: Final = 2**20  # bytes of records
+AT_A_TIME: Final = 2**22  # bytes of records
 
 
 @dataclass(frozen=True)

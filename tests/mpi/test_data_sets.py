@@ -13,7 +13,7 @@ from mpi4py import MPI
 from outpace.benchmarks.problems import Setting, data_sets
 from outpace.comm.errors import UserError
 
-COUNT, HELD_OUT = 5000, 77  # more than are read at a time
+COUNT, HELD_OUT = 8000, 77  # more than are read at a time
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_every_rank_hears_of_a_file_that_ends_too_early(comm: CheckedComm, folde
     """When the ranks have some of the images already, and wait for more."""
     if comm.rank == 0:
         with open(folder / "train-images-idx3-ubyte", "r+b") as file:
-            file.truncate(3_000_000)
+            file.truncate(5_500_000)
     comm.Barrier()
-    with pytest.raises(UserError, match=r"is cut off: it ends after 3,000,000 of 3,920,016 bytes"):
+    with pytest.raises(UserError, match=r"is cut off: it ends after 5,500,000 of 6,272,016 bytes"):
         load(folder, comm, [comm.rank], comm.size, "iid")
