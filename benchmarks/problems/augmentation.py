@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from outpace.benchmarks.problems.samples import About
 from outpace.comm.errors import UserError
 from outpace.comm.streams import AUGMENTATION
 
@@ -21,11 +20,11 @@ class Augmentation:
     padding: int = 0  # pixels on each side before the crop
     flip: bool = False
 
-    def check(self, about: About, what: str) -> None:
-        """Raise UserError for data that is no images, or too small ones."""
-        if len(about.shape) != 3:
+    def check(self, shape: tuple[int, ...], what: str) -> None:
+        """Raise UserError for inputs of a shape that is no image's (channels, height, width), or too small."""
+        if len(shape) != 3:
             raise UserError(f"{what}: augment is for images")
-        if self.padding >= (side := min(about.shape[1:])):
+        if self.padding >= (side := min(shape[1:])):
             raise UserError(f"{what}: augment is crop{self.padding}; the images have {side} pixels a side")
 
     def __call__(self, images: np.ndarray, seed: int, worker: int, step: int) -> np.ndarray:

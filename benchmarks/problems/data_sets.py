@@ -1,7 +1,7 @@
 """Data sets in files, as NumPy arrays of bytes: rank 0 reads them, and every rank keeps the samples of its workers.
 
 A data set is named in a SPEC as `NAME` or `NAME:PATH`, a path as rank 0 sees it; nothing is downloaded. Files are read
-in order, a megabyte at a time, and the samples of each worker are sent on as they come: rank 0 never holds more than
+in order, some megabytes at a time, and the samples of each worker are sent on as they come: rank 0 never holds more than
 its own share and all labels.
 """
 
@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from outpace.benchmarks.problems import digits, image_files, image_folder, size, splits, text_file
+from outpace.benchmarks.problems import augmentation, digits, image_files, image_folder, size, splits, text_file
+from outpace.benchmarks.problems.augmentation import Augmentation
 from outpace.benchmarks.problems.problem import Setting
 from outpace.benchmarks.problems.samples import About, Part, Samples, Source
 from outpace.benchmarks.problems.size import Size
@@ -48,7 +49,7 @@ KINDS: Final = {
     "fashion-mnist": Kind(image_files.read_mnist, "[:FOLDER]"),
     "mnist": Kind(image_files.read_mnist, "[:FOLDER]"),
     "cifar10": Kind(image_files.read_cifar10, "[:FOLDER]"),
-    "folder": Kind(image_folder.read, ":FOLDER", "size"),
+    "folder": Kind(image_folder.read, ":FOLDER", "side"),
     "text": Kind(text_file.read, ":FILE", "context"),
 }
 
@@ -61,6 +62,12 @@ class Share:
     train: Samples
     held_out: Samples
     n_total: int  # training samples of all workers
+    augmentation: Augmentation | None = None
+
+    def batch(self, index: np.ndarray, seed: int, worker: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs and targets of these training samples, augmented as this worker sees them in this step."""
+        inputs, targets = self.train.take(index)
+        return self.augmentation(inputs, seed, worker, step) if self.augmentation else inputs, targets
 
     @property
     def label_counts(self) -> np.ndarray | None:
@@ -69,9 +76,9 @@ class Share:
         return None if labels is None else np.bincount(labels, minlength=self.about.classes)
 
 
-def parse(data: str, what: str, **options: int | None) -> Source:
-    """The data set that a text names, with `size` and `context` where they are given; no file is opened. Raises
-    UserError, which `what`, a flag, begins."""
+def parse(data: str, what: str, augment: str | None = None, **options: int | None) -> Source:
+    """The data set that a text names, with what augments its batches, and with `side` and `context` where they are
+    given; no file is opened. Raises UserError, which `what`, a flag, begins."""
     name, _, path = data.partition(":")
     if name not in KINDS:
         allowed = ", ".join(name + kind.path for name, kind in KINDS.items())
@@ -83,7 +90,9 @@ def parse(data: str, what: str, **options: int | None) -> Source:
         if value is not None and option != KINDS[name].option:
             taking = next(other for other, kind in KINDS.items() if kind.option == option)
             raise UserError(f"{what}: data={name} takes no {option}; data={taking} does")
-    return Source(name, path or None, what, **options)
+    return Source(
+        name, path or None, what, **options, augmentation=augmentation.parse(augment, what) if augment else None
+    )
 
 
 def load(source: Source, setting: Setting) -> list[Share]:
@@ -93,14 +102,16 @@ def load(source: Source, setting: Setting) -> list[Share]:
     Raises UserError on every rank for what is wrong with the files, for a split that leaves a worker without samples,
     and before anything is allocated for what does not fit into the memory of a node.
     """
-    comm = setting.comm
+    comm, augment = setting.comm, source.augmentation
     read: Any = agreement.on_root(comm, lambda: KINDS[source.name].read(source, setting.seed))
     about, n_total, extent = comm.bcast(read and (read[0], read[1].count, _extent(setting, *read)))
     size.require(extent, setting, f"{source.what}: data={source.name}", made=True)
+    if augment:
+        augment.check(about.shape, source.what)
     decks = agreement.on_root(comm, lambda: _deal(setting, *read[1:])) or (None, None)
     parts = read[1:] if read else (None, None)
     train, held_out = (_hand_out(setting, about, part, deck) for part, deck in zip(parts, decks, strict=True))
-    return [Share(about, *samples, n_total) for samples in zip(train, held_out, strict=True)]
+    return [Share(about, *samples, n_total, augment) for samples in zip(train, held_out, strict=True)]
 
 
 def _extent(setting: Setting, about: About, train: Part, held_out: Part) -> Size:

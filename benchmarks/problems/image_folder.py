@@ -1,8 +1,8 @@
 """Images in folders as those of ImageNet: `train/CLASS/*` for training, `val/CLASS/*` or else `test/CLASS/*` held out.
 
 The labels are the places of the classes in alphabetical order. The names of the images are dealt to the workers; who
-has an image's name decodes it each time that it is used, and so must see the folder. Its shorter side is scaled to the
-size that is asked for, and the middle of the longer one is kept: an image of that size stays as it is.
+has an image's name decodes it each time that it is used, and so must see the folder. Its shorter side is scaled to so
+many pixels as are asked for, and the middle of the longer one is kept: an image of that size stays as it is.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from outpace.comm.errors import LocalError, UserError
 
 TRAIN, HELD_OUT = "train", ("val", "test")
 IMAGES: Final = (".jpg", ".jpeg", ".png", ".webp")
-SIZE: Final = 224  # as the networks for ImageNet take it
+SIDE: Final = 224  # as the networks for ImageNet take it
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, as torchvision's networks take them
 MISSING: Final = "data=folder needs torchvision to decode images; it comes with the extra `torch`"
 
@@ -49,14 +49,14 @@ class Folder(About):
         return Files(records, labels, self)
 
     def decoded(self, name: str) -> np.ndarray:
-        """The image of this name, uint8, shape (3, size, size)."""
-        size = self.shape[-1]
+        """The image of this name, uint8, shape (3, side, side)."""
+        side = self.shape[-1]
         try:
             path = inputs.regular(self.root / name, f"{self.what}: ")
             from torchvision.datasets.folder import pil_loader
             from torchvision.transforms.functional import center_crop, resize
 
-            pixels: np.ndarray = np.asarray(center_crop(resize(pil_loader(path), [size]), [size]))
+            pixels: np.ndarray = np.asarray(center_crop(resize(pil_loader(path), [side]), [side]))
         except UserError as error:
             raise LocalError(str(error)) from None
         except ImportError:
@@ -80,7 +80,7 @@ def read(source: Source, seed: int) -> tuple[About, Part, Part]:
         train, rest = (_part(root, name, classes, source.what) for name in (TRAIN, held_out))
     except OSError as error:
         raise UserError(f"{source.what}: cannot read {error.filename}: {error.strerror}") from None
-    side = source.size or SIZE
+    side = source.side or SIDE
     about = Folder(len(classes), (3, side, side), mean=MEAN, std=STD, root=root, what=source.what)
     return about, train, rest
 

@@ -12,10 +12,11 @@ import numpy as np
 from outpace.benchmarks.problems import data_sets, size
 from outpace.benchmarks.problems.data_sets import Share
 from outpace.benchmarks.problems.problem import Problem, Setting
+from outpace.benchmarks.problems.samples import Source
 from outpace.benchmarks.problems.size import Size
 from outpace.comm import agreement
 from outpace.comm.errors import UserError
-from outpace.comm.spec import InputBefore, InputBehind
+from outpace.comm.spec import InputBefore, InputBehind, PositiveInt
 
 WHAT: Final = "--problem torch"
 BUILT_IN: Final = ("mlp", "lenet5", "resnet20", "vgg11", "resnet50", "gpt")
@@ -26,6 +27,9 @@ SAMPLE: Final = 1024  # inputs, about, by which statistics of batch normalisatio
 class Spec:
     model: Annotated[str, InputBefore()]  # one of BUILT_IN, or FILE.py:FUNCTION, which returns a torch.nn.Module
     data: Annotated[str, InputBehind()]
+    side: PositiveInt | None = None  # of the images of a folder, in pixels
+    context: PositiveInt | None = None  # bytes of a sample of text
+    augment: str | None = None  # cropPIXELS, flip, or both joined by +
     loss: str | None = None  # function of the model's file: of logits and labels, their mean loss; else cross-entropy
 
     def __post_init__(self) -> None:
@@ -37,7 +41,10 @@ class Spec:
             raise UserError(f"{WHAT}: model is '{self.model}'; it must be of the form FILE.py:FUNCTION")
         if self.loss and not path:
             raise UserError(f"{WHAT}: loss is a function in the file of the model; {self.model} is in none")
-        data_sets.parse(self.data, WHAT)
+        self.source()
+
+    def source(self) -> Source:
+        return data_sets.parse(self.data, WHAT, self.augment, side=self.side, context=self.context)
 
     def size(self) -> None:
         """Not known before the model is made and the data read."""
@@ -49,7 +56,7 @@ def build(spec: Spec, setting: Setting) -> list[Problem]:
     agreement.together(comm, _needs_torch)
     from outpace.benchmarks.problems import torch_models, torch_problem, torch_views  # slow, and only here
 
-    shares = data_sets.load(data_sets.parse(spec.data, WHAT), setting)
+    shares = data_sets.load(spec.source(), setting)
     about = comm.bcast(shares[0].about if shares else None)
 
     def make() -> tuple[list[Any], Any]:

@@ -6,7 +6,9 @@ from typing import Any, Final
 
 import numpy as np
 
-AT_A_TIME: Final = 2**20  # bytes of records
+from outpace.benchmarks.problems.augmentation import Augmentation
+
+AT_A_TIME: Final = 2**22  # bytes of records
 
 
 @dataclass(frozen=True)
@@ -16,8 +18,9 @@ class Source:
     name: str
     path: str | None  # of the folder or file, where one is given
     what: str  # begins its errors
-    size: int | None = None  # pixels of the side of an image, where images differ
+    side: int | None = None  # of an image, in pixels, where images differ
     context: int | None = None  # bytes of a sample of text
+    augmentation: Augmentation | None = None
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ class TorchProblem(Problem):
         self._x0 = self.xp.asarray(x0)
         self.about, self.train, self.rest, self.sample = share.about, share.train, share.held_out, sample
         self.n_samples, self.n_total, self.label_counts = len(share.train), share.n_total, share.label_counts
+        self._batch = share.batch
         self._settled: Any = None  # the x at which the statistics are those of the sample
 
     def x0(self) -> Any:
@@ -58,7 +59,7 @@ class TorchProblem(Problem):
             self.module.train()
         self._settled = None
         self._generator.manual_seed(self._drawn())
-        inputs, labels = self._tensors(x, self.train, batch)
+        inputs, labels = self._tensors(x, *self._batch(batch, self.seed, self.worker, self.calls))
         self._loss(self.module(inputs), labels).backward()
 
     def loss(self, x: Any) -> float:
@@ -99,11 +100,10 @@ class TorchProblem(Problem):
 
     def _chunks(self, x: Any, samples: Samples) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for start in range(0, len(samples), CHUNK):
-            yield self._tensors(x, samples, slice(start, start + CHUNK))
+            yield self._tensors(x, *samples.take(slice(start, start + CHUNK)))
 
-    def _tensors(self, x: Any, samples: Samples, index: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def _tensors(self, x: Any, inputs: np.ndarray, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs, in the precision of x, and labels."""
-        inputs, labels = samples.take(index)
         return self._on_device(x, inputs), torch.from_numpy(labels).to(self.device)
 
     def _on_device(self, x: Any, inputs: np.ndarray) -> torch.Tensor:

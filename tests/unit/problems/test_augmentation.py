@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from outpace.benchmarks.problems import augmentation
-from outpace.benchmarks.problems.samples import About
-from outpace.benchmarks.problems.text_file import Text
 from outpace.comm.errors import UserError
 from outpace.comm.streams import AUGMENTATION
 
@@ -78,8 +76,8 @@ def test_other_texts_are_refused(text: str) -> None:
 
 def test_data_that_it_does_not_fit() -> None:
     augment = augmentation.parse("crop8", WHAT)
-    augment.check(About(10, (1, 9, 9)), WHAT)
+    augment.check((1, 9, 9), WHAT)
     with pytest.raises(UserError, match="augment is crop8; the images have 8 pixels a side"):
-        augment.check(About(10, (1, 9, 8)), WHAT)
+        augment.check((1, 9, 8), WHAT)
     with pytest.raises(UserError, match="augment is for images"):
-        augment.check(Text(256, (128,)), WHAT)
+        augment.check((128,), WHAT)

@@ -18,10 +18,10 @@ decoding = pytest.mark.skipif(
 )
 
 
-def load(path: Path, n: int = 1, split: str = "iid", size: int = 32) -> list[Share]:
+def load(path: Path, n: int = 1, split: str = "iid") -> list[Share]:
     """All workers' shares, in this process."""
     setting = Setting(MPI.COMM_SELF, range(n), n, split, 0, "float64", np)
-    return data_sets.load(data_sets.parse(f"folder:{path}", WHAT, size=size), setting)
+    return data_sets.load(data_sets.parse(f"folder:{path}", WHAT, side=32), setting)
 
 
 def save(path: Path, pixels: np.ndarray) -> np.ndarray:
