@@ -1,8 +1,8 @@
 """Data sets in files, as NumPy arrays of bytes: rank 0 reads them, and every rank keeps the samples of its workers.
 
 A data set is named in a SPEC as `NAME` or `NAME:PATH`, a path as rank 0 sees it; nothing is downloaded. Files are read
-in order, some megabytes at a time, and the samples of each worker are sent on as they come: rank 0 never holds more than
-its own share and all labels.
+in order, some megabytes at a time, and the samples of each worker are sent on as they come: rank 0, too, never holds
+more than its own share and all labels.
 """
 
 import math

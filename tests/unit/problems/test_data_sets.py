@@ -1,6 +1,7 @@
 """Data sets in files: what is read is what stands there, and every worker has its share and no more."""
 
 import gzip
+import importlib.util
 import os
 import struct
 import tracemalloc
@@ -340,3 +341,14 @@ def test_text_that_is_too_short_or_has_no_labels_to_split_by(tmp_path: Path) -> 
         load(f"text:{file}", split="labels", context=10)
     with pytest.raises(UserError, match=f"cannot read {tmp_path}: it is a folder"):
         load(f"text:{tmp_path}")
+
+
+# Folders: what is decoded is tested where torchvision is
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is installed")
+def test_without_torchvision_one_line_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"^{WHAT}: data=folder needs torchvision to decode images"):
+        load(f"folder:{tmp_path}")
+    with pytest.raises(UserError, match="cannot read /nowhere: no such file"):
+        load("folder:/nowhere")

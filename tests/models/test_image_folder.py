@@ -1,21 +1,18 @@
 """Images in class folders, decoded where they are used; against Pillow, which comes with torchvision."""
 
-import importlib.util
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mpi4py import MPI
+from PIL import Image
 
 from outpace.benchmarks.problems import Setting, data_sets
 from outpace.benchmarks.problems.data_sets import Share
 from outpace.comm.errors import LocalError, UserError
 
 WHAT = "--problem torch"
-decoding = pytest.mark.skipif(
-    importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed: `make models` has it"
-)
 
 
 def load(path: Path, n: int = 1, split: str = "iid") -> list[Share]:
@@ -26,8 +23,6 @@ def load(path: Path, n: int = 1, split: str = "iid") -> list[Share]:
 
 def save(path: Path, pixels: np.ndarray) -> np.ndarray:
     """Shape (height, width, 3) or (height, width); the pixels as Pillow reads them again."""
-    from PIL import Image
-
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
     return np.asarray(Image.open(path).convert("RGB"))
@@ -49,7 +44,6 @@ def damaged(path: Path, old: bytes) -> dict[str, bytes]:
     return {"cut": old[: len(old) // 2], "empty": b"", "text": b"not an image at all", "zeros": bytes(len(old))}
 
 
-@decoding
 @pytest.mark.parametrize(("n", "split"), [(1, "iid"), (2, "iid"), (3, "labels:classes=1")])
 def test_every_image_is_one_workers_with_its_class(
     tmp_path: Path, made: dict[str, np.ndarray], n: int, split: str
@@ -74,12 +68,9 @@ def test_every_image_is_one_workers_with_its_class(
         assert [share.label_counts.tolist() for share in shares] == [[2, 0, 0], [0, 2, 0], [0, 0, 2]]
 
 
-@decoding
 @pytest.mark.parametrize(("height", "width"), [(40, 60), (60, 40), (20, 30), (32, 50), (33, 33)])
 def test_other_sizes_are_scaled_and_the_middle_is_kept(tmp_path: Path, height: int, width: int) -> None:
     """As Pillow does it; grey and transparent images have three channels, too."""
-    from PIL import Image
-
     rng = np.random.default_rng(1)
     pixels = np.kron(rng.integers(256, size=(10, 10, 3)), np.ones((6, 6, 1))).astype(np.uint8)[:height, :width]
     save(tmp_path / "train/a/0.png", pixels)
@@ -96,7 +87,6 @@ def test_other_sizes_are_scaled_and_the_middle_is_kept(tmp_path: Path, height: i
     np.testing.assert_array_equal(share.held_out.take(slice(None))[0][0], expected)
 
 
-@decoding
 def test_a_damaged_image_is_named_when_it_is_used(tmp_path: Path, made: dict[str, np.ndarray]) -> None:
     """And not before: nobody reads all images to begin with."""
     path = tmp_path / "train/cat/1.png"
@@ -115,7 +105,6 @@ def test_a_damaged_image_is_named_when_it_is_used(tmp_path: Path, made: dict[str
         share.train.take(np.array([5]))
 
 
-@decoding
 def test_folders_that_are_no_such_data_set(tmp_path: Path, made: dict[str, np.ndarray]) -> None:
     def refused(reason: str) -> None:
         with pytest.raises(UserError, match=f"^{WHAT}: {reason}"):
@@ -137,11 +126,3 @@ def test_folders_that_are_no_such_data_set(tmp_path: Path, made: dict[str, np.nd
     refused(f"cannot read {tmp_path}/train: No such file or directory")
     (tmp_path / "train").touch()
     refused(f"cannot read {tmp_path}/train: Not a directory")
-
-
-@pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is installed")
-def test_without_torchvision_one_line_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"^{WHAT}: data=folder needs torchvision to decode images"):
-        load(tmp_path)
-    with pytest.raises(UserError, match="cannot read /nowhere: no such file"):
-        load(Path("/nowhere"))
