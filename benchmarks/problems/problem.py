@@ -57,6 +57,10 @@ class Problem(Objective):
         classified correctly, and how many there are. None where the problem holds none out."""
         return None
 
+    def state(self) -> dict[str, Any]:
+        """Arrays beside x that gradients change in place, by name: with them a run goes on from its checkpoint."""
+        return {}
+
     def save(self, x: Any, file: BinaryIO) -> None:
         """Write the network at x, as torch saves a state dict. Only of a problem with `parameters`."""
         raise NotImplementedError

@@ -48,6 +48,7 @@ class TorchProblem(Problem):
         self.parameters, self.dim = self.views.shapes, self.views.dim
         self._generator = torch.default_generator if self.xp is np else torch.cuda.default_generators[self.device.index]
         self._x0 = self.xp.asarray(x0)
+        self.views.at(self._x0)  # buffers have its dtype from now on
         self.about, self.train, self.rest = share.about, share.train, share.held_out
         self.sample, self.evaluated = sample, evaluated
         self.n_samples, self.n_total, self.label_counts = len(share.train), share.n_total, share.label_counts
@@ -79,6 +80,13 @@ class TorchProblem(Problem):
 
     def held_out(self, x: Any) -> tuple[float, int, int]:
         return self._classified(x, self.rest)
+
+    def state(self) -> dict[str, Any]:
+        """The module's buffers, this worker's own."""
+        return {
+            name: buffer.numpy() if self.xp is np else self.xp.from_dlpack(buffer)
+            for name, buffer in self.module.named_buffers()
+        }
 
     def save(self, x: Any, file: BinaryIO) -> None:
         self._use(x)

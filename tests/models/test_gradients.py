@@ -147,7 +147,7 @@ def test_what_is_dropped_is_drawn_for_each_worker_and_step(tmp_path: Path) -> No
     one, two = shares(text, 2)
     (other,) = shares(text, 1, seed=1)
     x = one.x0()
-    two.train = other.train = one.train
+    two._batch = other._batch = one._batch
     for problem, step in ((one, 0), (one, 1), (one, 2**31), (two, 0), (other, 0), (one, 0)):
         g = np.empty_like(x)
         problem.calls = step
