@@ -30,6 +30,7 @@ class Spec:
     side: PositiveInt | None = None  # of the images of a folder, in pixels
     context: PositiveInt | None = None  # bytes of a sample of text
     augment: str | None = None  # cropPIXELS, flip, or both joined by +
+    evaluated: PositiveInt = 10_000  # training samples, about, of all workers, that losses in the trace are the mean of
     loss: str | None = None  # function of the model's file: of logits and labels, their mean loss; else cross-entropy
 
     def __post_init__(self) -> None:
@@ -70,10 +71,17 @@ def build(spec: Spec, setting: Setting) -> list[Problem]:
     start.resize(dim)
     comm.Bcast(start)
     sample = _sample(setting, shares) if normalises else None
-    return [
-        torch_problem.TorchProblem(module, loss, setting, worker, share, start, sample)
-        for module, worker, share in zip(modules, setting.workers, shares, strict=True)
-    ]
+    problems: list[Problem] = []
+    for module, worker, share in zip(modules, setting.workers, shares, strict=True):
+        looked_at = spread(len(share.train), -(-spec.evaluated * len(share.train) // share.n_total))
+        problems.append(torch_problem.TorchProblem(module, loss, setting, worker, share, start, sample, looked_at))
+    return problems
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """At most so many of range(count), evenly spaced: samples may be sorted by their labels."""
+    k = min(count, most)
+    return np.arange(k) * count // k
 
 
 def _needs_torch() -> None:
@@ -87,8 +95,7 @@ def _sample(setting: Setting, shares: list[Share]) -> np.ndarray:
     each = -(-SAMPLE // setting.n)
     mine = {}
     for worker, share in zip(setting.workers, shares, strict=True):
-        k = min(each, len(share.train))
-        mine[worker], _ = share.train.take(np.arange(k) * len(share.train) // k)
+        mine[worker], _ = share.train.take(spread(len(share.train), each))
     everyone: dict[int, np.ndarray] = {}
     for of_rank in setting.comm.allgather(mine):
         everyone |= of_rank

@@ -46,6 +46,12 @@ class Problem(Objective):
         """Mean gradient over `batch` (sample numbers, shape (b,)) into `out`; over all samples if None."""
         raise NotImplementedError
 
+    def evaluate(self, x: Any, out: Any) -> float:
+        """The loss at x, and the full gradient there into `out`, for the trace: a problem may estimate both by the same
+        samples at every x."""
+        self.gradient(x, None, out)
+        return self.loss(x)
+
     def held_out(self, x: Any) -> tuple[float, int, int] | None:
         """Of this worker's held-out samples: the sum of their losses at x, in the precision of x, how many are
         classified correctly, and how many there are. None where the problem holds none out."""

@@ -1,6 +1,6 @@
 """Any torch module on real data: parameters and gradients are views into the program's flat vectors."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -29,8 +29,17 @@ class TorchProblem(Problem):
     """
 
     def __init__(
-        self, module: nn.Module, loss: Loss, setting: Setting, worker: int, share: Share, x0: np.ndarray, sample: Any
+        self,
+        module: nn.Module,
+        loss: Loss,
+        setting: Setting,
+        worker: int,
+        share: Share,
+        x0: np.ndarray,
+        sample: np.ndarray | None,
+        evaluated: np.ndarray,
     ) -> None:
+        """`sample` are inputs, `evaluated` the numbers of training samples by which losses in the trace are found."""
         self.xp = setting.xp
         self.seed, self.worker = setting.seed, worker
         self.device = torch.device("cpu" if self.xp is np else f"cuda:{self.xp.cuda.Device().id}")
@@ -39,7 +48,8 @@ class TorchProblem(Problem):
         self.parameters, self.dim = self.views.shapes, self.views.dim
         self._generator = torch.default_generator if self.xp is np else torch.cuda.default_generators[self.device.index]
         self._x0 = self.xp.asarray(x0)
-        self.about, self.train, self.rest, self.sample = share.about, share.train, share.held_out, sample
+        self.about, self.train, self.rest = share.about, share.train, share.held_out
+        self.sample, self.evaluated = sample, evaluated
         self.n_samples, self.n_total, self.label_counts = len(share.train), share.n_total, share.label_counts
         self._batch = share.batch
         self._settled: Any = None  # the x at which the statistics are those of the sample
@@ -48,12 +58,10 @@ class TorchProblem(Problem):
         return self._x0.copy()
 
     def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
-        out[:] = 0
         if batch is None:
-            self._use(x, out)
-            for inputs, labels in self._chunks(x, self.train):
-                (self._loss(self.module(inputs), labels) * (len(labels) / self.n_samples)).backward()
+            self._mean(x, np.arange(self.n_samples), out)
             return
+        out[:] = 0
         self.views.at(x, out)
         if not self.module.training:
             self.module.train()
@@ -63,22 +71,39 @@ class TorchProblem(Problem):
         self._loss(self.module(inputs), labels).backward()
 
     def loss(self, x: Any) -> float:
-        return self._evaluated(x, self.train)[0] / self.n_samples
+        total, _, count = self._classified(x, self.train)
+        return total / count
+
+    def evaluate(self, x: Any, out: Any) -> float:
+        return self._mean(x, self.evaluated, out)
 
     def held_out(self, x: Any) -> tuple[float, int, int]:
-        return self._evaluated(x, self.rest)
+        return self._classified(x, self.rest)
 
     def save(self, x: Any, file: BinaryIO) -> None:
         self._use(x)
         torch.save({name: value.detach().clone() for name, value in self.module.state_dict().items()}, file)
 
-    def _evaluated(self, x: Any, samples: Samples) -> tuple[float, int, int]:
+    def _mean(self, x: Any, numbers: np.ndarray, out: Any) -> float:
+        """The mean loss of these training samples, in use at x, and its gradient into `out`."""
+        out[:] = 0
+        self._use(x, out)
+        mean = 0.0
+        for part in _cut(numbers):
+            inputs, labels = self._tensors(x, *self.train.take(part))
+            loss = self._loss(self.module(inputs), labels) * (len(part) / len(numbers))
+            loss.backward()
+            mean += float(loss.detach())
+        return mean
+
+    def _classified(self, x: Any, samples: Samples) -> tuple[float, int, int]:
         """Of samples at x: the sum of their losses, how many labels are the likeliest ones, and how many samples there
         are; a text has a label, and counts, at every position."""
         self._use(x)
         total, correct, count = 0.0, 0, 0
         with torch.no_grad():
-            for inputs, labels in self._chunks(x, samples):
+            for part in _cut(np.arange(len(samples))):
+                inputs, labels = self._tensors(x, *samples.take(part))
                 logits = self.module(inputs)
                 total += float(self._loss(logits, labels)) * labels.numel()
                 correct += int((logits.argmax(-1) == labels).sum())
@@ -89,7 +114,7 @@ class TorchProblem(Problem):
         """Make the module what it is to be used as at x."""
         self.views.at(x, out)
         self.module.eval()
-        if self._norms and (self._settled is None or not (self._settled == x).all()):
+        if self.sample is not None and (self._settled is None or not (self._settled == x).all()):
             settle(self.module, self._norms, (self._on_device(x, part) for part in _cut(self.sample)))
             self._settled = x.copy()
 
@@ -97,10 +122,6 @@ class TorchProblem(Problem):
         """The seed of what this worker draws for its next gradient."""
         words = np.random.SeedSequence([DROPOUT, self.seed, self.worker, self.calls]).generate_state(1)
         return int(words[0])
-
-    def _chunks(self, x: Any, samples: Samples) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for start in range(0, len(samples), CHUNK):
-            yield self._tensors(x, *samples.take(slice(start, start + CHUNK)))
 
     def _tensors(self, x: Any, inputs: np.ndarray, labels: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs, in the precision of x, and labels."""
@@ -131,5 +152,6 @@ def settle(module: nn.Module, layers: Sequence[Any], parts: Iterable[torch.Tenso
         layer.eval()
 
 
-def _cut(sample: np.ndarray) -> Iterator[np.ndarray]:
-    return (sample[start : start + CHUNK] for start in range(0, len(sample), CHUNK))
+def _cut(items: np.ndarray) -> list[np.ndarray]:
+    """As equal parts as can be: a last one of a single input would have no variance."""
+    return np.array_split(items, -(-len(items) // CHUNK)) if len(items) else []

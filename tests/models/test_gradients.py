@@ -118,6 +118,24 @@ def test_statistics_are_those_of_the_model_in_use() -> None:
     assert first.momentum == 0.1
 
 
+def test_losses_in_the_trace_are_those_of_some_samples(tmp_path: Path) -> None:
+    """Evenly from each share, and all of them where that many were asked for; the loss and its gradient."""
+    for problem in shares("torch:model=lenet5,data=fashion-mnist,evaluated=1000", 20, split="size:ratio=4")[::10]:
+        x, g, h = problem.x0(), np.empty(problem.dim), np.empty(problem.dim)
+        some = problem.evaluated
+        assert len(some) == pytest.approx(problem.n_samples / 60, abs=1)
+        assert set(np.diff(some, prepend=some[0] - 60, append=problem.n_samples)) <= {58, 59, 60, 61}
+        problem.gradient(x, some, h)  # nothing in LeNet is otherwise in training
+        loss, parameters = trained(problem, x, some)
+        assert problem.evaluate(x, g) == pytest.approx(float(loss(parameters)))
+        np.testing.assert_allclose(g, h, rtol=0, atol=1e-12)
+    (problem,) = shares("torch:model=mlp,data=digits,evaluated=9999", 1)
+    x, g, h = problem.x0(), np.empty(problem.dim), np.empty(problem.dim)
+    problem.gradient(x, None, h)
+    assert problem.evaluate(x, g) == pytest.approx(problem.loss(x), rel=1e-12)
+    np.testing.assert_array_equal(g, h)
+
+
 def test_what_is_dropped_is_drawn_for_each_worker_and_step(tmp_path: Path) -> None:
     """The same again for the same, whatever came between; another for another worker, step or seed."""
     (tmp_path / "net.py").write_text(
