@@ -8,8 +8,10 @@ from typing import Final
 
 import numpy as np
 
+from outpace.benchmarks.problems import splits
 from outpace.benchmarks.problems.samples import AT_A_TIME, About, Part, Source
-from outpace.comm import inputs
+from outpace.benchmarks.problems.size import NUMBER
+from outpace.comm import inputs, memory
 from outpace.comm.errors import UserError
 
 INSTALLED: Final = Path("/usr/share/datasets")  # where Debian's packages of data sets put them
@@ -43,8 +45,9 @@ def _idx_part(source: Source, about: About, name: str) -> Part:
     of_them, labels = _idx(of_labels, (), source.what)
     if of_them != count:
         raise UserError(f"{source.what}: {of_images} has {count:,} images, {of_labels} has {of_them:,} labels")
-    images = (chunk.reshape(-1, *about.shape) for chunk in chunks)
-    return Part(count, about.shape, checked(np.concatenate([*labels]), about.classes, of_labels, source.what), images)
+    memory.require(NUMBER * splits.DEAL * count, f"{source.what}: {of_images} with {count:,} images")
+    classes = checked(np.concatenate([*labels]), about.classes, of_labels, source.what)
+    return Part(count, about.shape, classes, (chunk.reshape(-1, *about.shape) for chunk in chunks))
 
 
 def read_cifar10(source: Source, seed: int) -> tuple[About, Part, Part]:
@@ -57,7 +60,7 @@ def _cifar10_part(source: Source, names: tuple[str, ...]) -> Part:
     paths, what, shape = [find(source, name) for name in names], source.what, CIFAR10.shape
     record = (1 + math.prod(shape),)
     labels = [
-        checked(np.concatenate([chunk[:, 0] for chunk in records(path, BATCH, record, what)]), 10, path, what)
+        checked(np.concatenate([chunk[:, 0].copy() for chunk in records(path, BATCH, record, what)]), 10, path, what)
         for path in paths
     ]
     chunks = (chunk[:, 1:].reshape(-1, *shape) for path in paths for chunk in records(path, BATCH, record, what))

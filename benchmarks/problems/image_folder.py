@@ -61,6 +61,8 @@ class Folder(About):
             raise LocalError(str(error)) from None
         except ImportError:
             raise LocalError(f"{self.what}: {MISSING}") from None
+        except MemoryError:
+            raise
         except Exception as error:  # every format has errors of its own for damaged files
             reason = getattr(error, "strerror", None) or "it is damaged, or no image"
             raise LocalError(f"{self.what}: cannot read {path}: {reason}") from None
