@@ -30,7 +30,7 @@ class Spec:
     side: PositiveInt | None = None  # of the images of a folder, in pixels
     context: PositiveInt | None = None  # bytes of a sample of text
     augment: str | None = None  # cropPIXELS, flip, or both joined by +
-    evaluated: PositiveInt = 10_000  # training samples, about, of all workers, that losses in the trace are the mean of
+    evaluated: PositiveInt = 10_000  # samples, of training and of those held out, by which the trace has its losses
     loss: str | None = None  # function of the model's file: of logits and labels, their mean loss; else cross-entropy
 
     def __post_init__(self) -> None:
@@ -73,7 +73,10 @@ def build(spec: Spec, setting: Setting) -> list[Problem]:
     sample = _sample(setting, shares) if normalises else None
     problems: list[Problem] = []
     for module, worker, share in zip(modules, setting.workers, shares, strict=True):
-        looked_at = spread(len(share.train), -(-spec.evaluated * len(share.train) // share.n_total))
+        looked_at = (
+            spread(len(share.train), -(-spec.evaluated * len(share.train) // share.n_total)),
+            spread(len(share.held_out), -(-spec.evaluated // setting.n)),
+        )
         problems.append(torch_problem.TorchProblem(module, loss, setting, worker, share, start, sample, looked_at))
     return problems
 

@@ -13,7 +13,8 @@ from outpace.benchmarks.problems.samples import Samples
 from outpace.benchmarks.problems.torch_views import Views
 from outpace.comm.streams import DROPOUT
 
-CHUNK: Final = 256  # samples that are evaluated at a time
+CHUNK: Final = 64  # samples that are evaluated at a time: of more, the activations would not stay in the cache
+BATCH: Final = 256  # inputs, about, over which statistics of batch normalisation are one
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -37,9 +38,9 @@ class TorchProblem(Problem):
         share: Share,
         x0: np.ndarray,
         sample: np.ndarray | None,
-        evaluated: np.ndarray,
+        evaluated: tuple[np.ndarray, np.ndarray],
     ) -> None:
-        """`sample` are inputs, `evaluated` the numbers of training samples by which losses in the trace are found."""
+        """`sample` are inputs; `evaluated` the numbers of training and held-out samples that evaluations see."""
         self.xp = setting.xp
         self.seed, self.worker = setting.seed, worker
         self.device = torch.device("cpu" if self.xp is np else f"cuda:{self.xp.cuda.Device().id}")
@@ -72,14 +73,14 @@ class TorchProblem(Problem):
         self._loss(self.module(inputs), labels).backward()
 
     def loss(self, x: Any) -> float:
-        total, _, count = self._classified(x, self.train)
+        total, _, count = self._classified(x, self.train, np.arange(self.n_samples))
         return total / count
 
     def evaluate(self, x: Any, out: Any) -> float:
-        return self._mean(x, self.evaluated, out)
+        return self._mean(x, self.evaluated[0], out)
 
     def held_out(self, x: Any) -> tuple[float, int, int]:
-        return self._classified(x, self.rest)
+        return self._classified(x, self.rest, self.evaluated[1])
 
     def state(self) -> dict[str, Any]:
         """The module's buffers, this worker's own."""
@@ -104,13 +105,13 @@ class TorchProblem(Problem):
             mean += float(loss.detach())
         return mean
 
-    def _classified(self, x: Any, samples: Samples) -> tuple[float, int, int]:
-        """Of samples at x: the sum of their losses, how many labels are the likeliest ones, and how many samples there
-        are; a text has a label, and counts, at every position."""
+    def _classified(self, x: Any, samples: Samples, numbers: np.ndarray) -> tuple[float, int, int]:
+        """Of these samples at x: the sum of their losses, how many labels are the likeliest ones, and how many labels
+        there are; a text has one at every position."""
         self._use(x)
         total, correct, count = 0.0, 0, 0
         with torch.no_grad():
-            for part in _cut(np.arange(len(samples))):
+            for part in _cut(numbers):
                 inputs, labels = self._tensors(x, *samples.take(part))
                 logits = self.module(inputs)
                 total += float(self._loss(logits, labels)) * labels.numel()
@@ -123,7 +124,7 @@ class TorchProblem(Problem):
         self.views.at(x, out)
         self.module.eval()
         if self.sample is not None and (self._settled is None or not (self._settled == x).all()):
-            settle(self.module, self._norms, (self._on_device(x, part) for part in _cut(self.sample)))
+            settle(self.module, self._norms, (self._on_device(x, part) for part in _cut(self.sample, BATCH)))
             self._settled = x.copy()
 
     def _drawn(self) -> int:
@@ -160,6 +161,6 @@ def settle(module: nn.Module, layers: Sequence[Any], parts: Iterable[torch.Tenso
         layer.eval()
 
 
-def _cut(items: np.ndarray) -> list[np.ndarray]:
+def _cut(items: np.ndarray, most: int = CHUNK) -> list[np.ndarray]:
     """As equal parts as can be: a last one of a single input would have no variance."""
-    return np.array_split(items, -(-len(items) // CHUNK)) if len(items) else []
+    return np.array_split(items, -(-len(items) // most)) if len(items) else []

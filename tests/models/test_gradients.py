@@ -122,7 +122,9 @@ def test_losses_in_the_trace_are_those_of_some_samples(tmp_path: Path) -> None:
     """Evenly from each share, and all of them where that many were asked for; the loss and its gradient."""
     for problem in shares("torch:model=lenet5,data=fashion-mnist,evaluated=1000", 20, split="size:ratio=4")[::10]:
         x, g, h = problem.x0(), np.empty(problem.dim), np.empty(problem.dim)
-        some = problem.evaluated
+        some, rest = problem.evaluated
+        assert len(rest) == 50
+        assert problem.held_out(x)[2] == 50
         assert len(some) == pytest.approx(problem.n_samples / 60, abs=1)
         assert set(np.diff(some, prepend=some[0] - 60, append=problem.n_samples)) <= {58, 59, 60, 61}
         problem.gradient(x, some, h)  # nothing in LeNet is otherwise in training
