@@ -20,7 +20,7 @@ from outpace.comm.spec import InputBefore, InputBehind, PositiveInt
 
 WHAT: Final = "--problem torch"
 BUILT_IN: Final = ("mlp", "lenet5", "resnet20", "vgg11", "resnet50", "gpt")
-SAMPLE: Final = 1024  # inputs, about, by which statistics of batch normalisation are computed anew
+SAMPLE: Final = 512  # inputs, about, by which statistics of batch normalisation are computed anew
 
 
 @dataclass(frozen=True, kw_only=True)

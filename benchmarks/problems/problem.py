@@ -53,8 +53,8 @@ class Problem(Objective):
         return self.loss(x)
 
     def held_out(self, x: Any) -> tuple[float, int, int] | None:
-        """Of this worker's held-out samples: the sum of their losses at x, in the precision of x, how many are
-        classified correctly, and how many there are. None where the problem holds none out."""
+        """Of this worker's held-out samples: the sum of their losses at x, in the precision of x or of the run; how
+        many are classified correctly; and how many there are. None where the problem holds none out."""
         return None
 
     def state(self) -> dict[str, Any]:

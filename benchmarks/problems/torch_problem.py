@@ -14,7 +14,6 @@ from outpace.benchmarks.problems.torch_views import Views
 from outpace.comm.streams import DROPOUT
 
 CHUNK: Final = 64  # samples that are evaluated at a time: of more, the activations would not stay in the cache
-BATCH: Final = 256  # inputs, about, over which statistics of batch normalisation are one
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -77,10 +76,13 @@ class TorchProblem(Problem):
         return total / count
 
     def evaluate(self, x: Any, out: Any) -> float:
-        return self._mean(x, self.evaluated[0], out)
+        g = out.astype(self._x0.dtype)
+        mean = self._mean(x.astype(g.dtype), self.evaluated[0], g)
+        out[:] = g
+        return mean
 
     def held_out(self, x: Any) -> tuple[float, int, int]:
-        return self._classified(x, self.rest, self.evaluated[1])
+        return self._classified(x.astype(self._x0.dtype), self.rest, self.evaluated[1])
 
     def state(self) -> dict[str, Any]:
         """The module's buffers, this worker's own."""
@@ -124,7 +126,7 @@ class TorchProblem(Problem):
         self.views.at(x, out)
         self.module.eval()
         if self.sample is not None and (self._settled is None or not (self._settled == x).all()):
-            settle(self.module, self._norms, (self._on_device(x, part) for part in _cut(self.sample, BATCH)))
+            settle(self.module, self._norms, (self._on_device(x, part) for part in _cut(self.sample)))
             self._settled = x.copy()
 
     def _drawn(self) -> int:
@@ -161,6 +163,6 @@ def settle(module: nn.Module, layers: Sequence[Any], parts: Iterable[torch.Tenso
         layer.eval()
 
 
-def _cut(items: np.ndarray, most: int = CHUNK) -> list[np.ndarray]:
+def _cut(items: np.ndarray) -> list[np.ndarray]:
     """As equal parts as can be: a last one of a single input would have no variance."""
-    return np.array_split(items, -(-len(items) // most)) if len(items) else []
+    return np.array_split(items, -(-len(items) // CHUNK)) if len(items) else []

@@ -17,7 +17,6 @@ from reference import d_psgd as d_psgd_form
 from outpace.algorithms import allreduce_sgd, d2, d_psgd
 from outpace.benchmarks.conformance.row import Row, configurations
 from outpace.benchmarks.conformance.verdict import NotApplicable
-from outpace.benchmarks.problems.samples import Samples
 
 pytestmark = pytest.mark.ranks(4)
 
@@ -38,7 +37,7 @@ def text() -> Iterator[str]:
     world = MPI.COMM_WORLD
     with tempfile.TemporaryDirectory() as folder:
         data = some_of_fashion_mnist(Path(folder), 1000, 200)
-        yield f"torch:model=lenet5,data={world.bcast(data)}"
+        yield f"torch:model=lenet5,data={world.bcast(data)},evaluated=200"
         world.Barrier()
 
 
@@ -54,8 +53,7 @@ def test_every_program_trains_lenet(comm: CheckedComm, row: Row, text: str) -> N
     outcome = execute(comm, row.program, problem, steps, dtype="float32", **config)
     assert comm.allreduce(len(outcome.steps)) == steps * workers
     if comm.rank < workers:
-        some = Samples(problem.rest.records[:50], problem.rest.labels[:50])
-        before, after = (problem._evaluated(x, some)[0] / 50 for x in (problem.x0(), outcome.mean.astype("f4")))
+        before, after = (problem.held_out(x)[0] / 50 for x in (problem.x0(), outcome.mean))
     means = comm.allgather((before, after) if comm.rank < workers else None)
     before, after = np.mean([pair for pair in means if pair], axis=0)
     assert after < 0.99 * before
