@@ -76,8 +76,9 @@ class TorchProblem(Problem):
         return total / count
 
     def evaluate(self, x: Any, out: Any) -> float:
-        g = out.astype(self._x0.dtype)
-        mean = self._mean(x.astype(g.dtype), self.evaluated[0], g)
+        x = x.astype(self._x0.dtype)
+        g = self.xp.empty_like(x)
+        mean = self._mean(x, self.evaluated[0], g)
         out[:] = g
         return mean
 
@@ -125,7 +126,8 @@ class TorchProblem(Problem):
         """Make the module what it is to be used as at x."""
         self.views.at(x, out)
         self.module.eval()
-        if self.sample is not None and (self._settled is None or not (self._settled == x).all()):
+        at = self._settled
+        if self.sample is not None and (at is None or at.dtype != x.dtype or not (at == x).all()):
             settle(self.module, self._norms, (self._on_device(x, part) for part in _cut(self.sample)))
             self._settled = x.copy()
 

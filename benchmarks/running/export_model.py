@@ -21,7 +21,7 @@ def export_model(path: Path, out: Path) -> None:
         raise UserError(f"{path}: a run of {run.attrs['problem']}, which is no network of --problem torch")
     network = rebuilt.shares(run.attrs, str(path), "exported")[0]
     shapes = {name: list(shape) for name, shape in (network.parameters or {}).items()}
-    if shapes != run.objects["parameters"]:
+    if shapes != run.objects["parameters"] or network.dim != run.attrs["dim"]:
         raise UserError(f"{path}: the module of {run.attrs['problem']} now has other parameters than in the run")
     x_mean = run.column("model", "x_mean").astype(run.attrs["dtype"])
     with files.output(out) as file:

@@ -37,14 +37,15 @@ def finished(job: Job, code: int = 0) -> Run:
     return Run(job.target)
 
 
-def test_the_documented_model_is_trained_and_exported(start: Start, flags: list[str], tmp_path: Path) -> None:
+def test_the_documented_model_is_trained_and_exported(
+    start: Start, flags: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is loaded into a module made anew has the accuracy and the loss that the trace ends with."""
     run = finished(start("d_psgd", 2, *flags, "--epochs", "2", "--evaluations", "1", outpace=True))
     assert run.column("evaluations", "held_out_loss")[-1] < run.column("evaluations", "held_out_loss")[0]
     assert sum(np.prod(shape) for shape in run.objects["parameters"].values()) == run.attrs["dim"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        done = outpace("show", "--export-model", "run.h5", "-o", "net.pt")
+    monkeypatch.chdir(tmp_path)
+    done = outpace("show", "--export-model", "run.h5", "-o", "net.pt")
     assert done.returncode == 0, done.stderr
     spec: Any = importlib.util.spec_from_file_location("net", tmp_path / "net.py")
     spec.loader.exec_module(net := importlib.util.module_from_spec(spec))
@@ -61,6 +62,10 @@ def test_the_documented_model_is_trained_and_exported(start: Start, flags: list[
         loss = net.smoothed(logits, labels.long())
     assert float(loss) == pytest.approx(run.column("evaluations", "held_out_loss")[-1], rel=1e-5)
     assert (logits.argmax(1) == labels).float().mean() == pytest.approx(run.column("evaluations", "accuracy")[-1])
+    (tmp_path / "net.py").write_text((tmp_path / "net.py").read_text() + "\n")
+    done = outpace("show", "--export-model", "run.h5", "-o", "other.pt")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "outpace: run.h5: net.py changed since the run, which cannot be exported without it\n"
 
 
 def test_a_run_repeats_and_goes_on_bit_for_bit(start: Start, flags: list[str], tmp_path: Path) -> None:
