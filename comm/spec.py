@@ -48,6 +48,26 @@ class Input:
 
     besides: tuple[str, ...] = ()
 
+    def file(self, text: str) -> str:
+        """The file's name; nothing where there is none."""
+        return "" if text in self.besides else text
+
+
+@dataclass(frozen=True)
+class InputBefore(Input):
+    """FILE:NAME, a name in a file; without a colon it names none."""
+
+    def file(self, text: str) -> str:
+        return text.rpartition(":")[0]
+
+
+@dataclass(frozen=True)
+class InputBehind(Input):
+    """KIND:FILE; without a colon it names none."""
+
+    def file(self, text: str) -> str:
+        return text.partition(":")[2]
+
 
 @dataclass(frozen=True)
 class Quantity:
@@ -186,11 +206,8 @@ def inputs(spec: Any) -> list[str]:
     """
     files = []
     for key, hint in _hints(type(spec)).items():
-        marks = [extra for extra in get_args(hint) if isinstance(extra, Input)]
-        value = getattr(spec, key)
-        if marks and value not in marks[0].besides:
-            files.append(value)
-    return files
+        files += [extra.file(getattr(spec, key)) for extra in get_args(hint) if isinstance(extra, Input)]
+    return list(filter(None, files))
 
 
 def check(config: Any, label: Any = lambda field: "--" + _key(field)) -> None:

@@ -24,3 +24,5 @@ EPOCHS: Final = 13  # lengths of SVRG's epochs, the same on every rank
 SHARED_BATCHES: Final = 14  # samples of a batch that all workers share out among them
 LINKS: Final = 15  # when others use the network
 NETWORK: Final = 16  # which pairs of many ranks are measured
+AUGMENTATION: Final = 17  # how the images of a batch are cropped and mirrored
+DROPOUT: Final = 18  # what a network drops, or draws otherwise, in a step

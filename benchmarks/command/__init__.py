@@ -133,9 +133,24 @@ def show(options: argparse.Namespace) -> int:
             print(f"recovered {file}", flush=True)
             recovered.append(file)
         files = recovered + files
+    if options.export_model or options.out:
+        return _export_model(options)
     if not files:
         raise UserError("show needs a FILE, or --recover DIR")
     return inspection.show(files)
+
+
+def _export_model(options: argparse.Namespace) -> int:
+    from mpi4py import MPI
+
+    from outpace.benchmarks.running.export_model import export_model
+
+    if not (options.export_model and options.out):
+        raise UserError("show needs --export-model FILE and -o OUT together")
+    MPI.Init()
+    export_model(options.export_model, options.out)
+    print(f"wrote {options.out}")
+    return 0
 
 
 def plot(options: argparse.Namespace) -> int:

@@ -66,6 +66,13 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--recover", type=Path, metavar="DIR", help="first turn the parts that killed runs left in DIR into traces"
     )
+    one.add_argument(
+        "--export-model",
+        type=Path,
+        metavar="FILE",
+        help="write the network that this run of --problem torch ended with as a state dict into OUT",
+    )
+    one.add_argument("-o", "--out", type=Path, metavar="OUT", help="of --export-model, such as model.pt")
     one.set_defaults(command="show")
 
     one = commands.add_parser(

@@ -5,7 +5,18 @@ In those of `rows` f_i is so weighted that the objective is the mean over all sa
 
 from typing import Any
 
-from outpace.benchmarks.problems import digits, libsvm, logistic, pca, quadratic, size, sparse_noise, splits, svd
+from outpace.benchmarks.problems import (
+    digits,
+    libsvm,
+    logistic,
+    networks,
+    pca,
+    quadratic,
+    size,
+    sparse_noise,
+    splits,
+    svd,
+)
 from outpace.benchmarks.problems.problem import Problem, Setting, Unshared
 from outpace.comm import spec
 
@@ -19,6 +30,7 @@ MODULES: dict[str, Any] = {
     "libsvm": libsvm,
     "pca": pca,
     "svd": svd,
+    "torch": networks,
 }
 PROBLEMS: dict[str, type[Any]] = {name: module.Spec for name, module in MODULES.items()}
 

@@ -1,22 +1,17 @@
 """Data files in LIBSVM's format: `label index:value ...`, one line for each sample, plain or compressed."""
 
-import bz2
-import gzip
-import lzma
 import re
 import sys
-import zlib
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from outpace.comm import inputs, memory
 from outpace.comm.errors import UserError
 
-COMPRESSED: Final = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 MARK: Final = b"\xef\xbb\xbf"  # the byte order mark of UTF-8
 SAMPLE: Final = re.compile(rb"[^\s:]+(\s+\d+:[^\s:]+)*\s*")
 LONGEST: Final = 2**26  # bytes of a line
@@ -32,7 +27,6 @@ def read_libsvm(path: str | Path, what: str) -> tuple[Any, np.ndarray]:
     """
     from scipy.sparse import csr_array  # slow to import, and only rank 0 needs it
 
-    path = inputs.regular(path, f"{what}: ")
     numbers, ends, lines = _numbers(path, what)
     starts = np.append(0, ends[:-1]) if len(ends) else ends
     labels = numbers[starts]
@@ -65,7 +59,7 @@ def tell(path: str | Path, what: str, noticed: list[str]) -> None:
         print(f"{what}: {path}: {'; '.join(noticed)}", file=sys.stderr, flush=True)
 
 
-def _numbers(path: Path, what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _numbers(path: str | Path, what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """All numbers of the file, sample by sample a label and then index and value in turn; where each sample ends; and
     the number of its line."""
     numbers, ends, lines = array("d"), array("q"), array("q")
@@ -90,25 +84,15 @@ def _numbers(path: Path, what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     return read
 
 
-def _lines(path: Path, what: str) -> Iterator[tuple[int, bytes]]:
+def _lines(path: str | Path, what: str) -> Iterator[tuple[int, bytes]]:
     """The lines that hold something beside a comment, with their numbers."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(6)
-        opener: Any = next((how for magic, how in COMPRESSED.items() if start.startswith(magic)), open)
-        with opener(path, "rb") as file:
-            yield from _of(file, path, what)
-    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        raise UserError(f"{what}: cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _of(file: IO[bytes], path: Path, what: str) -> Iterator[tuple[int, bytes]]:
     number = 0
-    while line := file.readline(LONGEST):
-        number += 1
-        if len(line) == LONGEST:
-            raise UserError(f"{what}: {path}, line {number}: longer than {memory.amount(LONGEST)}")
-        if number == 1:
-            line = line.removeprefix(MARK)
-        if line := line.partition(b"#")[0].strip():
-            yield number, line
+    with inputs.opened(path, f"{what}: ") as file:
+        while line := file.readline(LONGEST):
+            number += 1
+            if len(line) == LONGEST:
+                raise UserError(f"{what}: {path}, line {number}: longer than {memory.amount(LONGEST)}")
+            if number == 1:
+                line = line.removeprefix(MARK)
+            if line := line.partition(b"#")[0].strip():
+                yield number, line

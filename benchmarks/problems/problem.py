@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from mpi4py import MPI
@@ -25,6 +25,7 @@ class Objective:
     L_mean_square: float | None = None  # root mean square of these constants, or a bound on it
     mu: float | None = None  # strong convexity of the objective, or a bound on its curvature from below
     x_star: Any = None  # where the whole objective has its minimum
+    parameters: dict[str, tuple[int, ...]] | None = None  # of a network: names and shapes, in the order of x
 
     def x0(self) -> Any:
         """The start, the same on every worker; a new array of the run's dtype."""
@@ -35,6 +36,7 @@ class Problem(Objective):
     """One worker's share of an objective: base of every problem."""
 
     f_star: float | None = None  # minimum of the whole objective, where it is known
+    calls = 0  # gradients of this worker before the next one, which draws by this number what it draws
 
     def loss(self, x: Any) -> float:
         """f_i(x) over all samples of this worker, in the precision of x."""
@@ -44,10 +46,24 @@ class Problem(Objective):
         """Mean gradient over `batch` (sample numbers, shape (b,)) into `out`; over all samples if None."""
         raise NotImplementedError
 
+    def evaluate(self, x: Any, out: Any) -> float:
+        """The loss at x, and the full gradient there into `out`, for the trace: a problem may estimate both by the same
+        samples at every x."""
+        self.gradient(x, None, out)
+        return self.loss(x)
+
     def held_out(self, x: Any) -> tuple[float, int, int] | None:
-        """Of this worker's held-out samples: the sum of their losses at x, in the precision of x, how many are
-        classified correctly, and how many there are. None where the problem holds none out."""
+        """Of this worker's held-out samples: the sum of their losses at x, in the precision of x or of the run; how
+        many are classified correctly; and how many there are. None where the problem holds none out."""
         return None
+
+    def state(self) -> dict[str, Any]:
+        """Arrays beside x that gradients change in place, by name: with them a run goes on from its checkpoint."""
+        return {}
+
+    def save(self, x: Any, file: BinaryIO) -> None:
+        """Write the network at x, as torch saves a state dict. Only of a problem with `parameters`."""
+        raise NotImplementedError
 
     def answer(self, comm: MPI.Intracomm, x: np.ndarray) -> dict[str, float]:
         """How far x, float64, is from what is known otherwise; collective over comm, whose ranks have a share each."""

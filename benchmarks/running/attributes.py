@@ -44,6 +44,7 @@ def beforehand(
         **provenance.describe(comm, gpu=setting.xp is not np),
         **({"inputs": json.dumps(dict(plan.inputs))} if plan.inputs else {}),
         **({"constants": json.dumps(derived)} if derived else {}),
+        **({"parameters": json.dumps(problem.parameters)} if problem.parameters else {}),
     }
 
 

@@ -47,6 +47,7 @@ class PacedProblem:
 
     def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
         start = clock.now(self._comm)
+        self.problem.calls = self.calls
         self.problem.gradient(x, batch, out)
         self._computed(start, batch, out)
 

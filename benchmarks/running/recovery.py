@@ -10,9 +10,7 @@ from typing import Any, Final
 import numpy as np
 from mpi4py import MPI
 
-from outpace.benchmarks import problems
-from outpace.benchmarks.problems import Setting
-from outpace.benchmarks.running import inputs
+from outpace.benchmarks.running import rebuilt
 from outpace.benchmarks.running.finish import Course, finish
 from outpace.benchmarks.trace import archive, checkpoint, lock, parts
 from outpace.benchmarks.trace.archive import Parts
@@ -81,14 +79,8 @@ def _recover(target: Path) -> str:
         raise UserError(f"{target} exists beside its parts: remove the one that is not wanted")
     n, dim, dtype = attributes["n_workers"], attributes["dim"], np.dtype(attributes["dtype"])
     config = json.loads(attributes["config"])
-    read, now = json.loads(attributes.get("inputs", "{}")), inputs.of_specs({"problem": config["problem"]})
-    if changed := inputs.changed(read, now):
-        raise UserError(
-            f"{target}: {' and '.join(changed)} changed since the run, which cannot be evaluated without it"
-        )
+    shares = rebuilt.shares(attributes, str(target), "evaluated")
     layout = Layout(n, config.get("servers", 0))
-    setting = Setting(MPI.COMM_SELF, range(n), n, config["split"], config["seed"], attributes["dtype"], np)
-    shares = problems.build(config["problem"], setting)
     held = layout.held(dim)
     damage = list(found.damage.values())
     places = {rank: _place(target, rank, found.headers[rank]) for rank in held}

@@ -18,7 +18,7 @@ from outpace.benchmarks.trace.checkpoint import Checkpoint, Counters
 from outpace.benchmarks.trace.parts import Part, models_path, part_path
 from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import agreement
-from outpace.comm.errors import UserError
+from outpace.comm.errors import LocalError, UserError
 from outpace.comm.meter import MeteredComm
 
 MUCH: Final = 2**30  # bytes of snapshots that a run says it will write
@@ -130,6 +130,8 @@ def opened(
         if any(comm.allgather(mine[0].snapshots.missing)) and comm.rank == 0:
             _say(plan, f"snapshots from before the checkpoint are not in {plan.launch.scratch}; they are not evaluated")
         yield mine[0]
+    except LocalError:
+        raise  # the other ranks would not come to the barrier
     except UserError:
         for storage in mine:
             storage.discard()

@@ -1,16 +1,13 @@
 """The programs that `outpace run` and sweeps take: the suite's own by name, a user's by its file."""
 
-import functools
 import importlib
-import importlib.util
 import pkgutil
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from outpace import algorithms
 from outpace.benchmarks.config import ProgramConfig
+from outpace.comm import user_code
 from outpace.comm.errors import UserError
 
 
@@ -38,22 +35,8 @@ def name_of(program: str) -> str:
 def config_of(program: str) -> type[ProgramConfig]:
     """The program's Config. Raises UserError where its file has none or cannot be imported."""
     name = module_of(program)
-    module = _load(Path(name).resolve()) if name.endswith(".py") else importlib.import_module(name)
+    module = user_code.load(Path(name).resolve()) if name.endswith(".py") else importlib.import_module(name)
     Config: Any = getattr(module, "Config", None)
     if not (isinstance(Config, type) and issubclass(Config, ProgramConfig)):
         raise UserError(f"{program}: no class Config(ProgramConfig) in it")
     return Config
-
-
-@functools.cache
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(str(path), path)
-    assert spec
-    assert spec.loader
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where its dataclasses are looked up
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[spec.name]
-        raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from None
-    return module

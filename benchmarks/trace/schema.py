@@ -210,5 +210,6 @@ OPTIONAL_ATTRIBUTES: Final[dict[str, type]] = {
     "title": str,  # the program's name for people, or its variant's
     "links": str,  # the links between the ranks; none where it is missing
     "constants": str,  # JSON: what the program took from the problem's constants
+    "parameters": str,  # JSON: the shape of every parameter of a network, by its name, in the model's order
     "answer": str,  # JSON: how far the final model is from what LAPACK finds
 }

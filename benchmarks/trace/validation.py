@@ -19,7 +19,7 @@ from outpace.comm import memory
 from outpace.comm.errors import UserError
 
 CHOICES: Final = {"status": schema.STATUSES, "claim_class": schema.CLAIM_CLASSES, "progress": schema.PROGRESS}
-OBJECTS: Final = ("config", "constants", "answer", "inputs")  # attributes of JSON
+OBJECTS: Final = ("config", "constants", "answer", "inputs", "parameters")  # attributes of JSON
 ORDERED: Final = (("evaluations", "t_s"), ("steps", "t_s"), ("events", "t_start_s"), ("links", "t_s"))
 DURATIONS: Final = (("steps", "compute_s"), ("steps", "injected_s"), ("steps", "wait_s"))
 POSITIVE: Final = (("network", "rtt_s"), ("network", "bytes_per_s"), ("links", "bytes_per_s"))

@@ -290,3 +290,46 @@ def test_exception_in_the_communication_thread(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "rank 1: exception in the communication thread" in done.stderr
     assert "the averaging thread broke" in done.stderr
+
+
+FINDING = """
+from dataclasses import dataclass
+from outpace.benchmarks.config import ProgramConfig
+from outpace.benchmarks.program import main
+from outpace.comm.errors import LocalError
+
+@dataclass(frozen=True)
+class Config(ProgramConfig):
+    step_size: float = 0.1
+    batch_size: int = 1
+    dtype: str = "float64"
+    seed: int = 0
+
+def run(comm, problem, cfg, budget, trace):
+    x = problem.x0()
+    for k in budget:
+        if k == 3 and comm.rank == 1:
+            raise LocalError("an image is damaged")
+        trace.snapshot(x)
+        comm.sendrecv(k, (comm.rank + 1) % comm.size, source=comm.rank - 1 if comm.rank else comm.size - 1)
+        trace.record()
+    return x
+
+if __name__ == "__main__":
+    main(run, Config)
+"""
+
+
+def test_what_one_rank_finds_in_mid_run_ends_the_job_in_one_line(tmp_path: Path) -> None:
+    """The others, which wait for it, are not waited for; what was recorded is kept."""
+    program = tmp_path / "finding.py"
+    program.write_text(FINDING)
+    target = tmp_path / "run.h5"
+    began = time.monotonic()
+    done = outpace("run", str(program), "-n", "3", "--problem", "quadratic:dim=3", "--out", str(target))
+    assert done.returncode == 2
+    assert time.monotonic() - began < 60
+    said = done.stderr.splitlines()
+    assert said.count("rank 1: an image is damaged") == 1
+    assert "Traceback" not in done.stderr
+    assert len([path for path in leftovers(target) if re.search(r"part-\d$", path.name)]) == 3

@@ -40,6 +40,7 @@ CATALOGUES = {
 # Of keys that must be given beside the one that is tried.
 GIVEN = {"dim": "3", "samples": "9", "path": "/nowhere", "data": "made", "rank": "0", "factor": "2", "p": "0.5"}
 GIVEN |= {"sigma": "1", "alpha": "2", "ratio": "2", "degree": "2", "at": "1", "weight": "1", "radius": "1", "m": "2"}
+OF_NETWORKS = {"model": "mlp", "data": "digits"}
 
 
 def numbers(kind: type[Any]) -> Iterator[tuple[str, list[spec.Range]]]:
@@ -75,9 +76,10 @@ def specs() -> Iterator[tuple[str, str, str]]:
     for flag, catalogue in CATALOGUES.items():
         for name, kind in catalogue.items():
             needed = [f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING]
-            made = ["samples", "dim"] if {"data"} <= {f.name for f in dataclasses.fields(kind)} else []
+            made = ["samples", "dim"] if {"data", "samples"} <= {f.name for f in dataclasses.fields(kind)} else []
+            given = GIVEN | (OF_NETWORKS if name == "torch" else {})
             for key, _ in numbers(kind):
-                others = [f"{other}={GIVEN[other]}" for other in [*needed, *made] if other != key]
+                others = [f"{other}={given[other]}" for other in [*needed, *made] if other != key]
                 yield flag, f"{name}:{','.join([*others, key.replace('_', '-')])}", key
 
 
