@@ -26,9 +26,9 @@ ONE_BIT: Final = "Signum"
 
 # Program, flags, and step sizes half a decade apart. All are constant over a run.
 PROGRAMS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
-    "AllReduce-SGD": ("allreduce_sgd", (), ("0.01", "0.03", "0.1", "0.3")),
-    "Adam": ("allreduce_sgd", ("--rule", "adam"), ("0.0001", "0.0003", "0.001", "0.003")),
-    ONE_BIT: ("sign_sgd", ("--variant", "signum"), ("0.00003", "0.0001", "0.0003", "0.001")),
+    "AllReduce-SGD": ("allreduce_sgd", (), ("0.03", "0.1", "0.3", "1")),
+    "Adam": ("allreduce_sgd", ("--rule", "adam"), ("0.0003", "0.001", "0.003", "0.01")),
+    ONE_BIT: ("sign_sgd", ("--variant", "signum"), ("0.0001", "0.0003", "0.001", "0.003")),
 }
 
 
