@@ -7,6 +7,7 @@ import pytest
 import torch
 from harness import shares
 
+from outpace.benchmarks.problems import networks
 from outpace.benchmarks.problems.torch_models import BUILT_IN
 
 SIZES = {  # parameters, for what samples
@@ -52,3 +53,7 @@ def test_the_transformer_sees_no_later_byte_and_learns(tmp_path: Path) -> None:
         x -= 0.3 * g
     assert problem.loss(x) < before - 1
     assert problem.label_counts is None
+
+
+def test_the_names_in_a_spec_are_those_of_the_models() -> None:
+    assert tuple(BUILT_IN) == networks.BUILT_IN
