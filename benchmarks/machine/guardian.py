@@ -123,9 +123,10 @@ class Guardian:
                 self.account["forced"] |= self._launcher is not None
                 for pid in descendants(os.getpid()):
                     send(pid, signal.SIGKILL)
-        for path in self._memory:
-            with suppress(OSError):
-                os.unlink(path)
+        if not self._inside:  # there /dev/shm is the namespaces' own, and goes with them
+            for path in self._memory:
+                with suppress(OSError):
+                    os.unlink(path)
 
     def _until_next_look(self) -> float | None:
         now_s = time.monotonic()
@@ -242,7 +243,7 @@ class Guardian:
         alive = {self._seen[pid] for pid in states if states[pid] not in "XZ"}
         over = {*range(self._ranks), *self._seen.values()} - alive  # it may have ended before anybody saw it
         self.account["seen"] |= bool(states)
-        for pid in list(states)[0 if self._inside else -1 :]:  # the ranks of a host share it
+        for pid in list(states)[-1:]:  # the ranks of a host share it
             self._memory |= mapped(pid)
         if not (alive and over) or "T" in states.values():
             self._over_s = float("inf")

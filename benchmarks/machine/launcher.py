@@ -15,7 +15,7 @@ import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, Final, TextIO
@@ -94,11 +94,13 @@ def typed(line: Sequence[str], given: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a launch ended: its exit code and, where one rank of this node ended it, which one and how."""
+    """How a launch ended: its exit code and, where one rank of this node ended it, which one and how; and the last
+    signal that it was to end by, be it that it had come to its own end by then."""
 
     code: int
     rank: int | None = None
     cause: str = ""
+    told: int = 0
 
 
 class Started:
@@ -234,9 +236,10 @@ def launch(module: str, ranks: int, arguments: Sequence[str], placement: Sequenc
     """Print the command line and run it. SIGTERM, SIGUSR1, Ctrl-C and the end of the terminal are passed on, the last
     one unless nohup has it ignored. `placement` is as in `command`. Raises UserError before anything starts."""
     running: Started | None = None
-    early: list[int] = []
+    received, early = list[int](), list[int]()
 
     def pass_on(number: int, _: object) -> None:
+        received.append(number)
         if running:
             running.send(number)
         else:
@@ -246,7 +249,8 @@ def launch(module: str, ranks: int, arguments: Sequence[str], placement: Sequenc
         running = Started(module, ranks, arguments, placement=placement)
         for number in early:
             running.send(number)
-        return running.wait()
+        ended = running.wait()
+    return replace(ended, told=received[-1]) if received else ended
 
 
 @contextmanager
@@ -296,6 +300,12 @@ def _tee(source: BinaryIO, target: TextIO, said: list[bytes]) -> None:
                 target.flush()
             except OSError:  # nobody listens any more: no reason to end the job in its midst
                 streams.forsake(target)
+
+
+def said(program: str, ended: Ended) -> str:
+    """One line for any launch after which nothing else is to be launched."""
+    by = f", and {signal.Signals(ended.told).name} came" if ended.told else ""
+    return f"{program} ended with exit code {ended.code}{by}"
 
 
 def explain(ended: Ended, folder: Path | None = None) -> str | None:

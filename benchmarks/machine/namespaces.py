@@ -124,6 +124,8 @@ def set_up(spec: Links, ranks: int) -> list[str]:
     _do("mount -t tmpfs outpace /run/netns")
     Path("/run/netns/switch").touch()
     _do("mount --bind /proc/self/ns/net /run/netns/switch")
+    # MPI names its shared memory after process ids, which in here are those of any other such job.
+    _do("mount -t tmpfs outpace /dev/shm")
     _do("ip link set lo up")
     _do("ip link add switch type bridge")
     _do(f"ip address add {SWITCH}/24 dev switch")

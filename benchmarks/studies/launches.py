@@ -18,7 +18,7 @@ def trace(out: Path, program: str, workers: int, *flags: str) -> Run:
     """The run that leaves `out`, on as many ranks as its workers and servers need: made now, or from its checkpoint on,
     unless it is there.
 
-    One that diverges is a result, too. Raises UserError where it fails.
+    One that diverges is a result, too. Raises UserError where it fails, and at a signal, even if that finds it done.
     """
     if not out.exists() or Run(out).attrs["status"] == "partial":
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -26,8 +26,8 @@ def trace(out: Path, program: str, workers: int, *flags: str) -> Run:
         ranks = workers + importlib.import_module(module).Config.servers
         anew = [] if checkpoint.common(out, ranks) else ["--overwrite"]
         ended = launcher.launch(module, ranks, [*flags, "--out", str(out), *anew])
-        if ended.code and not (out.exists() and Run(out).attrs["status"] == "diverged"):
-            raise UserError(launcher.explain(ended, out.parent) or f"{program} ended with exit code {ended.code}")
+        if ended.told or (ended.code and not (out.exists() and Run(out).attrs["status"] == "diverged")):
+            raise UserError(launcher.explain(ended, out.parent) or launcher.said(program, ended))
     return Run(out)
 
 

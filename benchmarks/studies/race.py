@@ -48,9 +48,9 @@ def race(folder: Path, workers: int, factor: float, epochs: float, links: str) -
             flags = ["--problem", "digits", "--compute-time", str(COMPUTE_TIME_S), "--stragglers", stragglers]
             flags += [*given, "--epochs", f"{epochs:g}", "--out", str(out), "--anew"]
             ended = launcher.launch(f"outpace.algorithms.{program}", workers, flags)
-            if ended.code:
-                console.print(launcher.explain(ended, folder) or f"{program} ended with exit code {ended.code}")
-                return ended.code
+            if ended.code or ended.told:
+                console.print(launcher.explain(ended, folder) or launcher.said(program, ended))
+                return ended.code or 128 + ended.told
             traces[program] = Run(out)
     console.print()
     Console(width=max(100, Console().width)).print(table(homogeneous, slowed))

@@ -92,6 +92,28 @@ def test_a_signal_at_the_very_end(start: Callable, number: int) -> None:
         job.target.unlink()
 
 
+def test_a_signal_at_the_end_of_a_run_ends_its_study(tmp_path: Path) -> None:
+    """The run is done all the same, but nothing is launched after it."""
+    out = tmp_path / "run.h5"
+    script = f"""
+from pathlib import Path
+from outpace.benchmarks.studies.launches import trace
+trace(Path({str(out)!r}), "d_psgd", 2, "--problem", "quadratic:dim=10", "--epochs", "1")
+print("goes on")
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not out.exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    said, err = process.communicate(timeout=WITHIN_S)
+    assert "d_psgd ended with exit code 0, and SIGTERM came" in err
+    assert said.count("goes on") == 0
+    assert Run(out).attrs["status"] == "complete"
+
+
 def test_a_hang_up_before_anything_is_launched() -> None:
     """Ends the command, which loads MPI early: UCX would have it stop for ever."""
     script = "import os, outpace.benchmarks.command; from mpi4py import MPI; os.kill(os.getpid(), 1)"
