@@ -154,8 +154,9 @@ def test_launches_are_real(document: str) -> None:
         rest = words[words.index(module) + 1 :]
         assert importlib.util.find_spec(module), f"{document}: {shlex.join(words)}"
         if module == "outpace.benchmarks.studies":
-            assert len(rest) == 1
-            assert rest[0] in STUDIES
+            study, *options = rest
+            assert study in STUDIES
+            assert not options or (options[0] == "--launches" and len(options) == 2)
         elif rest != ["--help"]:
             check_flags(module.rpartition(".")[2], rest, ranks)
 

@@ -15,6 +15,7 @@ from scipy import stats
 
 from outpace.algorithms import allreduce_sgd, sign_sgd
 from outpace.benchmarks.conformance.trial import Shown
+from outpace.benchmarks.problems import Problem
 from outpace.benchmarks.running.plan import make_plan, parse_flags
 from outpace.benchmarks.studies.vote_errors import NOISES, SNR, VOTERS, vote_error, vote_errors
 from outpace.benchmarks.trace.recorder import Trace
@@ -232,7 +233,7 @@ def test_loss_against_sign_flippers(liars: int, worked_out: float) -> None:
     assert everyone[0].loss(X[0]) == pytest.approx(worked_out, rel=0.1)
 
 
-class Valley:
+class Valley(Problem):
     """f = 0.1 |x1 + x2| + |x1 - x2|, by a subgradient: its signs are always (+1, -1) or (-1, +1)."""
 
     xp, dim, n_samples, n_total, f_star = np, 2, 1, 1, 0.0
