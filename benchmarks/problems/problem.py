@@ -31,6 +31,10 @@ class Objective:
         """The start, the same on every worker; a new array of the run's dtype."""
         raise NotImplementedError
 
+    def state(self) -> dict[str, Any]:
+        """Arrays beside x that gradients change in place, by name: with them a run goes on from its checkpoint."""
+        return {}
+
 
 class Problem(Objective):
     """One worker's share of an objective: base of every problem."""
@@ -56,10 +60,6 @@ class Problem(Objective):
         """Of this worker's held-out samples: the sum of their losses at x, in the precision of x or of the run; how
         many are classified correctly; and how many there are. None where the problem holds none out."""
         return None
-
-    def state(self) -> dict[str, Any]:
-        """Arrays beside x that gradients change in place, by name: with them a run goes on from its checkpoint."""
-        return {}
 
     def save(self, x: Any, file: BinaryIO) -> None:
         """Write the network at x, as torch saves a state dict. Only of a problem with `parameters`."""

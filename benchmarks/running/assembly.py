@@ -61,8 +61,7 @@ class Assembly:
         if resumed:
             self.budget.saved, self.budget.count = resumed.kept, resumed.counters.rounds
             self.trace.steps, self.problem.calls = resumed.counters.steps, resumed.counters.gradients
-        if not isinstance(problem, Unshared):
-            self.budget.keep(**{f"problem: {name}": array for name, array in problem.state().items()})
+        self.budget.keep(**{f"problem: {name}": array for name, array in problem.state().items()})
 
     def run(self, program: RunFunction) -> Any:
         """The program's loop until its budget ends or has it pause for a checkpoint; what it returns."""
