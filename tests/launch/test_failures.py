@@ -88,6 +88,7 @@ def test_sigterm_ends_with_a_whole_trace(start: Callable, program: str) -> None:
     assert checkpoint.common(job.target, 4) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("program", ["allreduce_sgd", "d_psgd"])
 def test_sigterm_while_blocked_in_mpi(start: Callable, tmp_path: Path, program: str) -> None:
     """One rank is stopped, so the others are blocked inside MPI and no end can be agreed: the job is aborted."""

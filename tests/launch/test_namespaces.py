@@ -144,6 +144,7 @@ else:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("spec", ["shared:rate=10mbit,share=0.1,period=2,fraction=0.5"])
 def test_shared_links_change_when_their_log_says_so(tmp_path: Path, spec: str) -> None:
     """A message of 20 kB takes 16 ms or, where one of the two links is slow, 160."""

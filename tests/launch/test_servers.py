@@ -78,6 +78,7 @@ def test_answer_is_the_workers_alone(start: Callable) -> None:
     assert Run(job.target).attrs["answer"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lost", [0, 3])
 def test_a_crash_ends_the_job(start: Callable, tmp_path: Path, lost: int) -> None:
     """`kill -9` of a worker or of the server, with what was written kept: the model is the server's alone."""
