@@ -36,8 +36,8 @@ SHORTER = {  # what is added to a line that would take minutes
 
 
 def lines() -> list[str]:
-    """Without what asks for a line's help, is a line of make's, needs PyTorch, or is for a queue or for links that cannot
-    be here."""
+    """Without what asks for a line's help, is a line of make's, needs PyTorch, or is for a queue or for links that
+    cannot be here."""
     found = [line for document in DOCUMENTS if "networks" not in document for line in in_blocks(text_of(document))]
     typed = [line for line in found if line.startswith(("outpace ", "mpirun ", "export "))]
     left_out = {"--slurm", "FLAGS"}
