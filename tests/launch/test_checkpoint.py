@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jobs import LIMIT_S, Job
 
-from outpace.benchmarks.machine import launcher
+from outpace.benchmarks.machine import guardian
 from outpace.benchmarks.running.recovery import recover
 from outpace.benchmarks.trace import checkpoint
 from outpace.benchmarks.trace.inspection import validate
@@ -81,7 +81,7 @@ def test_a_signal_during_set_up_is_not_lost(start: Start, monkeypatch: pytest.Mo
         listener.bind(f"\0{name}")
         listener.listen()
         listener.settimeout(LIMIT_S)
-        monkeypatch.setenv(launcher.SOCKET, name)
+        monkeypatch.setenv(guardian.SOCKET, name)
         job = start("d_psgd", 2, *FLAGS)
         ranks = [listener.accept()[0] for _ in range(2)]
         job.process.send_signal(signal.SIGUSR1)
