@@ -209,6 +209,11 @@ class SlurmSweep:
         """Wait until every point is done and the queue has no job of this sweep left."""
         self.cluster.until(lambda: set(self.states()) == {"done"}, seconds, self.told)
 
+    def until_written(self, name: str, text: str, seconds: float) -> None:
+        """Wait until a file of the folder has the text; the file itself may be long in coming: its job waits."""
+        path = self.folder / name
+        self.cluster.until(lambda: path.exists() and text in path.read_text(), seconds, self.told)
+
     def until_running(self, seconds: float = 30) -> None:
         """Wait until the timed part of every point has begun."""
         points = self.sweep().points

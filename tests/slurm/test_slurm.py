@@ -125,7 +125,7 @@ def test_signal_leads_to_checkpoint_requeue_and_a_whole_trace(job, way: str) -> 
     assert [restarts(job, array, task) for task in (1, 2)] == [1, 1]
     assert set(job.attempts().values()) == {2}
     steps_are_whole(job)
-    job.cluster.until(lambda: "; complete, " in (job.folder / "one.out").read_text(), 30, job.told)
+    job.until_written("one.out", "; complete, ", 30)
     assert restarts(job, alone) == 1
     assert f"job {alone} is requeued" in (job.folder / "one.out").read_text()
 
@@ -176,11 +176,11 @@ def test_scripts_by_plain_sbatch(job) -> None:
     job.call("sbatch", "--output=steps.out", *tasks, "jobscripts/steps.sbatch", file, "--out", "steps")
     job.until_done(60)
     job.cluster.until((job.folder / "one.h5").exists, 30, job.told)
-    job.cluster.until(lambda: "3 done, 1 missing" in (job.folder / "steps.out").read_text(), 60, job.told)
+    job.until_written("steps.out", "3 done, 1 missing", 60)
     assert len(list((job.folder / "runs" / "slurm").glob("*.manifest"))) == 3  # of 1, 2 and 3 ranks
     assert Run(job.folder / "one.h5").attrs["status"] == "complete"
     assert "1 of them left out: they need more than the 2 tasks of this job" in (job.folder / "steps.out").read_text()
-    assert "the number of tasks is not known" in (job.folder / "nodes.out").read_text()
+    job.until_written("nodes.out", "the number of tasks is not known", 30)
 
 
 def test_neither_the_folder_nor_the_users_variables_change_what_is_submitted_and_seen(job) -> None:
@@ -219,9 +219,9 @@ def test_scripts_of_another_folder_take_the_site_file_beside_them(job) -> None:
     job.call("sbatch", "--ntasks=2", "--output=one.out", script, job.file)
     job.call("sbatch", "--ntasks=1", "--output=two.out", ":", "--ntasks=1", script, job.file, "--out", "other")
     job.until_done(60)
-    assert "adapted\n" in (job.folder / "one.out").read_text()
+    job.until_written("one.out", "adapted\n", 30)
     told = "outpace: a heterogeneous Slurm job of 2 components; a run takes the ranks of one job alone"
-    job.cluster.until(lambda: told in (job.folder / "two.out").read_text(), 60, job.told)
+    job.until_written("two.out", told, 60)  # only Slurm's backfill starts it
 
 
 def test_a_queue_that_cannot_be_asked_is_not_empty(job) -> None:
