@@ -17,7 +17,7 @@ from outpace.benchmarks import problems
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.machine import any_source, launcher, namespaces, provenance
 from outpace.benchmarks.problems import Problem, Setting, Unshared
-from outpace.benchmarks.running import geometry, inputs, target
+from outpace.benchmarks.running import file_hashes, geometry, target
 from outpace.benchmarks.running.assembly import RunFunction
 from outpace.benchmarks.running.execution import execute
 from outpace.benchmarks.running.plan import Launch, Plan, make_plan, parse_flags
@@ -72,7 +72,7 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
     provenance.check_launch(comm.size, launch.ranks)
     # A SPEC may name a file, which some ranks may not see.
     flags = dataclasses.asdict(config) | dataclasses.asdict(launch)
-    hashes = comm.bcast(agreement.on_root(comm, lambda: inputs.hashes(config, flags)))
+    hashes = comm.bcast(agreement.on_root(comm, lambda: file_hashes.of_run(config, flags)))
     plan = agreement.together(comm, lambda: make_plan(name, config, launch, comm.size, hashes))
     agreement.together(comm, lambda: namespaces.check_behind(plan.texts["links"]))
     if plan.shared:

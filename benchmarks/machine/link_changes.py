@@ -49,7 +49,7 @@ def changes(spec: Shared, seed: int, rank: int, start_s: float = 0.0) -> Iterato
 
 
 class Changes:
-    """The changes of a run that has begun; for one process of it."""
+    """Links that change from now on, in a run that started at `t0` on CLOCK_MONOTONIC. By one process, once a job."""
 
     def __init__(self, seed: int, t0: float) -> None:
         self._connection = socket.socket(socket.AF_UNIX)
@@ -77,13 +77,8 @@ class Changes:
         return rows
 
 
-def begin(seed: int, t0: float) -> Changes:
-    """Have the links change from now on, in a run that started at `t0` on CLOCK_MONOTONIC. Once in a job."""
-    return Changes(seed, t0)
-
-
 def serve(connection: socket.socket, spec: Shared, ranks: int, change: Callable[[int, float], None]) -> None:
-    """The helper's side of `begin` and `Changes`, by `change(rank, bytes_per_s)`, until the other side closes."""
+    """The helper's side of `Changes`, by `change(rank, bytes_per_s)`, until the other side closes."""
     with connection, connection.makefile() as requests:
         seed, t0 = json.loads(requests.readline())
         start_s = time.monotonic() - t0

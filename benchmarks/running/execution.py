@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from outpace.benchmarks.machine import link_changes, links, namespaces, network
+from outpace.benchmarks.machine import links, namespaces, network
 from outpace.benchmarks.machine.link_changes import Changes
 from outpace.benchmarks.problems import Problem, Setting, Unshared
 from outpace.benchmarks.running import attributes, geometry
@@ -134,7 +134,7 @@ class Execution:
         """The timed part began at `started_s`, on this rank's clock; links that change start to do so."""
         self.storage.begin(started_s)
         if self.comm.rank == 0 and isinstance(links.parse(self.plan.launch.links), links.Shared):
-            self.changes = link_changes.begin(self.plan.config.seed, started_s)
+            self.changes = Changes(self.plan.config.seed, started_s)
 
     def _end_s(self) -> float:
         """The end of the last step of any rank, in seconds since the start."""

@@ -22,7 +22,7 @@ from outpace.benchmarks.machine.links import LINKS
 from outpace.benchmarks.problems import PROBLEMS, splits
 from outpace.benchmarks.problems.splits import SPLITS
 from outpace.benchmarks.running import stragglers
-from outpace.benchmarks.running.inputs import own_file
+from outpace.benchmarks.running.file_hashes import own_file
 from outpace.benchmarks.running.stragglers import STRAGGLERS
 from outpace.comm import spec, topology
 from outpace.comm.errors import UserError

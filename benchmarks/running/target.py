@@ -5,7 +5,7 @@ import shlex
 from contextlib import ExitStack, suppress
 
 from outpace.benchmarks.machine import provenance
-from outpace.benchmarks.running import inputs
+from outpace.benchmarks.running import file_hashes
 from outpace.benchmarks.running.plan import Plan
 from outpace.benchmarks.trace import archive, checkpoint, lock, parts
 from outpace.benchmarks.trace.checkpoint import Checkpoint
@@ -81,7 +81,7 @@ def _generation(plan: Plan) -> int:
     if overwrite:
         return 0
     if before:
-        changed = inputs.changed(before.inputs, plan.inputs)
+        changed = file_hashes.changed(before.inputs, plan.inputs)
         other = f"before {' and '.join(changed)} changed" if changed else "with other flags"
         raise UserError(f"--out: {target} has a checkpoint of a run {other}; name another file or add --overwrite")
     if target.exists():

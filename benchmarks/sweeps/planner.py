@@ -12,7 +12,7 @@ from typing import Any, Final, get_type_hints
 
 from outpace.benchmarks import problems
 from outpace.benchmarks.problems import digits, splits
-from outpace.benchmarks.running.inputs import hashes
+from outpace.benchmarks.running import file_hashes
 from outpace.benchmarks.running.plan import Launch, make_plan, parse_flags
 from outpace.benchmarks.sweeps.point import Point
 from outpace.benchmarks.sweeps.programs import config_of, name_of
@@ -49,7 +49,7 @@ class Planner:
             spec.check(config)
             ranks = workers + config.servers
             flags_of_all = dataclasses.asdict(config) | dataclasses.asdict(launch)
-            plan = make_plan(name, config, launch, ranks, hashes(config, flags_of_all))
+            plan = make_plan(name, config, launch, ranks, file_hashes.of_run(config, flags_of_all))
             _check_split(plan.texts["problem"], plan.texts["split"], workers, config.seed)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None

@@ -127,7 +127,7 @@ x = np.zeros(20_000, np.uint8)
 comm.Sendrecv_replace(x, 1 - comm.rank, source=1 - comm.rank)
 if comm.rank == 0:
     t0 = time.monotonic()
-    changes, log, messages = link_changes.begin(3, t0), [], []
+    changes, log, messages = link_changes.Changes(3, t0), [], []
     while time.monotonic() < t0 + 6:
         start = time.monotonic() - t0
         comm.Send(x, 1)

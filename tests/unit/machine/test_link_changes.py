@@ -98,7 +98,7 @@ def test_the_log_is_what_was_done(helper: tuple[list[tuple[int, float]], Callabl
     done, alive = helper
     t0 = time.monotonic() - 100
     before_s = time.monotonic() - t0
-    client = link_changes.begin(3, t0)
+    client = link_changes.Changes(3, t0)
     after_s = time.monotonic() - t0
     rows = []
     for _ in range(4):

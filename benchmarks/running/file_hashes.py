@@ -31,7 +31,7 @@ def own_file(Config: type[ProgramConfig]) -> Path | None:
     return Path(str(module.__file__))
 
 
-def hashes(config: ProgramConfig, flags: Mapping[str, Any]) -> dict[str, str]:
+def of_run(config: ProgramConfig, flags: Mapping[str, Any]) -> dict[str, str]:
     """SHA-256 of a user's own program, under `PROGRAM`, and of the files that SPECs among the flags name. Raises
     UserError for a bad SPEC."""
     own = own_file(type(config))

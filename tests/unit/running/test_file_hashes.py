@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from outpace.algorithms.d_psgd import Config
-from outpace.benchmarks.running import inputs
+from outpace.benchmarks.running import file_hashes
 from outpace.benchmarks.running.plan import Plan, make_plan, parse_flags
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "trace-v1.h5"
@@ -18,7 +18,7 @@ RING = "0.5 0.5\n0.5 0.5\n"
 def planned(*flags: str) -> Plan:
     config, launch = parse_flags("d_psgd", Config, flags)
     named = {"problem": launch.problem, "stragglers": launch.stragglers, "topology": config.topology}
-    return make_plan("d_psgd", config, launch, 2, inputs.hashes(config, named))
+    return make_plan("d_psgd", config, launch, 2, file_hashes.of_run(config, named))
 
 
 @pytest.mark.parametrize(
@@ -40,15 +40,15 @@ def test_an_edited_file_makes_another_run(tmp_path: Path, flag: str, value: str,
     file.write_text(text + "\n")
     after = planned(flag, value.format(file))
     assert after.config_id != before.config_id
-    assert inputs.changed(before.inputs, after.inputs) == [str(file)]
+    assert file_hashes.changed(before.inputs, after.inputs) == [str(file)]
 
 
 def test_a_replayed_trace_is_an_input(tmp_path: Path) -> None:
     file = Path(shutil.copy(GOLDEN, tmp_path))
-    flags = inputs.of_specs({"stragglers": f"trace:file={file}"})
+    flags = file_hashes.of_specs({"stragglers": f"trace:file={file}"})
     with open(file, "ab") as more:
         more.write(b"\0")
-    assert inputs.changed(flags, inputs.of_specs({"stragglers": f"trace:file={file}"})) == [str(file)]
+    assert file_hashes.changed(flags, file_hashes.of_specs({"stragglers": f"trace:file={file}"})) == [str(file)]
 
 
 def test_a_run_without_files_has_no_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
