@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from outpace.benchmarks import figures
+from outpace.benchmarks.studies import tuning
 from outpace.benchmarks.studies.launches import trace
 from outpace.benchmarks.trace.common_loss import common_loss
 from outpace.benchmarks.trace.run import Run
@@ -24,11 +25,11 @@ SHORT: Final = 8  # steps of a run that gives the time of a step and no more
 LONGEST_S: Final = 60.0  # of a run that is made whole
 ONE_BIT: Final = "Signum"
 
-# Program, flags, and step sizes half a decade apart. All are constant over a run.
-PROGRAMS: Final[dict[str, tuple[str, tuple[str, ...], tuple[str, ...]]]] = {
-    "AllReduce-SGD": ("allreduce_sgd", (), ("0.03", "0.1", "0.3", "1")),
-    "Adam": ("allreduce_sgd", ("--rule", "adam"), ("0.0003", "0.001", "0.003", "0.01")),
-    ONE_BIT: ("sign_sgd", ("--variant", "signum"), ("0.0001", "0.0003", "0.001", "0.003")),
+# Program, flags, and where the search for the step size begins, which is constant over a run.
+PROGRAMS: Final[dict[str, tuple[str, tuple[str, ...], int]]] = {
+    "AllReduce-SGD": ("allreduce_sgd", (), -1),
+    "Adam": ("allreduce_sgd", ("--rule", "adam"), -5),
+    ONE_BIT: ("sign_sgd", ("--variant", "signum"), -7),
 }
 
 
@@ -47,26 +48,29 @@ def bits(
     """program -> rate of every link in Mbit/s, infinite without links -> seconds to the common loss, over Signum's.
 
     Digits by a perceptron of 75 parameters for each hidden unit, float32. The step sizes are tuned without links, by
-    the loss after so many epochs, of equal ones the smaller: what synchronous programs compute does not depend on the
-    network. For the same reason a run that would take more than LONGEST_S is not made whole: a few of its steps are
-    timed, and the number of steps is that of the run without links. Draws `bandwidth` of the runs made whole.
+    the loss after so many epochs: what synchronous programs compute does not depend on the network. For the same reason
+    a run that would take more than LONGEST_S is not made whole: a few of its steps are timed, and the number of steps
+    is that of the run without links. Draws `bandwidth` of the runs made whole.
     """
 
-    def run(name: str, step_size: str, links: str, seed: int, epochs: float) -> Run:
+    def run(name: str, step_size: float, links: str, seed: int, epochs: float) -> Run:
         program, flags, _ = PROGRAMS[name]
-        out = folder / f"{name}-{step_size}-{links.replace(':', '-')}-{seed}-{epochs:.3g}.h5"
+        out = folder / f"{name}-{step_size:g}-{links.replace(':', '-')}-{seed}-{epochs:.3g}.h5"
         flags += ("--problem", f"digits:hidden={hidden}", "--batch-size", str(BATCH), "--schedule", "constant")
-        flags += ("--compute-time", str(COMPUTE_TIME_S), "--step-size", step_size, "--links", links)
+        flags += ("--compute-time", str(COMPUTE_TIME_S), "--step-size", f"{step_size:g}", "--links", links)
         flags += ("--epochs", f"{epochs:.5g}", "--evaluations", "10", "--seed", str(seed))
         return trace(out, program, WORKERS, *flags)
 
-    free: dict[str, tuple[str, Run]] = {}
+    free: dict[str, tuple[float, Run]] = {}
     grids = Table("", "loss by step size", title=f"the grid: seed {TUNING_SEED}, {WORKERS} workers, {epochs:g} epochs")
-    for name, (_, _, step_sizes) in PROGRAMS.items():
-        losses = {step_size: run(name, step_size, "none", TUNING_SEED, epochs).final_loss() for step_size in step_sizes}
-        best = min(losses, key=lambda step_size: losses[step_size] if math.isfinite(losses[step_size]) else math.inf)
+    for name, (_, _, first) in PROGRAMS.items():
+
+        def loss_of(step_size: float, name: str = name) -> float:
+            return run(name, step_size, "none", TUNING_SEED, epochs).final_loss()
+
+        best, losses = tuning.tuned(loss_of, first)
         free[name] = best, run(name, best, "none", 0, epochs)
-        grids.add_row(name, ", ".join(f"{step_size}: {loss:.4g}" for step_size, loss in losses.items()))
+        grids.add_row(name, ", ".join(f"{step_size:g}: {loss:.4g}" for step_size, loss in losses.items()))
     target = common_loss([whole for _, whole in free.values()])
     times: dict[str, dict[float, Time]] = {name: {} for name in PROGRAMS}
     made_whole = []

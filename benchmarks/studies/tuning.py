@@ -1,0 +1,35 @@
+"""Step sizes by one search for every program."""
+
+import math
+from collections.abc import Callable
+
+
+def step_size(rung: int) -> float:
+    """A ladder by half decades.
+
+    >>> [step_size(rung) for rung in (-2, -1, 0, 1, 2)]
+    [0.1, 0.3, 1.0, 3.0, 10.0]
+    """
+    return float(f"{(1, 3)[rung % 2]}e{rung // 2}")
+
+
+def tuned(loss_of: Callable[[float], float], first: int) -> tuple[float, dict[float, float]]:
+    """The best step size, of equal ones the smaller, and the losses by step size: of the first rung and those on either
+    side of it, and on until the best one has a worse one on either side. What is not finite is infinitely bad.
+
+    Where every step size is as bad as the others, the search ends with the first three.
+
+    >>> tuned(lambda gamma: (gamma - 2.5) ** 2, -1)
+    (3.0, {0.1: 5.76, 0.3: 4.840000000000001, 1.0: 2.25, 3.0: 0.25, 10.0: 56.25})
+    """
+    losses: dict[int, float] = {}
+
+    def tried(rung: int) -> float:
+        if rung not in losses:
+            losses[rung] = loss if math.isfinite(loss := loss_of(step_size(rung))) else math.inf
+        return losses[rung]
+
+    best = min((first - 1, first, first + 1), key=tried)
+    while math.isfinite(losses[best]) and (better := min((best - 1, best, best + 1), key=tried)) != best:
+        best = better
+    return step_size(best), {step_size(rung): losses[rung] for rung in sorted(losses)}
