@@ -43,7 +43,7 @@ class Time:
 
 
 def bits(
-    folder: Path, hidden: int = 13_400, epochs: float = 3, rates: Sequence[float] = (20, 100, 1000)
+    folder: Path, hidden: int = 13_400, epochs: float = 3, rates: Sequence[float] = (20, 100, 1000, 2500, 5000)
 ) -> dict[str, dict[float, float]]:
     """program -> rate of every link in Mbit/s, infinite without links -> seconds to the common loss, over Signum's.
 
