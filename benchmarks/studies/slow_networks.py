@@ -50,14 +50,14 @@ def slow_link(
         kept[case, factor] = _median(runs) / _median(equal)
         shares = kept[case, factor], expected / _expected(equal[0])
         shown.add_row(case, f"{factor:g}x", *_compared(runs), *(f"{share:.3g}" for share in shares))
-    Console().print(shown)
+    Console(width=120).print(shown)
     drift = Table("slowed", "exchanges per gradient", "consensus", "final loss", title="AD-PSGD")
     for factor in (1, *factors):
         runs = found["ad_psgd", factor]
         exchanges = [exchanges_per_gradient(run) or 0.0 for run in runs]
         consensus = [float(run.column("evaluations", "consensus")[-1]) for run in runs]
         drift.add_row(f"{factor:g}x", *map(_quartiles, (exchanges, consensus, [run.final_loss() for run in runs])))
-    Console().print(drift)
+    Console(width=120).print(drift)
     return kept
 
 
@@ -82,7 +82,7 @@ def shared_links(folder: Path, launches: int = 3, workers: int = 8, seconds: flo
         ratios = [run.epoch_time() / ours.epoch_time() for run, ours in zip(runs, found["ad_psgd"], strict=True)]
         over[program] = statistics.median(ratios)
         shown.add_row(program, _quartiles([run.epoch_time() for run in runs]), _quartiles(ratios))
-    Console().print(shown)
+    Console(width=120).print(shown)
     draw("loss-time", [run for runs in found.values() for run in runs], folder / "loss-time.png")
     return over
 
@@ -102,7 +102,7 @@ def server_link(
     shown = Table("program", "workers", *COMPARED, title="behind links of 100 Mbit/s")
     for (program, n), runs in found.items():
         shown.add_row(program, str(n), *_compared(runs))
-    Console().print(shown)
+    Console(width=120).print(shown)
     draw("steps-rate", [run for runs in found.values() for run in runs], folder / "steps-rate.png")
     return {case: _median(runs) for case, runs in found.items()}
 
