@@ -50,6 +50,7 @@ ROWS = [
             {"step_size": 0.3, "schedule": "cosine", "sampling": "shuffle", "weight_decay": 0.01},
             {"rule": "momentum", "step_size": 0.2, "schedule": STEPS_DOWN, "weight_decay": 0.01},
             {"rule": "adam", "sampling": "shuffle"},
+            {"rule": "adamw", "schedule": STEPS_DOWN, "weight_decay": 0.3},
         ),
     ),
     Row(

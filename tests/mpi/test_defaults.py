@@ -24,6 +24,7 @@ DEFAULTS: list[tuple[ModuleType, dict[str, Any]]] = [
     (allreduce_sgd, {}),
     (allreduce_sgd, {"rule": "momentum"}),
     (allreduce_sgd, {"rule": "adam"}),
+    (allreduce_sgd, {"rule": "adamw"}),
     (d_psgd, {}),
     (d2, {}),
     (ad_psgd, {}),
