@@ -30,6 +30,11 @@ class ProgramConfig:
     def check(self, n: int) -> None:
         """Raise UserError for what n workers cannot be run with; called on every rank, before any file or message."""
 
+    def reach(self, n: int, diameter: int) -> int:
+        """Steps of a synchronous program after which each of n workers has waited for all others, directly or not, by
+        messages of the program; `diameter` is that of its graph, or 1."""
+        return diameter
+
     def steps_per_epoch(self, n_total: int, n: int) -> float:
         """Steps of n workers, each of its own gradient, that together use n_total samples; the mean where they vary."""
         return n_total / (n * self.batch_size)

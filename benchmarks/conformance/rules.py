@@ -10,7 +10,7 @@ from outpace.comm.meter import MeteredComm, MeteredGraph
 MODULES: Final = {"time", "threading", "sys", "os", "queue", "multiprocessing"}
 ATTRIBUTES: Final = {"COMM_WORLD", "COMM_SELF", "Request", "Win", "argv", "Barrier"}
 FUNCTIONS: Final = {"open", "print", "input"}
-SILENT: Final = {"Irecv", "Recv", "Wait", "Free", "Start", "Status", "Split"}  # methods of MPI that send nothing
+SILENT: Final = {"Irecv", "Recv", "Wait", "Test", "Free", "Start", "Status", "Split"}  # MPI's, that send nothing
 LAST_LINES: Final = 'if __name__ == "__main__":\n    main(run, Config)'
 
 

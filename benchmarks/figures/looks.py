@@ -23,11 +23,15 @@ PALETTE: Final = {
     "quantized_sgd": ("#999933", "P"),
     "svrg": ("#777777", "<"),
     "katyusha_x": ("#882255", ">"),
+    "local_sgd": ("#88CCEE", "H"),
+    "gossip_local_sgd": ("#44AA99", (4, 1, 0)),  # a star with four points
 }
 VARIANTS: Final = {  # by name of the run
     "Adam": ("#332288", "*"),
     "Katyusha Xʷ": ("#AA4499", "h"),
     "Katyusha Xˢ, stratified": ("#117733", "8"),
+    "DiLoCo": ("#6F4C9B", (6, 1, 0)),
+    "NoLoCo": ("#225555", (3, 1, 0)),
 }
 OTHERS: Final = (("#555555", "*"), ("#AAAAAA", "h"), ("#333333", "d"))  # programs that are not in the table
 DASHES: Final = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (10, 3)), (0, (3, 4)))

@@ -93,7 +93,7 @@ class Plan:
     layout: Layout  # which ranks compute and which serve
     texts: dict[str, str]  # the SPECs with defaults written out
     period: int  # steps from one agreement of a synchronous program on its end to the next
-    hops: int  # the graph's diameter
+    hops: int  # steps after which everybody has waited for everybody: the graph's diameter, as a rule
     shared: bool  # asynchronous: the workers share the budget
     inputs: Mapping[str, str]  # hashes of the files that it reads
     config_id: str
@@ -134,6 +134,7 @@ def make_plan(
     if config.topology is not None:
         texts["topology"] = topology.canonical(config.topology)
         hops = max(1, _diameter(config.topology, ranks))
+    hops = config.reach(layout.workers, hops)
     period = max(config.agreement_period, hops)
     config.check(layout.workers)
     asked = dataclasses.asdict(config) | dataclasses.asdict(launch) | texts | {"program": name, "n": ranks}

@@ -232,10 +232,10 @@ def test_version(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, f"outpace {importlib.metadata.version('outpace')}\n")
 
 
-@pytest.mark.parametrize("program", ["sign_sgd", "./local_sgd.py"])
+@pytest.mark.parametrize("program", ["sign_sgd", "./periodic_sgd.py"])
 @pytest.mark.parametrize("flags", [("--batch", "64"), ("--seed", "first")], ids=["unknown", "no number"])
 def test_the_help_that_an_error_names_is_the_programs(tmp_path: Path, program: str, flags: tuple[str, str]) -> None:
-    write_local_sgd(tmp_path)
+    write_periodic_sgd(tmp_path)
     done = outpace("run", program, "-n", 2, *flags, cwd=tmp_path)
     assert done.returncode == 2
     (named,) = re.findall(r"outpace (run .* --help)", done.stderr)
@@ -284,19 +284,19 @@ def test_doctor_and_micro(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[1:] == ["outpace: gossip is measured between 2 ranks; -n is 3"]
 
 
-def write_local_sgd(folder: Path) -> None:
+def write_periodic_sgd(folder: Path) -> None:
     """The program of algorithms/README.md."""
     readme = Path(__file__).parents[2] / "algorithms" / "README.md"
     block, _ = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
-    (folder / "local_sgd.py").write_text(block)
+    (folder / "periodic_sgd.py").write_text(block)
 
 
 def test_a_program_of_the_user(tmp_path: Path) -> None:
     """The one of algorithms/README.md: it has the flags, the delays and the meter of any program, and averages every 8
     steps."""
-    write_local_sgd(tmp_path)
+    write_periodic_sgd(tmp_path)
     flags = ["--problem", "quadratic:dim=1000", "--stragglers", "fixed:rank=1,factor=3", "--compute-time", "0.001"]
-    line = [*launcher.mpiexec(), "-n", "2", sys.executable, "-m", "mpi4py", "local_sgd.py", *flags]
+    line = [*launcher.mpiexec(), "-n", "2", sys.executable, "-m", "mpi4py", "periodic_sgd.py", *flags]
     done = subprocess.run(
         [*line, "--epochs", "10", "--dtype", "float64", "--out", "run.h5"],
         env=launcher.environment(2),
@@ -306,10 +306,10 @@ def test_a_program_of_the_user(tmp_path: Path) -> None:
         timeout=LIMIT_S,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("local_sgd: loss ")
+    assert done.stdout.startswith("periodic_sgd: loss ")
     validate(tmp_path / "run.h5")
     run = Run(tmp_path / "run.h5")
-    assert run.attrs["algorithm"] == "local_sgd"
+    assert run.attrs["algorithm"] == "periodic_sgd"
     steps = len(run.column("steps", "step")) // 2
     assert run.column("traffic", "nbytes")[0, 1] // (8 * 1000) == steps // 8
     injected = [run.column("steps", "injected_s")[run.column("steps", "rank") == rank] for rank in range(2)]

@@ -51,7 +51,7 @@ def lines() -> list[str]:
 def test_every_command_does_what_it_says(tmp_path: Path) -> None:
     (tmp_path / "SWEEP.toml").write_text(SWEEP)
     for source in sources_of_programs():
-        (tmp_path / "local_sgd.py").write_text(source)
+        (tmp_path / "periodic_sgd.py").write_text(source)
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
 
     def typed(line: str) -> subprocess.CompletedProcess[str]:

@@ -15,7 +15,9 @@ from mpi4py import MPI
 from reference import allreduce_sgd as allreduce_form
 from reference import d2 as d2_form
 from reference import d_psgd as d_psgd_form
+from reference import gossip_local_sgd as gossip_local_sgd_form
 from reference import katyusha_x as katyusha_x_form
+from reference import local_sgd as local_sgd_form
 from reference import quantized_sgd as quantized_sgd_form
 from reference import sign_sgd as sign_sgd_form
 from reference import svrg as svrg_form
@@ -27,7 +29,9 @@ from outpace.algorithms import (
     d2,
     d_psgd,
     eamsgd,
+    gossip_local_sgd,
     katyusha_x,
+    local_sgd,
     quantized_sgd,
     sign_sgd,
     svrg,
@@ -50,7 +54,47 @@ ROWS = [
             {"step_size": 0.3, "schedule": "cosine", "sampling": "shuffle", "weight_decay": 0.01},
             {"rule": "momentum", "step_size": 0.2, "schedule": STEPS_DOWN, "weight_decay": 0.01},
             {"rule": "adam", "sampling": "shuffle"},
+            {"rule": "adamw", "schedule": STEPS_DOWN, "weight_decay": 0.3},
         ),
+    ),
+    Row(
+        local_sgd,
+        synchronous=True,
+        cost=lambda n, dim, degrees: ring_allreduce(n, 8 * dim),
+        reference=local_sgd_form,
+        work=local_sgd_form.work,
+        spread=False,  # between two averages workers go each their own way
+        variants=(
+            {"period": 3},
+            {"period": 1, "step_size": 0.3, "schedule": "cosine", "sampling": "shuffle", "weight_decay": 0.01},
+            {"period": 3, "rule": "adamw", "weight_decay": 0.1, "outer": "nesterov", "outer_momentum": 0.5},
+            {"period": 5, "outer": "nesterov", "outer_step_size": 0.5, "schedule": STEPS_DOWN, "sampling": "shuffle"},
+            {"period": 3, "overlap": True},
+            {"period": 3, "rule": "adam", "outer": "nesterov", "outer_momentum": 0.5, "overlap": True},
+        ),
+        refused=((2, {"schedule": "linear"}),),
+    ),
+    Row(
+        gossip_local_sgd,
+        synchronous=True,
+        # In the 8 rounds of contracts.STEPS; of an odd number of workers one has no partner.
+        cost=lambda n, dim, degrees: 8 * dim * gossip_local_sgd_form.exchanges(n, rounds=8) / 8,
+        reference=gossip_local_sgd_form,
+        work=gossip_local_sgd_form.work,
+        spread=False,
+        variants=(
+            {"period": 3},
+            {"period": 3, "rule": "adamw", "weight_decay": 0.1, "outer": "nesterov", "sampling": "shuffle"},
+            {
+                "period": 5,
+                "outer": "nesterov",
+                "outer_step_size": 0.5,
+                "outer_pull": 0.9,
+                "step_size": 0.3,
+                "schedule": STEPS_DOWN,
+            },
+        ),
+        refused=((3, {"schedule": "linear"}),),
     ),
     Row(
         d_psgd,

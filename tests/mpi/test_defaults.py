@@ -14,7 +14,9 @@ from outpace.algorithms import (
     d2,
     d_psgd,
     eamsgd,
+    gossip_local_sgd,
     katyusha_x,
+    local_sgd,
     quantized_sgd,
     sign_sgd,
     svrg,
@@ -24,6 +26,12 @@ DEFAULTS: list[tuple[ModuleType, dict[str, Any]]] = [
     (allreduce_sgd, {}),
     (allreduce_sgd, {"rule": "momentum"}),
     (allreduce_sgd, {"rule": "adam"}),
+    (allreduce_sgd, {"rule": "adamw"}),
+    (local_sgd, {}),
+    (local_sgd, {"outer": "nesterov"}),
+    (local_sgd, {"outer": "nesterov", "rule": "adamw", "overlap": True}),
+    (gossip_local_sgd, {}),
+    (gossip_local_sgd, {"outer": "nesterov"}),
     (d_psgd, {}),
     (d2, {}),
     (ad_psgd, {}),
@@ -38,7 +46,7 @@ DEFAULTS: list[tuple[ModuleType, dict[str, Any]]] = [
     (svrg, {}),
     (katyusha_x, {"variant": "w"}),  # X^s needs a strong convexity, which a network does not have
 ]
-NAMES = [" ".join([module.__name__.rpartition(".")[2], *config.values()]) for module, config in DEFAULTS]
+NAMES = [" ".join([module.__name__.rpartition(".")[2], *map(str, config.values())]) for module, config in DEFAULTS]
 
 
 @pytest.mark.ranks(4, 5)

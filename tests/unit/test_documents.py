@@ -31,7 +31,7 @@ from outpace.comm.errors import UserError
 GOLDEN = ROOT / "tests" / "golden" / "trace-v1.h5"
 OWN_RUNS = "results/runs"  # not in the repository
 SUFFIXES = (".py", ".md", ".toml", ".cfg", ".sbatch", ".env", ".png", ".cu", ".yaml")
-USERS_FILES = {"local_sgd.py", "SWEEP.toml", "FILE.py", "OUT.png"}
+USERS_FILES = {"periodic_sgd.py", "SWEEP.toml", "FILE.py", "OUT.png"}
 
 by_document = pytest.mark.parametrize("document", DOCUMENTS)
 
@@ -124,7 +124,7 @@ def check_command(words: list[str]) -> None:
 def test_commands_are_real(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for source in sources_of_programs():
-        Path("local_sgd.py").write_text(source)
+        Path("periodic_sgd.py").write_text(source)
     for words in words_of(in_blocks(text_of(document)), "outpace "):
         try:
             check_command(words[1:])

@@ -32,3 +32,10 @@ def test_servers_have_links_too() -> None:
     assert plan("a_psgd", "--links", "fixed:rank=2,rate=1mbit", ranks=3).layout.servers == 1
     with pytest.raises(UserError, match="--links fixed: rank is 3; it must be at most 2, the last rank"):
         plan("a_psgd", "--links", "fixed:rank=3,rate=1mbit", ranks=3)
+
+
+@pytest.mark.parametrize(("flags", "steps"), [((), 64), (("--overlap",), 128)])
+def test_who_sends_every_h_steps_agrees_on_the_end_as_seldom(flags: tuple[str, ...], steps: int) -> None:
+    """More often, and the agreement would make the workers wait for one another within a round."""
+    made = plan("local_sgd", "--problem", "quadratic:dim=4", "--period", "64", *flags)
+    assert made.period == made.hops == steps  # hops: where steps are long

@@ -1,0 +1,120 @@
+"""Local update rules: what a worker does to its model x with a gradient g, the same in every program that has `--rule`.
+
+    sgd        x <- x - gamma g
+    momentum   v <- beta1 v + g;  x <- x - gamma v                                     (Polyak 1964, the heavy ball)
+    adam       m <- beta1 m + (1 - beta1) g;  v <- beta2 v + (1 - beta2) g^2
+               x <- x - gamma m-hat / (sqrt(v-hat) + 1e-8)    (Kingma and Ba, ICLR 2015, arXiv:1412.6980, Algorithm 1)
+    adamw      x <- (1 - gamma lambda) x, and else as adam (Loshchilov and Hutter, ICLR 2019, arXiv:1711.05101)
+
+In step k m-hat is m / (1 - beta1^(k + 1)), and v-hat alike. In the first three rules lambda is coupled: lambda x, the
+gradient of lambda/2 |x|^2, joins g before any moment. In adamw it is decoupled, and multiplied by all of gamma, as
+PyTorch's is; Algorithm 2 of the paper multiplies it by the schedule alone.
+"""
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, Final, Literal, Protocol
+
+Rule = Literal["sgd", "momentum", "adam", "adamw"]
+StepSizes = Callable[[int], float]  # gamma(k)
+Update = Callable[[Any, Any, int], None]  # update(x, g, k) writes x, and may use g as scratch
+Moments = dict[str, Any]  # what a rule remembers, by name
+
+STEP_SIZES: Final[dict[Rule, float]] = {"sgd": 0.2, "momentum": 0.2, "adam": 0.05, "adamw": 0.05}  # by default
+TITLES: Final[dict[Rule, str]] = {"sgd": "SGD", "momentum": "Momentum SGD", "adam": "Adam", "adamw": "AdamW"}
+
+
+class RuleConfig(Protocol):
+    """The flags of a program that a rule needs."""
+
+    @property
+    def rule(self) -> Rule: ...
+    @property
+    def beta1(self) -> float: ...
+    @property
+    def beta2(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+
+
+def local_rule(cfg: RuleConfig, gamma: StepSizes, x: Any, xp: ModuleType) -> tuple[Update, Moments]:
+    """The update of models like x, shape (dim,), and its moments, for `budget.keep`. No update allocates a vector.
+
+    >>> import numpy as np
+    >>> from types import SimpleNamespace
+    >>> cfg, x = SimpleNamespace(rule="sgd", weight_decay=0.5), np.array([4.0])
+    >>> update, moments = local_rule(cfg, lambda k: 0.1, x, np)
+    >>> update(x, np.array([1.0]), 0)
+    >>> x.tolist(), moments
+    ([3.7], {})
+    """
+    update, moments = RULES[cfg.rule](cfg, gamma, x, xp)
+    if not cfg.weight_decay or cfg.rule == "adamw":
+        return update, moments
+    penalty = xp.empty_like(x)
+
+    def penalised(x: Any, g: Any, k: int) -> None:
+        xp.multiply(x, cfg.weight_decay, out=penalty)
+        g += penalty
+        update(x, g, k)
+
+    return penalised, moments
+
+
+def _sgd(cfg: RuleConfig, gamma: StepSizes, x: Any, xp: ModuleType) -> tuple[Update, Moments]:
+    def update(x: Any, g: Any, k: int) -> None:
+        g *= gamma(k)
+        x -= g
+
+    return update, {}
+
+
+def _momentum(cfg: RuleConfig, gamma: StepSizes, x: Any, xp: ModuleType) -> tuple[Update, Moments]:
+    v = xp.zeros_like(x)
+
+    def update(x: Any, g: Any, k: int) -> None:
+        v[:] *= cfg.beta1
+        v[:] += g
+        xp.multiply(v, gamma(k), out=g)
+        x -= g
+
+    return update, {"v": v}
+
+
+def _adam(cfg: RuleConfig, gamma: StepSizes, x: Any, xp: ModuleType) -> tuple[Update, Moments]:
+    m, v, scratch, epsilon = xp.zeros_like(x), xp.zeros_like(x), xp.empty_like(x), 1e-8
+
+    def update(x: Any, g: Any, k: int) -> None:
+        m[:] *= cfg.beta1
+        v[:] *= cfg.beta2
+        xp.multiply(g, g, out=scratch)
+        scratch[:] *= 1 - cfg.beta2
+        v[:] += scratch
+        g *= 1 - cfg.beta1
+        m[:] += g
+        xp.divide(v, 1 - cfg.beta2 ** (k + 1), out=scratch)  # v-hat
+        xp.sqrt(scratch, out=scratch)
+        scratch[:] += epsilon
+        xp.divide(m, scratch, out=g)
+        g *= gamma(k) / (1 - cfg.beta1 ** (k + 1))  # m-hat
+        x -= g
+
+    return update, {"m": m, "v": v}
+
+
+def _adamw(cfg: RuleConfig, gamma: StepSizes, x: Any, xp: ModuleType) -> tuple[Update, Moments]:
+    adam, moments = _adam(cfg, gamma, x, xp)
+
+    def update(x: Any, g: Any, k: int) -> None:
+        x *= 1 - gamma(k) * cfg.weight_decay
+        adam(x, g, k)
+
+    return update, moments
+
+
+RULES: Final[dict[Rule, Callable[[RuleConfig, StepSizes, Any, ModuleType], tuple[Update, Moments]]]] = {
+    "sgd": _sgd,
+    "momentum": _momentum,
+    "adam": _adam,
+    "adamw": _adamw,
+}
