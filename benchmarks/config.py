@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from outpace.comm.topology import Matrix, mixing_matrix
+
 
 class ProgramConfig:
     """Base of every program's `Config`, a frozen dataclass of its flags.
@@ -26,6 +28,14 @@ class ProgramConfig:
     def title(self) -> str:
         """The name that people know the program by, or that of the variant its flags make; without, its file's name."""
         return ""
+
+    @staticmethod
+    def mixing(text: str, n: int) -> list[Matrix]:
+        """The mixing matrices of a topology SPEC for n workers, one for each step of a period.
+
+        Raises UserError for a topology that the program cannot use, here for one without a symmetric matrix that is the
+        same in all steps."""
+        return [mixing_matrix(text, n)]
 
     def check(self, n: int) -> None:
         """Raise UserError for what n workers cannot be run with; called on every rank, before any file or message."""

@@ -15,7 +15,7 @@ from mpi4py import MPI
 from outpace.benchmarks.conformance.row import Row, configurations, ring_allreduce
 from outpace.benchmarks.conformance.trial import Allocations, CheckedComm, RandomStart, Shown, execute, share, shares
 from outpace.benchmarks.conformance.verdict import NotApplicable, hold
-from outpace.comm import arrays, topology
+from outpace.comm import arrays
 from outpace.comm.agreement import on_root
 from outpace.comm.errors import UserError
 from outpace.comm.layout import Layout
@@ -112,8 +112,8 @@ def sends_what_its_cost_says(comm: CheckedComm, row: Row, xp: ModuleType = np) -
         servers = row.servers(config)
         problem = share(comm, PROBLEM, servers=servers, xp=xp)
         outcome = execute(comm, row.program, problem, STEPS, agreement=1000, **config)
-        W = topology.mixing_matrix(config.get("topology", "complete"), n)
-        degrees = (W > 0).sum(axis=1) - 1
+        matrices = row.program.Config.mixing(config.get("topology", "complete"), n)
+        degrees = np.mean([(W > 0).sum(axis=0) - 1 for W in matrices], axis=0)  # to how many a worker sends
         sent = np.array(comm.allgather(outcome.sent.sum()))
         cost = row.cost(n, dim, degrees)
         if row.synchronous:

@@ -38,6 +38,11 @@ from outpace.benchmarks.conformance.verdict import NotApplicable
 from outpace.comm import arrays, sign, topology
 
 STEPS_DOWN = "step:at=0.1+0.2,factor=0.7,warm-up=0.05"  # within contracts.STEPS, for any number of workers
+# Graphs without one symmetric matrix.
+DIRECTED = (
+    *((n, {"topology": "static-exponential"}) for n in (2, 3, 4)),
+    *((n, {"topology": "one-peer"}) for n in (2, 3, 4)),
+)
 
 ROWS = [
     Row(
@@ -59,7 +64,11 @@ ROWS = [
         reference=d_psgd_form,
         gossip=True,
         refused=((3, {"topology": "hypercube"}), (3, {"topology": "random-regular:degree=3"})),
-        variants=({}, {"step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"}),
+        variants=(
+            {},
+            {"step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"},
+            {"order": "adapt-combine", "step_size": 0.3, "schedule": STEPS_DOWN},
+        ),
     ),
     Row(
         sign_sgd,
@@ -158,7 +167,7 @@ ROWS = [
         cost=lambda n, dim, degrees: (0, 2 * 8 * dim + 64) if n > 1 else (0, 0),
         gossip=True,
         fits=topology.bipartite,
-        refused=((3, {"topology": "ring"}), (5, {"topology": "ring"}), (4, {"topology": "complete"})),
+        refused=((3, {"topology": "ring"}), (5, {"topology": "ring"}), (4, {"topology": "complete"}), *DIRECTED),
         variants=({}, {"step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"}),
     ),
     Row(
@@ -168,7 +177,7 @@ ROWS = [
         reference=d2_form,
         gossip=True,
         fits=lambda W: topology.smallest_eigenvalue(W) > -1 / 3 + 1e-9,
-        refused=((3, {"topology": "hypercube"}), (4, {"topology": "ring"}), (8, {"topology": "ring"})),
+        refused=((3, {"topology": "hypercube"}), (4, {"topology": "ring"}), (8, {"topology": "ring"}), *DIRECTED),
         variants=({}, {"schedule": "sqrt", "step_size": 0.5, "sampling": "shuffle"}),
     ),
     Row(
