@@ -16,6 +16,7 @@ Deviation from the paper:
 """
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from outpace.benchmarks.config import ProgramConfig
@@ -40,6 +41,7 @@ class Config(ProgramConfig):
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
     seed: Seed = 0  # of data order, batches and delays
     mixing = staticmethod(mixing_matrices)
+    younger = MappingProxyType({"order": "consensus"})
 
     @property
     def title(self):

@@ -1,5 +1,7 @@
 """What a program tells the runner of itself, beside its flags."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from outpace.comm.topology import Matrix, mixing_matrix
@@ -22,6 +24,8 @@ class ProgramConfig:
     agreement_period: int = 4  # steps, at least, from one agreement of a synchronous program on its end to the next
     servers: int = 0  # the last ranks, which hold the model and compute no gradients
     topology: str | None = None  # SPEC of the graph, where neighbours average
+    # Flags that came later, with the value that was the only one before: runs with it keep their id.
+    younger: Mapping[str, Any] = MappingProxyType({})
     prox: str = "none"  # SPEC of the part of the objective that has a proximal operator instead of a gradient
 
     @property

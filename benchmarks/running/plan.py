@@ -30,8 +30,6 @@ from outpace.comm.layout import Layout
 from outpace.comm.spec import Amount, PositiveInt, Range
 
 DEFAULT_EPOCHS: Final = 10.0
-# Flags that ids are older than, with what was done before there were any: sweeps and checkpoints from then go on.
-SINCE: Final = {"links": "none", "order": "consensus"}
 
 
 def names(purpose: str, catalogue: Mapping[str, Any]) -> Any:
@@ -141,8 +139,8 @@ def make_plan(
     asked = dataclasses.asdict(config) | dataclasses.asdict(launch) | texts | {"program": name, "n": ranks}
     for output in ("ranks", "out", "scratch", "overwrite", "anew", "checkpoint_every"):
         del asked[output]
-    for flag, value in SINCE.items():
-        if asked.get(flag) == value:
+    for flag, value in {"links": "none", **config.younger}.items():
+        if asked[flag] == value:  # ids are older than the flag: sweeps and checkpoints from before it go on
             del asked[flag]
     if inputs:
         asked["inputs"] = dict(inputs)

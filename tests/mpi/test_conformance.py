@@ -15,8 +15,10 @@ from mpi4py import MPI
 from reference import allreduce_sgd as allreduce_form
 from reference import d2 as d2_form
 from reference import d_psgd as d_psgd_form
+from reference import gradient_tracking as gradient_tracking_form
 from reference import katyusha_x as katyusha_x_form
 from reference import quantized_sgd as quantized_sgd_form
+from reference import sgp as sgp_form
 from reference import sign_sgd as sign_sgd_form
 from reference import svrg as svrg_form
 
@@ -27,8 +29,10 @@ from outpace.algorithms import (
     d2,
     d_psgd,
     eamsgd,
+    gradient_tracking,
     katyusha_x,
     quantized_sgd,
+    sgp,
     sign_sgd,
     svrg,
 )
@@ -179,6 +183,24 @@ ROWS = [
         fits=lambda W: topology.smallest_eigenvalue(W) > -1 / 3 + 1e-9,
         refused=((3, {"topology": "hypercube"}), (4, {"topology": "ring"}), (8, {"topology": "ring"}), *DIRECTED),
         variants=({}, {"schedule": "sqrt", "step_size": 0.5, "sampling": "shuffle"}),
+    ),
+    Row(
+        gradient_tracking,
+        synchronous=True,
+        cost=lambda n, dim, degrees: 2 * 8 * dim * degrees,
+        reference=gradient_tracking_form,
+        gossip=True,
+        refused=((3, {"topology": "hypercube"}),),
+        variants=({}, {"schedule": "sqrt", "step_size": 0.3, "sampling": "shuffle"}),
+    ),
+    Row(
+        sgp,
+        synchronous=True,
+        cost=lambda n, dim, degrees: 8 * (dim + 1) * degrees,
+        reference=sgp_form,
+        gossip=True,
+        refused=((3, {"topology": "hypercube"}),),
+        variants=({}, {"step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"}),
     ),
     Row(
         a_psgd,
