@@ -29,6 +29,8 @@ PALETTE: Final = {
 VARIANTS: Final = {  # by name of the run
     "Adam": ("#332288", "*"),
     "D-PSGD, adapt-combine": ("#004488", (5, 0, 180)),  # a pentagon on its tip
+    "D-Lion": ("#EE8866", (3, 1, 180)),
+    "sto-signSGD": ("#EE99AA", (7, 0, 0)),
     "Katyusha Xʷ": ("#AA4499", "h"),
     "Katyusha Xˢ, stratified": ("#117733", "8"),
 }
