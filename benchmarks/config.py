@@ -19,6 +19,7 @@ class ProgramConfig:
     asynchronous: bool = False  # the workers share the budget, and each makes as many steps as its speed allows
     agreement_period: int = 4  # steps, at least, from one agreement of a synchronous program on its end to the next
     servers: int = 0  # the last ranks, which hold the model and compute no gradients
+    rounds: bool = False  # an asynchronous program whose one server counts rounds: those are its steps, and its budget
     topology: str | None = None  # SPEC of the graph, where neighbours average
     prox: str = "none"  # SPEC of the part of the objective that has a proximal operator instead of a gradient
 

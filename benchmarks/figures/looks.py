@@ -19,6 +19,7 @@ PALETTE: Final = {
     "ad_psgd": ("#D55E00", "o"),
     "d2": ("#009E73", "v"),
     "eamsgd": ("#56B4E9", "p"),
+    "m_sync_sgd": ("#DDCC77", "d"),
     "sign_sgd": ("#CC79A7", "X"),
     "quantized_sgd": ("#999933", "P"),
     "svrg": ("#777777", "<"),

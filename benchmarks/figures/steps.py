@@ -128,12 +128,12 @@ def timeline(runs: Sequence[Run], figure: "Figure") -> str:
 
 
 def staleness(runs: Sequence[Run], figure: "Figure") -> str:
-    """Share of the gradients by their staleness, with the mean and the reference n - 1."""
+    """Share of the applied gradients by their staleness, with the mean and the reference n - 1."""
     every = repetitions(runs)
-    values = {run.path: run.column("steps", "staleness") for run in runs}
+    values = {run.path: run.column("steps", "staleness")[run.applied()] for run in runs}
     for path, column in values.items():
         if not len(column):
-            raise UserError(f"{path}: no step in /steps, so no staleness")
+            raise UserError(f"{path}: no gradient was applied, so no staleness")
     groups = [group for group in every if any(np.ptp(values[run.path]) for run in group)]
     if not groups:
         raise UserError("staleness: it is the same for all gradients of each run, as in synchronous programs")

@@ -119,6 +119,8 @@ def make_plan(
     if layout.workers < 1:
         raise UserError(
             f"--servers is {config.servers}; with {ranks} rank(s) it must be less than {ranks}: the others work"
+            if "servers" in dataclasses.asdict(config)
+            else f"one rank serves and the others work, so {ranks} rank(s) are too few"
         )
     texts = {
         "problem": problems.canonical(launch.problem),

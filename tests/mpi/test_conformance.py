@@ -28,6 +28,7 @@ from outpace.algorithms import (
     d_psgd,
     eamsgd,
     katyusha_x,
+    m_sync_sgd,
     quantized_sgd,
     sign_sgd,
     svrg,
@@ -182,6 +183,14 @@ ROWS = [
         synchronous=False,
         cost=lambda n, dim, degrees: (2 * 8 * dim, 2 * 8 * dim + 64),  # with period 1
         variants=({"period": 1}, {"period": 4, "sampling": "shuffle"}, {"period": 1, "servers": 2}),
+    ),
+    Row(
+        m_sync_sgd,
+        synchronous=False,
+        cost=lambda n, dim, degrees: (2 * 8 * dim, 2 * 8 * dim),  # a gradient and a model, dropped or not
+        work=lambda cfg, n_total, n, rounds: (rounds, rounds * cfg.of_a_round(n) * cfg.batch_size),
+        refused=((2, {"m": 2}), (4, {"m": 4, "late": "apply"}), (3, {"schedule": "linear"})),
+        variants=({}, {"m": 1, "late": "apply", "step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"}),
     ),
 ]
 
