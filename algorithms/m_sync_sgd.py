@@ -103,7 +103,8 @@ def serve(comm, x, cfg, gamma, budget, trace):
     """The server: close a round with its m-th gradient; the last answer to each worker sends it away."""
     n, m = comm.size - 1, cfg.of_a_round(comm.size - 1)
     mailbox, total = Mailbox(comm, n, x), np.empty_like(x)
-    messages, waiting = iter(mailbox), []  # the workers whose gradients are in the round
+    messages = iter(mailbox)
+    waiting: list[int] = []  # the workers whose gradients are in the round
     budget.keep(x=x)
     pulled = np.full(n, budget.count)  # the round whose model each worker has
 

@@ -20,6 +20,7 @@ PALETTE: Final = {
     "d2": ("#009E73", "v"),
     "eamsgd": ("#56B4E9", "p"),
     "m_sync_sgd": ("#DDCC77", "d"),
+    "ringmaster_asgd": ("#661100", "<"),
     "sign_sgd": ("#CC79A7", "X"),
     "quantized_sgd": ("#999933", "P"),
     "svrg": ("#777777", "<"),
@@ -27,6 +28,7 @@ PALETTE: Final = {
 }
 VARIANTS: Final = {  # by name of the run
     "Adam": ("#332288", "*"),
+    "Ringleader ASGD": ("#CC6677", ">"),
     "Katyusha Xʷ": ("#AA4499", "h"),
     "Katyusha Xˢ, stratified": ("#117733", "8"),
 }

@@ -30,6 +30,7 @@ from outpace.algorithms import (
     katyusha_x,
     m_sync_sgd,
     quantized_sgd,
+    ringmaster_asgd,
     sign_sgd,
     svrg,
 )
@@ -191,6 +192,18 @@ ROWS = [
         work=lambda cfg, n_total, n, rounds: (rounds, rounds * cfg.of_a_round(n) * cfg.batch_size),
         refused=((2, {"m": 2}), (4, {"m": 4, "late": "apply"}), (3, {"schedule": "linear"})),
         variants=({}, {"m": 1, "late": "apply", "step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"}),
+    ),
+    Row(
+        ringmaster_asgd,
+        synchronous=False,
+        cost=lambda n, dim, degrees: (2 * 8 * dim, 2 * 8 * dim + 64),  # as a_psgd
+        refused=((3, {"variant": "ringleader", "threshold": 4}),),
+        variants=(
+            {},
+            {"threshold": 3, "servers": 2, "step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"},
+            {"variant": "ringleader"},
+            {"variant": "ringleader", "servers": 2, "sampling": "shuffle"},
+        ),
     ),
 ]
 
