@@ -68,6 +68,10 @@ class Config(ProgramConfig):
     def title(self):
         return {"ringmaster": "Ringmaster ASGD", "ringleader": "Ringleader ASGD"}[self.variant]
 
+    @property
+    def averages_workers(self):
+        return self.variant == "ringleader"
+
     def check(self, n):
         """Raise UserError for a threshold where none is used, and for a schedule that there is not."""
         schedules.parse(self.schedule)

@@ -28,6 +28,11 @@ class ProgramConfig:
         """The name that people know the program by, or that of the variant its flags make; without, its file's name."""
         return ""
 
+    @property
+    def averages_workers(self) -> bool:
+        """Whether each update is a mean over the workers, however many gradients each of them has in it."""
+        return False
+
     def check(self, n: int) -> None:
         """Raise UserError for what n workers cannot be run with; called on every rank, before any file or message."""
 

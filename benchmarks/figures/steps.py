@@ -41,7 +41,7 @@ SLOW_LINK: Final[dict[str, Any]] = {
 
 
 def shares(runs: Sequence[Run], figure: "Figure") -> str:
-    """Each worker's share of the applied gradients beside its share of the samples."""
+    """Each worker's weight in the updates beside its share of the samples."""
     groups = repetitions(runs)
     check_panels("shares", groups)
     panels = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
@@ -56,7 +56,7 @@ def shares(runs: Sequence[Run], figure: "Figure") -> str:
         )
         colour = look_of(group[0], runs)["color"]
         axes.bar(workers - 0.2, np.median(data, axis=0), 0.4, label="share of the samples", **SAMPLES)
-        axes.bar(workers + 0.2, np.median(updates, axis=0), 0.4, color=colour, label="share of the applied gradients")
+        axes.bar(workers + 0.2, np.median(updates, axis=0), 0.4, color=colour, label="weight in the updates")
         if len(group) >= INTERVAL_FROM:
             axes.vlines(workers + 0.2, *interval_of_median(updates), color="black", linewidth=0.9)
         elif len(group) > 1:

@@ -194,7 +194,7 @@ def merge(
     epoch = samples / attributes["n_total"]
     groups = {
         "evaluations": {"t_s": t_s, "samples": samples, "epoch": epoch, **values},
-        "workers": shares(used, attributes["n_samples"]),
+        "workers": shares(used, attributes["n_samples"], header.get("averages_workers", False)),
         "steps": steps,
         "events": parts.events(),
         "clock": parts.clock(),
@@ -225,9 +225,12 @@ def replaceable(target: Path, config_id: str) -> bool:
     return run.attrs["status"] == "partial" and run.attrs.get("config_id") == config_id
 
 
-def shares(steps: Columns, n_samples: Sequence[int]) -> Columns:
-    """The columns of /workers: each worker's share of the samples and of the gradients that were applied."""
+def shares(steps: Columns, n_samples: Sequence[int], alike: bool = False) -> Columns:
+    """The columns of /workers: each worker's share of the samples, and of the gradients that were applied unless the
+    updates weigh workers `alike`."""
     amounts, updates = np.array(n_samples), np.bincount(steps["rank"], minlength=len(n_samples))
+    if alike:
+        updates = np.ones_like(updates)
     return {"data_share": amounts / amounts.sum(), "update_share": updates / max(1, updates.sum())}
 
 

@@ -64,7 +64,11 @@ GROUPS: Final[dict[str, dict[str, Column]]] = {
     },
     "workers": {
         "data_share": Column("f8", "1", "share of all samples that the worker holds"),
-        "update_share": Column("f8", "1", "share of all applied gradients that the worker computed"),
+        "update_share": Column(
+            "f8",
+            "1",
+            "weight in the updates: the worker's share of the applied gradients, or 1/n",
+        ),
     },
     "steps": {
         "rank": Column("i4", "1", "worker that computed the gradient"),

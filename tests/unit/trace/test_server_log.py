@@ -64,6 +64,17 @@ def test_what_was_dropped_counts_nowhere(target: Path) -> None:
     assert (row["staleness_mean"], row["staleness_max"]) == (7 / 4, 4)
 
 
+def test_a_mean_over_workers_weighs_them_alike() -> None:
+    """Three gradients of worker 0 and one of worker 1: weights as the gradients, but in a mean over workers."""
+    steps = {"rank": np.array([0, 0, 1, 0])}
+    assert archive.shares(steps, [4, 12])["update_share"].tolist() == [0.75, 0.25]
+    alike = archive.shares(steps, [4, 12], alike=True)
+    assert {name: column.tolist() for name, column in alike.items()} == {
+        "data_share": [0.25, 0.75],
+        "update_share": [0.5, 0.5],
+    }
+
+
 def test_a_run_without_drops_has_no_such_column(target: Path) -> None:
     target.with_name(f"{target.name}.part-2").unlink()
     part = Part(target, 2, {"rank": 2, "ranks": 3, "started_s": 0.0, "labels": []})
