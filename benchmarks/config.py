@@ -23,6 +23,7 @@ class ProgramConfig:
     asynchronous: bool = False  # the workers share the budget, and each makes as many steps as its speed allows
     agreement_period: int = 4  # steps, at least, from one agreement of a synchronous program on its end to the next
     servers: int = 0  # the last ranks, which hold the model and compute no gradients
+    rounds: bool = False  # an asynchronous program whose one server counts rounds: those are its steps, and its budget
     topology: str | None = None  # SPEC of the graph, where neighbours average
     # Flags that came later, with the value that was the only one before: runs with it keep their id.
     younger: Mapping[str, Any] = MappingProxyType({})
@@ -40,6 +41,11 @@ class ProgramConfig:
         Raises UserError for a topology that the program cannot use, here for one without a symmetric matrix that is the
         same in all steps."""
         return [mixing_matrix(text, n)]
+
+    @property
+    def averages_workers(self) -> bool:
+        """Whether each update is a mean over the workers, however many gradients each of them has in it."""
+        return False
 
     def check(self, n: int) -> None:
         """Raise UserError for what n workers cannot be run with; called on every rank, before any file or message."""

@@ -1,8 +1,8 @@
 """The budget of a run: `for k in budget:` is the loop of every program.
 
 A synchronous program counts its own steps and every rank leaves the loop at the same k (`AgreedSteps`). An asynchronous
-one shares the budget, and k counts the gradients of all workers (`tickets`). Both end early when the time is up, on a
-signal and when a gradient is not finite.
+one shares the budget, and k counts the gradients of all workers (`tickets`), or the rounds of its server
+(`ServedRounds`). All end early when the time is up, on a signal and when a gradient is not finite.
 
 A checkpoint is an early end as well: no message is under way then, so the run is what its programs `keep`. Whoever
 calls `run` again with the same budget, or with one whose `saved` and `count` were read from a file, goes on at that k.
@@ -107,6 +107,35 @@ class Budget:
         elif now >= self._checkpoint_due:
             self.stop(Stop.CHECKPOINT)
         return self.reason
+
+
+class ServedRounds(Budget):
+    """k = 0, 1, ... of the rounds of one server, the `desk`.
+
+    Workers go on until it tells them to leave, by a message of the program's own. So every loop ends between the same
+    two rounds, and nobody waits for an agreement.
+    """
+
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        total: int | None,
+        seconds: float | None,
+        start: Callable[[], float],
+        desk: int,
+        every: float | None = None,
+    ) -> None:
+        super().__init__(comm, total, seconds, start, every)
+        self.desk = desk
+
+    def __iter__(self) -> Iterator[int]:
+        """The server's rounds; the gradients of a worker, without an end."""
+        self._begin()
+        if self.comm.rank != self.desk:
+            yield from itertools.count()
+        while (self.total is None or self.count < self.total) and not self._look():
+            self.count += 1
+            yield self.count - 1
 
 
 class AgreedSteps(Budget):

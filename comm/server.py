@@ -14,28 +14,47 @@ from outpace.comm.clock import wait, wait_some
 LEAVE, MESSAGE, ANSWER = 0, 1, 2  # message tags
 
 
+class Mailbox:
+    """Server: a buffer for each worker, of the shape and dtype of `x`, in which its message comes in and the answer to
+    it goes out. Between the two the worker waits, and nothing is under way."""
+
+    def __init__(self, comm: MPI.Intracomm, workers: int, x: np.ndarray) -> None:
+        self._comm = comm
+        self.buffers = np.empty((workers, *x.shape), x.dtype)
+        self._under_way = [comm.Irecv(buffer, worker) for worker, buffer in enumerate(self.buffers)]
+        self._answers: list[int | None] = [None] * workers  # the tag of what goes out; None where a message comes in
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """(worker, tag) of every message, as they arrive, until all workers have left or were told to leave. Nothing is
+        waited for but the next event."""
+        statuses = [MPI.Status() for _ in self._under_way]
+        present = len(self._under_way)
+        while present:
+            for worker, status in zip(wait_some(self._comm, self._under_way, statuses), statuses, strict=False):
+                answer = self._answers[worker]
+                if answer is None and status.tag != LEAVE:
+                    yield worker, status.tag
+                elif answer == ANSWER:
+                    self._answers[worker] = None
+                    self._under_way[worker] = self._comm.Irecv(self.buffers[worker], worker)
+                else:
+                    present -= 1
+
+    def answer(self, worker: int, tag: int = ANSWER) -> None:
+        """Send the worker what is in its buffer; with the tag LEAVE no message of it will follow."""
+        self._answers[worker] = tag
+        self._under_way[worker] = self._comm.Isend(self.buffers[worker], worker, tag)
+
+
 def exchanges(comm: MPI.Intracomm, workers: int, x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Server: (worker, message) for every message of a worker, as they arrive, until all workers have left.
 
-    What the caller leaves in `message`, of the shape and dtype of `x`, goes back to the worker with the tag ANSWER.
-    Nothing is waited for but the next event: each worker has a buffer of its own, in which either its message or the
-    answer to it is under way.
+    What the caller leaves in `message` goes back to the worker at once.
     """
-    buffers = np.empty((workers, *x.shape), x.dtype)
-    under_way = [comm.Irecv(buffer, worker) for worker, buffer in enumerate(buffers)]
-    statuses = [MPI.Status() for _ in under_way]
-    answering, present = [False] * workers, workers
-    while present:
-        for worker, status in zip(wait_some(comm, under_way, statuses), statuses, strict=False):
-            if answering[worker]:
-                under_way[worker] = comm.Irecv(buffers[worker], worker)
-            elif status.tag == LEAVE:
-                present -= 1
-                continue
-            else:
-                yield worker, buffers[worker]
-                under_way[worker] = comm.Isend(buffers[worker], worker, ANSWER)
-            answering[worker] = not answering[worker]
+    mailbox = Mailbox(comm, workers, x)
+    for worker, _ in mailbox:
+        yield worker, mailbox.buffers[worker]
+        mailbox.answer(worker)
 
 
 def leave(comm: MPI.Intracomm, servers: Iterable[int]) -> None:

@@ -13,7 +13,16 @@ import numpy as np
 from mpi4py import MPI
 
 from outpace.benchmarks.conformance.row import Row, configurations, ring_allreduce
-from outpace.benchmarks.conformance.trial import Allocations, CheckedComm, RandomStart, Shown, execute, share, shares
+from outpace.benchmarks.conformance.trial import (
+    Allocations,
+    CheckedComm,
+    Outcome,
+    RandomStart,
+    Shown,
+    execute,
+    share,
+    shares,
+)
 from outpace.benchmarks.conformance.verdict import NotApplicable, hold
 from outpace.comm import arrays
 from outpace.comm.agreement import on_root
@@ -45,9 +54,9 @@ def learns_and_counts(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
         )
         fell = f"the mean model's distance from the least loss is {loss:.3g} after {steps} steps, {start:.3g} at first"
         hold(comm, loss < 0.2 * start, f"{told(config)}{fell}; a fifth of that is allowed")
-        gradients = comm.allreduce(len(outcome.steps))
-        hold(comm, gradients == steps * n, f"{told(config)}{gradients} steps are recorded, {steps * n} were to be made")
-        samples = comm.allreduce(outcome.steps["samples"].sum())
+        gradients, samples = counted(comm, row, config, outcome)
+        due = row.gradients(config, n, steps)
+        hold(comm, gradients == due, f"{told(config)}{gradients} steps are recorded, {due} were to be made")
         _, due = row.work(row.program.Config(**config), everyone[0].n_total, n, steps)
         hold(comm, samples == due, f"{told(config)}gradients over {samples} samples, {due} were to be used")
         if row.synchronous:
@@ -97,9 +106,9 @@ def goes_on_from_a_checkpoint(comm: CheckedComm, row: Row, xp: ModuleType = np) 
             hold(comm, same, f"{told(config)}another result than without the checkpoint: is all given to budget.keep?")
         else:
             paused = execute(comm, row.program, problem, 40, pause=True, **row.pace, **config)
-            due = 40 * (comm.size - row.servers(config))
+            due = row.gradients(config, comm.size - row.servers(config), 40)
             hold(comm, paused.pauses >= 1, f"{told(config)}did not pause for a checkpoint")
-            made = comm.allreduce(len(paused.steps))
+            made, _ = counted(comm, row, config, paused)
             hold(comm, made == due, f"{told(config)}{made} steps with checkpoints between, {due} were to be made")
 
 
@@ -127,9 +136,10 @@ def sends_what_its_cost_says(comm: CheckedComm, row: Row, xp: ModuleType = np) -
             hold(comm, told_of == sent[comm.rank], why)
         else:
             least, most = cost
-            gradients = STEPS * (n - servers)
+            gradients = comm.allreduce(len(outcome.steps))
             # Less, of each worker but the desk, the ask that is told that no ticket is left, the answer, the last ask.
-            each = (sent.sum() - 112 * (n - max(1, servers))) / gradients
+            tickets = 0 if row.program.Config.rounds else 112 * (n - max(1, servers))
+            each = (sent.sum() - tickets) / gradients
             why = f"{told(config)}sent {each:.1f} bytes per gradient; their cost is {least} to {most}"
             hold(comm, least <= each <= most, why)
 
@@ -241,6 +251,16 @@ CONTRACTS: Final[dict[str, Callable[[CheckedComm, Row], None]]] = {
         runs_in_two_halves,
     )
 }
+
+
+def counted(comm: CheckedComm, row: Row, config: dict[str, Any], outcome: Outcome) -> tuple[int, int]:
+    """Gradients of all workers, and the samples in them, that the budget counts: all that were computed; where it is of
+    a server's rounds, those that it applied. Collective."""
+    gradients, samples = len(outcome.steps), int(outcome.steps["samples"].sum())
+    if row.program.Config.rounds:
+        gradients -= len(outcome.dropped)
+        samples -= len(outcome.dropped) * row.program.Config(**config).batch_size
+    return comm.allreduce(gradients), comm.allreduce(samples)
 
 
 def told(config: dict[str, Any]) -> str:

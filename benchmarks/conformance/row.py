@@ -67,6 +67,12 @@ class Row:
         """How many of the ranks serve; the others are workers."""
         return int(config.get("servers", self.program.Config.servers))
 
+    def gradients(self, config: dict[str, Any], n: int, steps: int) -> int:
+        """Gradients that n workers are to make in so many steps; where a server counts rounds, that are to be
+        applied in so many of them."""
+        cfg = self.program.Config(**config)
+        return self.work(cfg, 0, n, steps)[1] // cfg.batch_size if cfg.rounds else steps * n
+
 
 REQUIRED: Final = ("step_size", "batch_size", "dtype", "seed")  # flags
 OPTIONAL: Final = ("allowed", "cost", "reference", "work", "variants", "refused", "fits", "spread")

@@ -48,13 +48,14 @@ class CheckedComm(MeteredComm):
 
 @dataclass
 class Outcome:
-    """This rank's result of one run, on the host; `steps`, `events` and `applied` are records of a part's tables."""
+    """This rank's result of one run, on the host; `steps` to `dropped` are records of a part's tables."""
 
     x: Any
     mean: np.ndarray  # the mean of the local models, or the servers' model
     steps: np.ndarray
     events: np.ndarray
     applied: np.ndarray
+    dropped: np.ndarray
     sent: np.ndarray  # bytes to each rank
     wall_s: float
     pauses: int  # for a checkpoint
@@ -181,4 +182,6 @@ def execute(
     mean /= plan.layout.models
     rows = {name: np.frombuffer(data, dtype=parts.TABLES[name]) for name, data in trace.drain().items()}
     noted = getattr(trace, "peak", 0), getattr(trace, "models", [])
-    return Outcome(x, mean, rows["steps"], rows["events"], rows["applied"], sent, wall_s, pauses, *noted)
+    return Outcome(
+        x, mean, rows["steps"], rows["events"], rows["applied"], rows["dropped"], sent, wall_s, pauses, *noted
+    )

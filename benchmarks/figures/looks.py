@@ -21,6 +21,8 @@ PALETTE: Final = {
     "gradient_tracking": ("#4477AA", (6, 1, 0)),  # a star of six points
     "sgp": ("#6699CC", (3, 1, 0)),
     "eamsgd": ("#56B4E9", "p"),
+    "m_sync_sgd": ("#DDCC77", "d"),
+    "ringmaster_asgd": ("#661100", "<"),
     "sign_sgd": ("#CC79A7", "X"),
     "quantized_sgd": ("#999933", "P"),
     "svrg": ("#777777", "<"),
@@ -33,6 +35,7 @@ VARIANTS: Final = {  # by name of the run
     "D-PSGD, adapt-combine": ("#004488", (5, 0, 180)),  # a pentagon on its tip
     "D-Lion": ("#EE8866", (3, 1, 180)),
     "sto-signSGD": ("#EE99AA", (7, 0, 0)),
+    "Ringleader ASGD": ("#CC6677", ">"),
     "Katyusha Xʷ": ("#AA4499", "h"),
     "Katyusha Xˢ, stratified": ("#117733", "8"),
     "DiLoCo": ("#6F4C9B", (6, 1, 0)),

@@ -41,7 +41,7 @@ SLOW_LINK: Final[dict[str, Any]] = {
 
 
 def shares(runs: Sequence[Run], figure: "Figure") -> str:
-    """Each worker's share of the applied gradients beside its share of the samples."""
+    """Each worker's weight in the updates beside its share of the samples."""
     groups = repetitions(runs)
     check_panels("shares", groups)
     panels = figure.subplots(len(groups), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
@@ -56,7 +56,7 @@ def shares(runs: Sequence[Run], figure: "Figure") -> str:
         )
         colour = look_of(group[0], runs)["color"]
         axes.bar(workers - 0.2, np.median(data, axis=0), 0.4, label="share of the samples", **SAMPLES)
-        axes.bar(workers + 0.2, np.median(updates, axis=0), 0.4, color=colour, label="share of the applied gradients")
+        axes.bar(workers + 0.2, np.median(updates, axis=0), 0.4, color=colour, label="weight in the updates")
         if len(group) >= INTERVAL_FROM:
             axes.vlines(workers + 0.2, *interval_of_median(updates), color="black", linewidth=0.9)
         elif len(group) > 1:
@@ -128,12 +128,12 @@ def timeline(runs: Sequence[Run], figure: "Figure") -> str:
 
 
 def staleness(runs: Sequence[Run], figure: "Figure") -> str:
-    """Share of the gradients by their staleness, with the mean and the reference n - 1."""
+    """Share of the applied gradients by their staleness, with the mean and the reference n - 1."""
     every = repetitions(runs)
-    values = {run.path: run.column("steps", "staleness") for run in runs}
+    values = {run.path: run.column("steps", "staleness")[run.applied()] for run in runs}
     for path, column in values.items():
         if not len(column):
-            raise UserError(f"{path}: no step in /steps, so no staleness")
+            raise UserError(f"{path}: no gradient was applied, so no staleness")
     groups = [group for group in every if any(np.ptp(values[run.path]) for run in group)]
     if not groups:
         raise UserError("staleness: it is the same for all gradients of each run, as in synchronous programs")

@@ -93,7 +93,9 @@ class Plan:
     layout: Layout  # which ranks compute and which serve
     texts: dict[str, str]  # the SPECs with defaults written out
     period: int  # steps from one agreement of a synchronous program on its end to the next
-    hops: int  # steps after which everybody has heard of everybody, or has waited for it: the graph's diameter, as a rule
+    hops: (
+        int  # steps after which everybody has heard of everybody, or has waited for it: the graph's diameter, as a rule
+    )
     shared: bool  # asynchronous: the workers share the budget
     inputs: Mapping[str, str]  # hashes of the files that it reads
     config_id: str
@@ -119,6 +121,8 @@ def make_plan(
     if layout.workers < 1:
         raise UserError(
             f"--servers is {config.servers}; with {ranks} rank(s) it must be less than {ranks}: the others work"
+            if "servers" in dataclasses.asdict(config)
+            else f"one rank serves and the others work, so {ranks} rank(s) are too few"
         )
     texts = {
         "problem": problems.canonical(launch.problem),

@@ -80,7 +80,7 @@ def _recover(target: Path) -> str:
     n, dim, dtype = attributes["n_workers"], attributes["dim"], np.dtype(attributes["dtype"])
     config = json.loads(attributes["config"])
     shares = rebuilt.shares(attributes, str(target), "evaluated")
-    layout = Layout(n, config.get("servers", 0))
+    layout = Layout(n, len(found.headers) - n)
     held = layout.held(dim)
     damage = list(found.damage.values())
     places = {rank: _place(target, rank, found.headers[rank]) for rank in held}

@@ -120,6 +120,7 @@ def opened(
         "pid": lock.process(),
         "host": platform.node(),
         "per_step": not plan.shared,
+        "averages_workers": plan.config.averages_workers,
         "capacity": capacity if comm.rank in slices else 0,
         "labels": [] if problem.label_counts is None else problem.label_counts.tolist(),
         "attributes": attributes,

@@ -3,6 +3,8 @@
     python -m outpace.benchmarks.studies unequal-data    D^2 and D-PSGD where workers hold different labels
     python -m outpace.benchmarks.studies busiest-rank    rates and traffic against the number of workers
     python -m outpace.benchmarks.studies slow-worker     the pace of the others beside a slow worker
+    python -m outpace.benchmarks.studies slow-data       where the model goes if a slow worker's data is its own
+    python -m outpace.benchmarks.studies first-of-n      rounds of the first m of n gradients: the law, computed
     python -m outpace.benchmarks.studies signum          Signum beside Adam, both tuned over a grid
     python -m outpace.benchmarks.studies bits            Signum beside AllReduce-SGD and Adam, over the links' rate
     python -m outpace.benchmarks.studies vote-errors     how often a majority is wrong, against workers and noise
@@ -32,9 +34,11 @@ from outpace.benchmarks.studies import slow_networks, variance_reduction
 from outpace.benchmarks.studies.bits import bits
 from outpace.benchmarks.studies.bounds import bounds
 from outpace.benchmarks.studies.busiest_rank import busiest_rank
+from outpace.benchmarks.studies.first_of_n import first_of_n
 from outpace.benchmarks.studies.flippers import flippers
 from outpace.benchmarks.studies.launches import RUNS
 from outpace.benchmarks.studies.signum import signum
+from outpace.benchmarks.studies.slow_data import slow_data
 from outpace.benchmarks.studies.slow_worker import slow_worker
 from outpace.benchmarks.studies.unequal_data import unequal_data
 from outpace.benchmarks.studies.vote_errors import vote_errors
@@ -44,6 +48,8 @@ STUDIES: Final[dict[str, Callable[..., object]]] = {
     "unequal-data": unequal_data,
     "busiest-rank": busiest_rank,
     "slow-worker": slow_worker,
+    "slow-data": slow_data,
+    "first-of-n": first_of_n,
     "signum": signum,
     "bits": bits,
     "vote-errors": vote_errors,
@@ -77,7 +83,9 @@ def main() -> int:
     )
     parser.add_argument("study", choices=STUDIES)
     parser.add_argument("-o", "--out", type=Path, help=f"folder for traces and figures; default {RUNS}/STUDY")
-    parser.add_argument("--launches", type=int, help="of each kind; of slow-link, shared-links and server-link")
+    parser.add_argument(
+        "--launches", type=int, help="of each kind; of slow-link, shared-links, server-link and slow-data"
+    )
     options = parser.parse_args()
     study = STUDIES[options.study]
     try:

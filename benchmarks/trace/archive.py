@@ -9,7 +9,7 @@ from typing import Any, Final
 import h5py
 import numpy as np
 
-from outpace.benchmarks.trace import checksums, schema
+from outpace.benchmarks.trace import checksums, schema, server_log
 from outpace.benchmarks.trace.files import whole
 from outpace.benchmarks.trace.parts import Damaged, Segment, leftovers, part_path, read_part
 from outpace.benchmarks.trace.run import Run
@@ -19,7 +19,7 @@ from outpace.comm.errors import UserError
 
 CHUNK: Final = 2**12  # rows
 # Tables of a part that /steps, /events, /traffic and /links come from, and when what a row tells is over.
-ENDS: Final = {"steps": "t_s", "events": "t_end_s", "applied": "t_s", "traffic": "t_s", "links": "t_s"}
+ENDS: Final = dict.fromkeys(("steps", "applied", "dropped", "traffic", "links"), "t_s") | {"events": "t_end_s"}
 TIMES: Final = ("t_s", "read_s", "t_start_s", "t_end_s")  # their columns on the rank's clock
 Columns = dict[str, np.ndarray]
 
@@ -78,9 +78,9 @@ class Parts:
             rows = len(tables["steps"])
             more = {"rank": np.full(rows, rank), "staleness": np.zeros(rows, dtype=np.int64)}
             parts.append(_columns(tables["steps"]) | more)
-        log = self._applied()
+        log = server_log.merged(self._tables)
         if log:
-            parts = [_as_applied(columns, log, rank) for rank, columns in enumerate(parts)]
+            parts = [server_log.told(columns, log, rank) for rank, columns in enumerate(parts)]
         merged = _sorted(_concatenate(parts), "t_s")
         read_s = merged.pop("read_s")
         if not log:
@@ -88,14 +88,9 @@ class Parts:
             t_s = merged["t_s"]
             between = np.searchsorted(t_s, t_s, "left") - np.searchsorted(t_s, read_s, "right")
             merged["staleness"] = np.where(np.isnan(read_s), 0, np.maximum(between, 0))
+        elif merged["applied"].all():
+            del merged["applied"]
         return merged
-
-    def _applied(self) -> Columns:
-        """The gradients in the order in which the first server that logged any applied them; else nothing."""
-        for tables in self._tables:
-            if len(tables["applied"]):
-                return _columns(tables["applied"])
-        return {}
 
     def labels(self) -> np.ndarray | None:
         """Samples of each label that each worker holds, shape (workers, labels); None where there are no labels."""
@@ -186,11 +181,12 @@ def merge(
     parts = Parts.read(target, salvage="damage" in attributes)
     header = parts.headers[0]
     steps = parts.steps()
-    t_s, samples = evaluation_times(steps, tags, header["per_step"], header["attributes"]["n_workers"])
+    used = server_log.used(steps)
+    t_s, samples = evaluation_times(used, tags, header["per_step"], header["attributes"]["n_workers"])
     t_s, samples = np.concatenate([[0.0], t_s]), np.concatenate([[0], samples])
     if ended:
-        t_s = np.append(t_s, steps["t_s"].max(initial=0.0))
-        samples = np.append(samples, steps["samples"].sum())
+        t_s = np.append(t_s, used["t_s"].max(initial=0.0))
+        samples = np.append(samples, used["samples"].sum())
     if header["per_step"]:
         values = values | parts.effort(np.append(0, tags), ended, samples / header["attributes"]["n_total"])
     labels = parts.labels()
@@ -198,7 +194,7 @@ def merge(
     epoch = samples / attributes["n_total"]
     groups = {
         "evaluations": {"t_s": t_s, "samples": samples, "epoch": epoch, **values},
-        "workers": shares(steps, attributes["n_samples"]),
+        "workers": shares(used, attributes["n_samples"], header.get("averages_workers", False)),
         "steps": steps,
         "events": parts.events(),
         "clock": parts.clock(),
@@ -229,9 +225,12 @@ def replaceable(target: Path, config_id: str) -> bool:
     return run.attrs["status"] == "partial" and run.attrs.get("config_id") == config_id
 
 
-def shares(steps: Columns, n_samples: Sequence[int]) -> Columns:
-    """The columns of /workers: each worker's share of the samples and of the gradients that were applied."""
+def shares(steps: Columns, n_samples: Sequence[int], alike: bool = False) -> Columns:
+    """The columns of /workers: each worker's share of the samples, and of the gradients that were applied unless the
+    updates weigh workers `alike`."""
     amounts, updates = np.array(n_samples), np.bincount(steps["rank"], minlength=len(n_samples))
+    if alike:
+        updates = np.ones_like(updates)
     return {"data_share": amounts / amounts.sum(), "update_share": updates / max(1, updates.sum())}
 
 
@@ -266,14 +265,6 @@ def write(
         except FileExistsError:
             number += 1
             path = target.with_stem(f"{target.stem}-{number}")
-
-
-def _as_applied(columns: Columns, log: Columns, rank: int) -> Columns:
-    """The steps of a worker, when and how stale the server applied them; cut where its log ends."""
-    mine = log["worker"] == rank
-    known = min(len(columns["step"]), int(mine.sum()))
-    columns = {name: column[:known] for name, column in columns.items()}
-    return columns | {name: log[name][mine][:known] for name in ("t_s", "staleness")}
 
 
 def _of_all(headers: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -109,7 +109,12 @@ def summary(run: Run) -> Table:
         rows["time by rank, %"] = _time_by_rank(run)
         if exchanges := exchanges_per_gradient(run):
             rows["exchanges"] = f"{exchanges:.3g} per gradient"
-        rows["staleness"] = f"mean {steps['staleness'].mean():.2f}, largest {steps['staleness'].max()}"
+        applied = run.applied()
+        if dropped := np.count_nonzero(~applied):
+            rows["dropped"] = f"{dropped} gradients of {len(applied)}; samples/s and staleness are of the others"
+        if applied.any():
+            staleness = steps["staleness"][applied]
+            rows["staleness"] = f"mean {staleness.mean():.2f}, largest {staleness.max()}"
         rows["steps by rank"] = " ".join(map(str, np.bincount(steps["rank"], minlength=a["n_workers"])))
         for name in ("update_share", "data_share"):
             rows[f"{name.replace('_', ' ')}, %"] = " ".join(f"{100 * s:.1f}" for s in run.column("workers", name))

@@ -37,6 +37,7 @@ TABLES: Final = {
     "applied": APPLIED,
     "network": NETWORK,
     "links": LINKS,
+    "dropped": APPLIED,
 }
 
 _NUMBER: Final = {name: number for number, name in enumerate(TABLES)}

@@ -41,7 +41,8 @@ EVENTS: Final = np.dtype(
 )
 
 
-# A server's log of the gradients it applied, in that order; those of one worker come in the order of its steps.
+# A server's logs of the gradients it applied and of those it dropped, in that order; those of one worker come in the
+# order of its steps.
 APPLIED: Final = np.dtype([("worker", "<i8"), ("t_s", "<f8"), ("staleness", "<i8")])
 
 
@@ -97,6 +98,7 @@ class Trace:
         self._rows: deque[bytes] = deque()
         self._events: deque[bytes] = deque()
         self._applied: deque[bytes] = deque()
+        self._dropped: deque[bytes] = deque()
         self._wait_s = self._compute_s = self._injected_s = 0.0
         self._samples = 0
 
@@ -142,13 +144,22 @@ class Trace:
         self._applied.append(_APPLIED.pack(worker, self.last_s, staleness))
         self.steps += 1
 
+    def dropped(self, worker: int, staleness: int) -> None:
+        """A server has dropped a gradient of `worker`, after `staleness` others since that worker pulled its model."""
+        self._dropped.append(_APPLIED.pack(worker, clock.now(self.comm), staleness))
+
     def snapshot(self, x: Any) -> None:
         """Keep the model if one is due; see the class for when to call it."""
         self._snapshots.offer(x, self.steps, clock.now(self.comm) - self.started_s)
 
     def drain(self) -> dict[str, bytes]:
         """The records since the last call, by table."""
-        queues = {"steps": self._rows, "events": self._events, "applied": self._applied}
+        queues = {
+            "steps": self._rows,
+            "events": self._events,
+            "applied": self._applied,
+            "dropped": self._dropped,
+        }
         return {table: _drain(queue) for table, queue in queues.items()}
 
 

@@ -64,18 +64,25 @@ GROUPS: Final[dict[str, dict[str, Column]]] = {
     },
     "workers": {
         "data_share": Column("f8", "1", "share of all samples that the worker holds"),
-        "update_share": Column("f8", "1", "share of all applied gradients that the worker computed"),
+        "update_share": Column(
+            "f8",
+            "1",
+            "weight in the updates: the worker's share of the applied gradients, or 1/n",
+        ),
     },
     "steps": {
         "rank": Column("i4", "1", "worker that computed the gradient"),
         "step": Column("i8", "1", "the worker's own count of gradients, from 0"),
-        "t_s": Column("f8", "s", "time at which the gradient had been applied, by the first server where one does it"),
+        "t_s": Column(
+            "f8", "s", "time at which the gradient was applied or dropped, by the first server where one does it"
+        ),
         "compute_s": Column("f8", "s", "time in the gradient, emulated compute time included"),
         "injected_s": Column("f8", "s", "straggler delay injected into the gradient"),
         "wait_s": Column("f8", "s", "time the gradient loop was blocked on other ranks"),
         "staleness": Column("i8", "1", "gradients applied anywhere between the read of the model and the use"),
         "local_writes": Column("i8", "1", "writes to the worker's own model between the read and the use"),
         "samples": Column("i8", "1", "samples in the gradient"),
+        "applied": Column("i1", "1", "1 where the gradient was applied, 0 where it was dropped", optional=True),
     },
     "events": {
         "rank": Column("i4", "1", "rank on which it happened"),

@@ -24,6 +24,7 @@ ORDERED: Final = (("evaluations", "t_s"), ("steps", "t_s"), ("events", "t_start_
 DURATIONS: Final = (("steps", "compute_s"), ("steps", "injected_s"), ("steps", "wait_s"))
 POSITIVE: Final = (("network", "rtt_s"), ("network", "bytes_per_s"), ("links", "bytes_per_s"))
 RANKS: Final = ("rank", "peer", "a", "b")  # columns
+MOST: Final = {"kind": max(schema.KIND.values()), "applied": 1}  # of other columns
 LEAST: Final = {"n_workers": 1, "n_total": 1, "dim": 1, "cores": 1, "wall_s": 0, "load": 0}  # of attributes
 
 
@@ -127,7 +128,7 @@ def values(group: str, name: str, column: NDArray[Any], path: Path, found: dict[
     if column.dtype.kind == "i":
         ranks = found["n_workers"] if group == "steps" else len(found.get("hostnames", []))
         least = -1 if name == "peer" else 0
-        most = ranks - 1 if name in RANKS and ranks else max(schema.KIND.values()) if name == "kind" else None
+        most = ranks - 1 if name in RANKS and ranks else MOST.get(name)
         wrong = column[(column < least) | (column > (math.inf if most is None else most))]
         if wrong.size:
             bounds = f"at least {least}" + (f" and at most {most}" if most is not None else "")

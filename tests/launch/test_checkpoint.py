@@ -91,7 +91,7 @@ def test_a_signal_during_set_up_is_not_lost(start: Start, monkeypatch: pytest.Mo
     assert 0 < len(partial.column("steps", "step")) <= 2 * 8
 
 
-@pytest.mark.parametrize("program", ["ad_psgd", "a_psgd", "eamsgd"])
+@pytest.mark.parametrize("program", ["ad_psgd", "a_psgd", "eamsgd", "ringmaster_asgd"])
 def test_an_asynchronous_run_goes_on(start: Start, program: str) -> None:
     """Exactly the budget's gradients in all, and the loss goes on falling from where it was."""
     ranks = 2 + (program != "ad_psgd")  # a server beside the workers
@@ -103,6 +103,19 @@ def test_an_asynchronous_run_goes_on(start: Start, program: str) -> None:
     assert len(resumed.column("steps", "step")) == total
     loss = resumed.column("evaluations", "loss")
     assert loss[-1] < partial.column("evaluations", "loss")[-1] < loss[0]
+
+
+def test_rounds_of_all_workers_go_on_bit_for_bit(start: Start) -> None:
+    """`m_sync_sgd` with m = n: it ends between two rounds, with no gradient under way, and none is dropped."""
+    flags = (*FLAGS, "--m", "2", "--stragglers", "random:p=0.3,factor=2")
+    whole = finished(start("m_sync_sgd", 3, *flags, name="whole.h5"))
+    partial = interrupted(start("m_sync_sgd", 3, *flags), signal.SIGUSR1, 75, 3)
+    assert 0 < len(partial.column("steps", "step")) < len(whole.column("steps", "step"))
+    resumed = finished(start("m_sync_sgd", 3, *flags))
+    assert not resumed.has("steps", "applied")
+    for group, name in (("model", "x_mean"), ("traffic", "nbytes")):
+        np.testing.assert_array_equal(resumed.column(group, name), whole.column(group, name), err_msg=name)
+    assert sorted(resumed.column("steps", "step")) == sorted(whole.column("steps", "step"))
 
 
 def test_a_crash_goes_on_from_the_last_checkpoint(start: Start, tmp_path: Path) -> None:

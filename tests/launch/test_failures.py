@@ -26,7 +26,7 @@ from outpace.benchmarks.trace.parts import leftovers
 from outpace.benchmarks.trace.run import Run
 
 LONG = ("--problem", "quadratic:dim=100,sigma=0.3", "--time-budget", "50", "--compute-time", "0.01")
-PROGRAMS = ("allreduce_sgd", "d_psgd", "ad_psgd", "d2", "a_psgd", "eamsgd")
+PROGRAMS = ("allreduce_sgd", "d_psgd", "ad_psgd", "d2", "a_psgd", "eamsgd", "m_sync_sgd")
 WITHIN_S = 10
 
 

@@ -17,7 +17,7 @@ from outpace.benchmarks.running.recovery import recover
 from outpace.benchmarks.trace.inspection import validate
 from outpace.benchmarks.trace.run import Run
 
-PROGRAMS = ("a_psgd", "eamsgd")
+PROGRAMS = ("a_psgd", "eamsgd", "ringmaster_asgd")
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -67,6 +67,30 @@ def test_trace_is_of_the_servers_model(start: Callable, program: str, servers: i
     assert run.column("traffic", "nbytes").shape == (3 + servers, 3 + servers)
     assert (np.diff(run.column("steps", "t_s")) >= 0).all()
     assert run.attrs["wall_s"] >= run.column("evaluations", "t_s")[-2]
+
+
+def test_a_server_that_is_not_asked_for_needs_a_rank_beside_the_workers(tmp_path: Path) -> None:
+    line = command("outpace.algorithms.m_sync_sgd", 1, [])
+    done = subprocess.run(
+        line, env=environment(1), cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == "m_sync_sgd: one rank serves and the others work, so 1 rank(s) are too few\n"
+
+
+def test_dropped_gradients_are_in_the_trace_and_count_nowhere(start: Callable) -> None:
+    """One worker of three is 20 times slower than the others, whose gradients make the rounds."""
+    flags = ["--problem", "quadratic:dim=7", "--epochs", "4", "--compute-time", "0.005"]
+    job = start("m_sync_sgd", 4, *flags, "--stragglers", "fixed:rank=0,factor=20", "--m", "2")
+    code, _, err = job.end()
+    assert code == 0, err
+    validate(job.target)
+    run = Run(job.target)
+    rank, samples, applied = (run.column("steps", name) for name in ("rank", "samples", "applied"))
+    assert applied.sum() == 2 * 4 * 1024 // (2 * 16)
+    assert 0 < (applied == 0).sum() < len(applied) / 4
+    assert run.column("evaluations", "samples")[-1] == samples[applied == 1].sum() == 4 * 1024
+    assert run.column("workers", "update_share")[0] == (rank[applied == 1] == 0).mean() < 0.1
 
 
 def test_answer_is_the_workers_alone(start: Callable) -> None:

@@ -35,7 +35,9 @@ from outpace.algorithms import (
     gradient_tracking,
     katyusha_x,
     local_sgd,
+    m_sync_sgd,
     quantized_sgd,
+    ringmaster_asgd,
     sgp,
     sign_sgd,
     svrg,
@@ -265,6 +267,26 @@ ROWS = [
         synchronous=False,
         cost=lambda n, dim, degrees: (2 * 8 * dim, 2 * 8 * dim + 64),  # with period 1
         variants=({"period": 1}, {"period": 4, "sampling": "shuffle"}, {"period": 1, "servers": 2}),
+    ),
+    Row(
+        m_sync_sgd,
+        synchronous=False,
+        cost=lambda n, dim, degrees: (2 * 8 * dim, 2 * 8 * dim),  # a gradient and a model, dropped or not
+        work=lambda cfg, n_total, n, rounds: (rounds, rounds * cfg.of_a_round(n) * cfg.batch_size),
+        refused=((2, {"m": 2}), (4, {"m": 4, "late": "apply"}), (3, {"schedule": "linear"})),
+        variants=({}, {"m": 1, "late": "apply", "step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"}),
+    ),
+    Row(
+        ringmaster_asgd,
+        synchronous=False,
+        cost=lambda n, dim, degrees: (2 * 8 * dim, 2 * 8 * dim + 64),  # as a_psgd
+        refused=((3, {"variant": "ringleader", "threshold": 4}),),
+        variants=(
+            {},
+            {"threshold": 3, "servers": 2, "step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"},
+            {"variant": "ringleader"},
+            {"variant": "ringleader", "servers": 2, "sampling": "shuffle"},
+        ),
     ),
 ]
 

@@ -19,8 +19,9 @@ def keys(text):
     return dict(pair.split("=") for pair in text.partition(":")[2].split(",") if pair)
 
 
-def step_size(shares, cfg, k, steps, own=None):
-    """gamma in step k of `steps`, by cfg.schedule and cfg.step_size, or `own` in its place."""
+def step_size(shares, cfg, k, steps, own=None, gradients=None):
+    """gamma in step k of `steps`, by cfg.schedule and cfg.step_size, or `own` in its place; a step is of so many
+    gradients, by default of one in asynchronous programs and of one of each worker in others."""
     name, values = cfg.schedule.partition(":")[0], keys(cfg.schedule)
     gamma = cfg.step_size if own is None else own
     if name == "sqrt":
@@ -28,7 +29,7 @@ def step_size(shares, cfg, k, steps, own=None):
     elif name == "cosine":
         gamma *= np.cos(np.pi * k / steps / 2) ** 2  # (1 + cos 2a) / 2
     if values:
-        samples = cfg.batch_size * (1 if cfg.asynchronous else len(shares))  # of all workers in a step
+        samples = cfg.batch_size * (gradients or (1 if cfg.asynchronous else len(shares)))  # of all workers in a step
         before, after = (i * samples / shares[0].n_total for i in (k, k + 1))  # epochs
         if name == "step":
             for at in values["at"].split("+"):

@@ -37,6 +37,25 @@ def test_columns_that_came_later_are_shown_where_they_are(tmp_path: Path) -> Non
     assert shown(new)["gradient_norm_1"] == f"7 -> 0.25 ({rows} evaluations)"
 
 
+def test_dropped_gradients_are_told_and_left_out_of_the_rate(tmp_path: Path) -> None:
+    """Of the golden trace's 16 gradients every second one, the last one kept."""
+    path = tmp_path / "dropped.h5"
+    shutil.copy(GOLDEN, path)
+    with h5py.File(path, "a") as file:
+        column = file["steps"].create_dataset("applied", data=np.arange(16, dtype="i1") % 2)
+        column.attrs["units"] = "1"
+        column.dims[0].attach_scale(file["steps/row"])
+    validate(path)
+    before, after = shown(GOLDEN), shown(path)
+    assert "dropped" not in before
+    assert after["dropped"] == "8 gradients of 16; samples/s and staleness are of the others"
+    assert float(after["samples/s"]) == pytest.approx(float(before["samples/s"]) / 2, abs=0.1)
+    with h5py.File(path, "a") as file:
+        file["steps/applied"][3] = 2
+    with pytest.raises(UserError, match="applied has the number 2; it must be at least 0 and at most 1"):
+        validate(path)
+
+
 def test_time_is_told_by_rank_where_ranks_differ() -> None:
     """Compute by hand from /steps: 31.86 and 31.76 ms of 34.41; rank 1 waited 0.92 ms."""
     compute, injected, wait, exchange, idle = shown(GOLDEN)["time by rank, %"].splitlines()
