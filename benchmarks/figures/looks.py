@@ -23,6 +23,7 @@ PALETTE: Final = {
     "quantized_sgd": ("#999933", "P"),
     "svrg": ("#777777", "<"),
     "katyusha_x": ("#882255", ">"),
+    "choco_sgd": ("#AA4466", (4, 1, 0)),  # a star of four points
 }
 VARIANTS: Final = {  # by name of the run
     "Adam": ("#332288", "*"),

@@ -13,6 +13,7 @@ import pytest
 from harness import CheckedComm
 from mpi4py import MPI
 from reference import allreduce_sgd as allreduce_form
+from reference import choco_sgd as choco_sgd_form
 from reference import d2 as d2_form
 from reference import d_psgd as d_psgd_form
 from reference import katyusha_x as katyusha_x_form
@@ -24,6 +25,7 @@ from outpace.algorithms import (
     a_psgd,
     ad_psgd,
     allreduce_sgd,
+    choco_sgd,
     d2,
     d_psgd,
     eamsgd,
@@ -170,6 +172,21 @@ ROWS = [
         fits=lambda W: topology.smallest_eigenvalue(W) > -1 / 3 + 1e-9,
         refused=((3, {"topology": "hypercube"}), (4, {"topology": "ring"}), (8, {"topology": "ring"})),
         variants=({}, {"schedule": "sqrt", "step_size": 0.5, "sampling": "shuffle"}),
+    ),
+    Row(
+        choco_sgd,
+        synchronous=True,
+        cost=lambda n, dim, degrees: (8 + 4 * sign.words(dim)) * degrees,
+        reference=choco_sgd_form,
+        gossip=True,
+        refused=((2, {"compressor": "rand-k"}), (3, {"compressor": "top-k:share=2"}), (3, {"topology": "hypercube"})),
+        variants=(
+            {"consensus_step_size": 0.5},
+            {"compressor": "identity", "consensus_step_size": 1.0, "schedule": STEPS_DOWN, "sampling": "shuffle"},
+            {"compressor": "top-k:share=0.2", "consensus_step_size": 0.4},
+            {"compressor": "qsgd", "consensus_step_size": 0.7, "schedule": "sqrt", "step_size": 0.3},
+            {"compressor": "qsgd:levels=1"},
+        ),
     ),
     Row(
         a_psgd,
