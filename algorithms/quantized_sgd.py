@@ -28,14 +28,13 @@ from mpi4py import MPI
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import schedules, sign, spec
-from outpace.comm.arrays import Wired, to_host
+from outpace.comm import schedules, spec
+from outpace.comm.arrays import Wired
 from outpace.comm.batches import Batches, Sampling
+from outpace.comm.quantise import Quantiser
 from outpace.comm.schedules import step_sizes
 from outpace.comm.spec import PositiveFloat, PositiveInt, Range, Seed, Switch
 from outpace.comm.streams import CODEC
-
-BLOCK = 1 << 14  # coordinates that are coded at a time on the CPU, a multiple of 32: no step allocates a vector
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +76,7 @@ def run(comm, problem, cfg, budget, trace):
     x = problem.x0()
     g = xp.empty_like(x)
     quantiser = spec.parse(cfg.codec, CODECS, "--codec")
-    codec, norm = Codec(quantiser, x, xp), np.empty(1)
+    codec, norm = Quantiser(quantiser.levels, quantiser.norm == "max", x, xp), np.empty(1)
     messages = Wired((comm.size, codec.message_words), np.uint32, xp, comm)
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     rounding = np.random.default_rng([CODEC, cfg.seed, comm.rank])
@@ -100,70 +99,6 @@ def run(comm, problem, cfg, budget, trace):
         x -= g
         trace.record()
     return x
-
-
-class Codec:
-    """Vectors like x to messages, shape (message_words,), and back."""
-
-    def __init__(self, quantiser, x, xp):
-        self.xp, self.dtype, self.dim = xp, x.dtype, x.size
-        self.levels, self.greatest = quantiser.levels, quantiser.norm == "max"
-        self.planes = 1 + self.levels.bit_length()
-        self.head = x.dtype.itemsize // 4  # words that hold N
-        self.message_words = self.head + self.planes * sign.words(self.dim)
-        self.block = BLOCK if xp is np else self.dim
-        self.hashes = xp.empty(self.dim, dtype=np.uint32)
-        self.toss = sign.kernels(xp).toss
-        self.toss(0, self.hashes)  # compiles it, which is set-up
-
-    def norm(self, v):
-        """N of v; infinite where v is not finite, since a NaN may be lost in a maximum over workers."""
-        norm = float(max(v.max(), -v.min()) if self.greatest else self.xp.sqrt(v @ v))
-        return norm if norm < np.inf else np.inf
-
-    def encode(self, v, norm, rounding, message):
-        """message <- Q(v) with this N, by one number of `rounding`, a NumPy generator. An infinite N makes the decoded
-        vector NaN."""
-        xp, bits = self.xp, self._bits(message[None])[0]
-        message[: self.head] = xp.asarray([norm], dtype=self.dtype).view(np.uint32)
-        rate = self.levels / norm if 0 < norm < np.inf else 0.0
-        self.toss(int(rounding.integers(2**32)), self.hashes)
-        for start in range(0, self.dim, self.block):
-            part = v[start : start + self.block]
-            level = xp.abs(part)
-            level *= rate
-            level += self._uniform(self.hashes[start : start + self.block])
-            level = xp.fmin(level, self.levels).astype(np.uint8)  # by rounding, s |v| / N may exceed s
-            for plane, flags in enumerate([part < 0, *(level & (1 << b) for b in range(self.planes - 1))]):
-                packed = xp.packbits(flags, bitorder="little")
-                bits[plane, start // 8 : start // 8 + packed.size] = packed
-
-    def mean(self, messages, v):
-        """v <- the mean of the decoded messages, shape (n, message_words)."""
-        xp, n = self.xp, len(messages)
-        norms = to_host(messages[:, : self.head]).copy().view(self.dtype).ravel()
-        bits = self._bits(messages)
-        v[:] = 0
-        for start in range(0, self.dim, self.block):
-            part = v[start : start + self.block]
-            for norm, planes in zip(norms, bits, strict=True):
-                block = planes[:, start // 8 : -(-(start + part.size) // 8)]
-                negative, *magnitude = (xp.unpackbits(plane, bitorder="little")[: part.size] for plane in block)
-                level = sum(plane << b for b, plane in enumerate(magnitude)).astype(np.int8)
-                level *= 1 - 2 * negative.astype(np.int8)
-                part += level * self.dtype.type(norm / (self.levels * n))
-
-    def _uniform(self, hashes):
-        """Numbers in [0, 1), of as many of a hash's leading bits as a real of this type holds."""
-        digits = min(np.finfo(self.dtype).nmant + 1, 32)
-        u = (hashes >> (32 - digits)).astype(self.dtype)
-        u *= 2.0**-digits
-        return u
-
-    def _bits(self, messages):
-        """The planes of messages as bytes, shape (n, planes, 4 words)."""
-        rows = messages.view(np.uint8)[:, 4 * self.head :]
-        return rows.reshape(len(messages), self.planes, -1)
 
 
 if __name__ == "__main__":

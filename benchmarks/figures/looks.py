@@ -29,6 +29,7 @@ PALETTE: Final = {
     "katyusha_x": ("#882255", ">"),
     "local_sgd": ("#88CCEE", "H"),
     "gossip_local_sgd": ("#44AA99", (4, 1, 0)),  # a star with four points
+    "choco_sgd": ("#AA4466", (4, 0, 0)),  # a square on its tip
 }
 VARIANTS: Final = {  # by name of the run
     "Adam": ("#332288", "*"),

@@ -26,7 +26,7 @@ def test_rounds_take_as_long_as_their_mth_gradient(tmp_path: Path, law: str, m: 
 
 
 def test_a_mean_over_workers_is_not_drawn_to_fast_ones(tmp_path: Path) -> None:
-    """5 workers, one slowed 10x: A-PSGD, Ringmaster and m-sync SGD end far from the minimiser of (1/n) sum f_i, Ringleader
+    """5 workers, one slowed 10x: A-PSGD, Ringmaster and m-sync SGD end far from the minimiser of the mean, Ringleader
     as near as AllReduce-SGD within the same time; and it has the slow worker's digits, which the others lack."""
     found = slow_data(tmp_path, launches=3)
     for name in ("A-PSGD", "Ringmaster ASGD", "m-sync SGD"):

@@ -13,6 +13,7 @@ import pytest
 from harness import CheckedComm
 from mpi4py import MPI
 from reference import allreduce_sgd as allreduce_form
+from reference import choco_sgd as choco_sgd_form
 from reference import d2 as d2_form
 from reference import d_psgd as d_psgd_form
 from reference import gossip_local_sgd as gossip_local_sgd_form
@@ -28,6 +29,7 @@ from outpace.algorithms import (
     a_psgd,
     ad_psgd,
     allreduce_sgd,
+    choco_sgd,
     d2,
     d_psgd,
     eamsgd,
@@ -255,6 +257,21 @@ ROWS = [
         gossip=True,
         refused=((3, {"topology": "hypercube"}),),
         variants=({}, {"step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"}),
+    ),
+    Row(
+        choco_sgd,
+        synchronous=True,
+        cost=lambda n, dim, degrees: (8 + 4 * sign.words(dim)) * degrees,
+        reference=choco_sgd_form,
+        gossip=True,
+        refused=((2, {"compressor": "rand-k"}), (3, {"compressor": "top-k:share=2"}), (3, {"topology": "hypercube"})),
+        variants=(
+            {"consensus_step_size": 0.5},
+            {"compressor": "identity", "consensus_step_size": 1.0, "schedule": STEPS_DOWN, "sampling": "shuffle"},
+            {"compressor": "top-k:share=0.2", "consensus_step_size": 0.4},
+            {"compressor": "qsgd", "consensus_step_size": 0.7, "schedule": "sqrt", "step_size": 0.3},
+            {"compressor": "qsgd:levels=1"},
+        ),
     ),
     Row(
         a_psgd,

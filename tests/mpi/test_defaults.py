@@ -11,6 +11,7 @@ from outpace.algorithms import (
     a_psgd,
     ad_psgd,
     allreduce_sgd,
+    choco_sgd,
     d2,
     d_psgd,
     eamsgd,
@@ -49,6 +50,7 @@ DEFAULTS: list[tuple[ModuleType, dict[str, Any]]] = [
     (quantized_sgd, {"codec": "qsgd:norm=max"}),
     (quantized_sgd, {"codec": "terngrad"}),
     (quantized_sgd, {"codec": "terngrad:shared=1"}),
+    *((choco_sgd, {"compressor": compressor}) for compressor in choco_sgd.COMPRESSORS),
     (svrg, {}),
     (katyusha_x, {"variant": "w"}),  # X^s needs a strong convexity, which a network does not have
 ]

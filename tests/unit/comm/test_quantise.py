@@ -5,19 +5,14 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from outpace.algorithms.quantized_sgd import CODECS, Codec
-from outpace.comm import spec
+from outpace.comm.quantise import Quantiser
 
 DRAWS = 10_000
 
 
-def codec(text: str, v: np.ndarray) -> Codec:
-    return Codec(spec.parse(text, CODECS, "--codec"), v, np)
-
-
-def draws(text: str, v: np.ndarray) -> np.ndarray:
+def draws(levels: int, greatest: bool, v: np.ndarray) -> np.ndarray:
     """DRAWS quantised versions of v, through real messages."""
-    coder, rng = codec(text, v), np.random.default_rng(1)
+    coder, rng = Quantiser(levels, greatest, v, np), np.random.default_rng(1)
     message, result = np.zeros((1, coder.message_words), np.uint32), np.empty((DRAWS, v.size), v.dtype)
     for row in result:
         coder.encode(v, coder.norm(v), rng, message[0])
@@ -31,22 +26,23 @@ def vector() -> np.ndarray:
     return v
 
 
-@pytest.mark.parametrize("text", ["qsgd:levels=1", "qsgd:levels=4", "qsgd:levels=127", "terngrad"])
-def test_unbiased_with_the_stated_variance(text: str) -> None:
+@pytest.mark.parametrize(
+    ("levels", "greatest"), [(1, False), (4, False), (127, False), (1, True)], ids=["1", "4", "127", "TernGrad"]
+)
+def test_unbiased_with_the_stated_variance(levels: int, greatest: bool) -> None:
     """The mean of 10,000 draws is v, to five standard deviations per coordinate; second moments as in the papers."""
     v = vector()
-    Q = draws(text, v)
+    Q = draws(levels, greatest, v)
     assert (np.abs(Q.mean(axis=0) - v) <= 5 * Q.std(axis=0) / np.sqrt(DRAWS) + 1e-12).all()
     second, norm = (Q**2).sum(axis=1), np.linalg.norm(v)
     tolerance = 5 * second.std() / np.sqrt(DRAWS)
-    if text == "qsgd:levels=1":
+    if levels == 1 and not greatest:
         assert second.mean() == pytest.approx(np.abs(v).sum() * norm, abs=tolerance)
-    if text == "terngrad":
+    if greatest:
         assert second.mean() == pytest.approx(np.abs(v).max() * np.abs(v).sum(), abs=tolerance)
         assert set(np.unique(np.abs(Q)).round(12)) == {0.0, round(np.abs(v).max(), 12)}  # the largest is kept
     else:
-        s = spec.parse(text, CODECS, "--codec").levels
-        error = ((Q - v) ** 2).sum(axis=1)
+        s, error = levels, ((Q - v) ** 2).sum(axis=1)
         bound = min(v.size / s**2, np.sqrt(v.size) / s) * norm**2
         assert error.mean() <= bound
         # exactly: the sum of the variances of the roundings
@@ -56,14 +52,14 @@ def test_unbiased_with_the_stated_variance(text: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("text", "bits"), [("qsgd:levels=1", 2), ("qsgd:levels=7", 4), ("qsgd:levels=8", 5)])
-def test_messages(text: str, bits: int, dtype: str) -> None:
+@pytest.mark.parametrize(("levels", "bits"), [(1, 2), (7, 4), (8, 5)])
+def test_messages(levels: int, bits: int, dtype: str) -> None:
     """Of the stated size, also for a dim that fills no word; the mean of messages is that of their vectors; zeros
     stay zero, more than one block is coded like one, and what is not finite does not pass for a number."""
     rng = np.random.default_rng(3)
     for dim in (1, 33, 70_001):
         V = rng.standard_normal((3, dim)).astype(dtype)
-        coder = codec(text, V[0])
+        coder = Quantiser(levels, False, V[0], np)
         assert 4 * coder.message_words == 4 * bits * -(-dim // 32) + V.itemsize
         messages, decoded, mean = np.zeros((3, coder.message_words), np.uint32), np.empty_like(V), np.empty_like(V[0])
         for v, message, row in zip(V, messages, decoded, strict=True):
@@ -85,7 +81,7 @@ def test_messages(text: str, bits: int, dtype: str) -> None:
 
 def test_no_vector_is_allocated() -> None:
     v = np.random.default_rng(4).standard_normal(1 << 22).astype(np.float32)
-    coder, rng = codec("qsgd:levels=7", v), np.random.default_rng(5)
+    coder, rng = Quantiser(7, False, v, np), np.random.default_rng(5)
     messages = np.zeros((2, coder.message_words), np.uint32)
     tracemalloc.start()
     coder.encode(v, coder.norm(v), rng, messages[0])
@@ -98,7 +94,7 @@ def test_no_vector_is_allocated() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_rounding_is_uniform(dtype: str) -> None:
     """Below 1, and fair in each of 64 equal parts (five standard deviations), for keys drawn as a step draws them."""
-    coder = codec("qsgd", np.zeros(100_000, dtype))
+    coder = Quantiser(7, False, np.zeros(100_000, dtype), np)
     rng = np.random.default_rng(6)
     counts = np.zeros(64)
     for _ in range(20):
