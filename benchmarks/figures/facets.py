@@ -78,13 +78,14 @@ def bandwidth(runs: Sequence[Run], figure: "Figure", target: float | None = None
     panels = figure.subplots(2, len(levels), sharex=True, sharey="row", squeeze=False)
     check = functools.partial(check_same_settings, besides=("links",))
     note = _draw_paces(runs, levels, panels.T, target, lambda run: place[rates[run.path]], check, "rate")
-    for title, axes in zip(titles, panels[0], strict=True):
-        axes.set_title(title)
-    shown = {place[rate]: "no\nlinks" if math.isinf(rate) else f"{rate:g}" for rate in sorted(set(rates.values()))}
+    if len(levels) > 1:
+        for title, axes in zip(titles, panels[0], strict=True):
+            axes.set_title(title)
+    shown = {place[rate]: "no\nlinks" if math.isinf(rate) else links.short(rate) for rate in sorted(set(rates.values()))}
     for axes in panels[1]:
         log_ticks(axes, list(shown), list(shown.values()))
         axes.set_xlim(min(shown) / 1.4, max(shown) * 1.4)
-        axes.set_xlabel("rate of every link (Mbit/s)")
+        axes.set_xlabel("rate of every link (bit/s)")
     for axes, label in zip(panels[:, 0], ("s per epoch", f"s to loss {target:g}"), strict=True):
         log_axis(axes)
         axes.set_ylabel(label)
@@ -92,13 +93,13 @@ def bandwidth(runs: Sequence[Run], figure: "Figure", target: float | None = None
 
 
 def _rates(runs: Sequence[Run]) -> dict[Path, float]:
-    """The one rate of all links of each run, in Mbit/s; infinite without links."""
+    """The one rate of all links of each run, in bit/s; infinite without links."""
     first: dict[float, Run] = {}
     rates = {}
     for run in runs:
         if run.links.partition(":")[0] not in ("none", "all"):
             raise UserError(f"bandwidth: {run.path}: '{run.links}' is not one rate; allowed: none, all:rate=")
-        rates[run.path] = links.slowest(run.links) / 1e6
+        rates[run.path] = links.slowest(run.links)
         at = first.setdefault(rates[run.path], run)
         if at.links != run.links:
             raise difference(at, run, "links", at.links, run.links, "so they cannot share a point")

@@ -57,5 +57,16 @@ def slowest(text: str) -> float:
     return share * (links.of_rank(0) or 0.0)
 
 
+def short(bits_per_s: float) -> str:
+    """The rate for an axis in bit/s.
+
+    >>> short(2.5e9), short(2e7)
+    ('2.5G', '20M')
+    """
+    prefixes = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (0.0, ""))
+    size, prefix = next(each for each in prefixes if bits_per_s >= each[0])
+    return f"{bits_per_s / (size or 1):g}{prefix}"
+
+
 def _rate(rate: str) -> str:
     return f"{rate[:-4]} {UNITS[rate[-4:]]}"

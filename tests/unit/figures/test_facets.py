@@ -119,7 +119,7 @@ def test_bandwidth_has_a_column_for_each_level_of_stragglers_and_an_edge_without
     assert_legible(figure)
     epochs, times = figure.axes[:2], figure.axes[2:]
     assert [axes.get_title(loc="left") for axes in epochs] == ["no stragglers", "rank 1 slowed 10×"]
-    assert [tick.get_text() for tick in times[0].get_xticklabels()] == ["20", "1000", "no\nlinks"]
+    assert [tick.get_text() for tick in times[0].get_xticklabels()] == ["20M", "1G", "no\nlinks"]
     assert "links" not in figure.get_suptitle()
     for axes, s in zip(epochs, (1, 10), strict=True):
         drawn = lines(axes)
