@@ -19,6 +19,7 @@
     python -m outpace.benchmarks.studies bounds          what analyses promise beside what signSGD and D-PSGD do
     python -m outpace.benchmarks.studies fashion         LeNet on Fashion-MNIST by three programs: accuracies
     python -m outpace.benchmarks.studies unequal-images  the same network where workers hold different classes
+    python -m outpace.benchmarks.studies step-times      ResNet-20 on images in data/cifar10-jpeg: where its time goes
 
 A trace that is there already is not made again, so a study that was cut short goes on.
 """
@@ -62,6 +63,7 @@ STUDIES: Final[dict[str, Callable[..., object]]] = {
     "bounds": bounds,
     "fashion": networks.fashion,
     "unequal-images": unequal_images,
+    "step-times": networks.step_times,
 }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from rich.console import Console
@@ -51,7 +51,7 @@ def unequal_data(
     return ratios
 
 
-def unequal_images(folder: Path, seeds: int = 3, epochs: float = 4) -> dict[tuple[str, str], tuple[float, float]]:
+def unequal_images(folder: Path, seeds: int = 3, epochs: float = 3) -> dict[tuple[str, str], tuple[float, float]]:
     """(split, program) -> final loss over AllReduce-SGD's and accuracy less its own, medians over seeds, paired.
 
     LeNet-5 on Fashion-MNIST, 5 workers on a ring, each with two of the ten classes or with some of all; step size 0.1,
@@ -64,12 +64,11 @@ def unequal_images(folder: Path, seeds: int = 3, epochs: float = 4) -> dict[tupl
     shown.title = f"LeNet-5, Fashion-MNIST, 5 workers, {epochs:g} epochs, {seeds} seeds, medians"
     found = {}
     for (n, split, program), runs in cases.items():
+        loss, accuracy = _ends(runs, "loss"), _ends(runs, "accuracy")
         base = cases[n, split, PROGRAMS[0]]
-        losses, accuracies = ([getattr(run, name)() for run in runs] for name in ("final_loss", "final_accuracy"))
-        ratio = np.median(np.divide(losses, [run.final_loss() for run in base]))
-        apart = np.median(np.subtract(accuracies, [run.final_accuracy() for run in base]))
+        ratio, apart = np.median(loss / _ends(base, "loss")), np.median(accuracy - _ends(base, "accuracy"))
         found[split, program] = float(ratio), float(apart)
-        medians = np.median(losses), np.median(accuracies), ratio
+        medians = np.median(loss), np.median(accuracy), ratio
         shown.add_row(split, runs[0].title, *(f"{value:.4f}" for value in medians), f"{apart:+.4f}")
     Console(width=120).print(shown)
     return found
@@ -88,3 +87,8 @@ def _launched(folder: Path, model: str, workers: Sequence[int], seeds: int, flag
                     cases.setdefault((n, split, program), []).append(trace(folder / name, program, n, *given))
     draw("splits", [run for runs in cases.values() for run in runs], folder / f"splits-{model}.png")
     return cases
+
+
+def _ends(runs: Sequence[Run], name: str) -> Any:
+    """What the runs' evaluations of this name end with, shape (runs,)."""
+    return np.array([run.column("evaluations", name)[-1] for run in runs])
