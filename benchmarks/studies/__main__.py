@@ -19,6 +19,9 @@
     python -m outpace.benchmarks.studies shared-links    epoch times where others use the network as well
     python -m outpace.benchmarks.studies server-link     A-PSGD and AD-PSGD behind slow links, against the workers
     python -m outpace.benchmarks.studies bounds          what analyses promise beside what signSGD and D-PSGD do
+    python -m outpace.benchmarks.studies fashion         LeNet on Fashion-MNIST by three programs: accuracies
+    python -m outpace.benchmarks.studies unequal-images  the same network where workers hold different classes
+    python -m outpace.benchmarks.studies step-times      ResNet-20 on images in data/cifar10-jpeg: where its time goes
 
 A trace that is there already is not made again, so a study that was cut short goes on.
 """
@@ -30,7 +33,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from outpace.benchmarks.studies import slow_networks, variance_reduction
+from outpace.benchmarks.studies import networks, slow_networks, variance_reduction
 from outpace.benchmarks.studies.bits import bits
 from outpace.benchmarks.studies.bounds import bounds
 from outpace.benchmarks.studies.busiest_rank import busiest_rank
@@ -40,7 +43,7 @@ from outpace.benchmarks.studies.launches import RUNS
 from outpace.benchmarks.studies.signum import signum
 from outpace.benchmarks.studies.slow_data import slow_data
 from outpace.benchmarks.studies.slow_worker import slow_worker
-from outpace.benchmarks.studies.unequal_data import unequal_data
+from outpace.benchmarks.studies.unequal_data import unequal_data, unequal_images
 from outpace.benchmarks.studies.vote_errors import vote_errors
 from outpace.comm.errors import UserError
 
@@ -64,6 +67,9 @@ STUDIES: Final[dict[str, Callable[..., object]]] = {
     "shared-links": slow_networks.shared_links,
     "server-link": slow_networks.server_link,
     "bounds": bounds,
+    "fashion": networks.fashion,
+    "unequal-images": unequal_images,
+    "step-times": networks.step_times,
 }
 
 

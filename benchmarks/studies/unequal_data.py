@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from rich.console import Console
@@ -11,6 +11,9 @@ from rich.table import Table
 from outpace.benchmarks.studies.launches import draw, trace
 from outpace.benchmarks.trace.run import Run
 
+PROGRAMS: Final = ("allreduce_sgd", "d_psgd", "d2")
+
+
 EXCLUSIVE: Final = {5: "labels:classes=2", 10: "labels:classes=1"}  # no label on two workers
 
 
@@ -18,6 +21,9 @@ STABLE_RING: Final = {5: "ring", 10: "ring:lazy=1"}
 
 
 HIDDEN: Final = {"softmax": 0, "MLP": 64}
+
+
+Cases = dict[tuple[int, str, str], list[Run]]  # (workers, split, program) -> its runs, by seed
 
 
 def unequal_data(
@@ -29,22 +35,13 @@ def unequal_data(
     """
     ratios = {}
     for model in models or HIDDEN:
-        runs: dict[tuple[int, str, str], list[Run]] = {}
-        for n in workers:
-            for split in ("iid", EXCLUSIVE[n]):
-                for seed in range(seeds):
-                    for program in ("allreduce_sgd", "d_psgd", "d2"):
-                        flags = ["--problem", f"digits:hidden={HIDDEN[model]}", "--split", split, "--seed", str(seed)]
-                        flags += ["--epochs", f"{epochs:g}", "--dtype", "float64", "--step-size", "0.2"]
-                        if program != "allreduce_sgd":
-                            flags += ["--topology", STABLE_RING[n]]
-                        name = f"{model}-{n}-{split.partition(':')[0]}-{program}-{seed}.h5"
-                        runs.setdefault((n, split, program), []).append(trace(folder / name, program, n, *flags))
-        for (n, split, program), repeated in runs.items():
-            base = runs[n, split, "allreduce_sgd"]
-            paired = [run.final_loss() / other.final_loss() for run, other in zip(repeated, base, strict=True)]
+        flags = ["--problem", f"digits:hidden={HIDDEN[model]}", "--epochs", f"{epochs:g}"]
+        flags += ["--dtype", "float64", "--step-size", "0.2"]
+        cases = _launched(folder, model, workers, seeds, flags)
+        for (n, split, program), runs in cases.items():
+            base = cases[n, split, PROGRAMS[0]]
+            paired = [run.final_loss() / other.final_loss() for run, other in zip(runs, base, strict=True)]
             ratios[model, n, split, program] = float(np.median(paired))
-        draw("splits", [run for repeated in runs.values() for run in repeated], folder / f"splits-{model}.png")
     shown = Table(
         "model", "workers", "split", "program", "final loss / AllReduce-SGD's", title=f"{seeds} seeds, medians"
     )
@@ -52,3 +49,46 @@ def unequal_data(
         shown.add_row(model, str(n), split, program, f"{ratio:.3f}")
     Console().print(shown)
     return ratios
+
+
+def unequal_images(folder: Path, seeds: int = 3, epochs: float = 3) -> dict[tuple[str, str], tuple[float, float]]:
+    """(split, program) -> final loss over AllReduce-SGD's and accuracy less its own, medians over seeds, paired.
+
+    LeNet-5 on Fashion-MNIST, 5 workers on a ring, each with two of the ten classes or with some of all; step size 0.1,
+    which falls to 0 along a cosine, batch 16. Draws `splits`.
+    """
+    flags = ["--problem", "torch:model=lenet5,data=fashion-mnist", "--epochs", f"{epochs:g}", "--evaluations", "1"]
+    flags += ["--dtype", "float32", "--step-size", "0.1", "--schedule", "cosine", "--sampling", "shuffle"]
+    cases = _launched(folder, "LeNet", [5], seeds, flags)
+    shown = Table("split", "program", "loss", "accuracy", "loss / AllReduce-SGD's", "accuracy - AllReduce-SGD's")
+    shown.title = f"LeNet-5, Fashion-MNIST, 5 workers, {epochs:g} epochs, {seeds} seeds, medians"
+    found = {}
+    for (n, split, program), runs in cases.items():
+        loss, accuracy = _ends(runs, "loss"), _ends(runs, "accuracy")
+        base = cases[n, split, PROGRAMS[0]]
+        ratio, apart = np.median(loss / _ends(base, "loss")), np.median(accuracy - _ends(base, "accuracy"))
+        found[split, program] = float(ratio), float(apart)
+        medians = np.median(loss), np.median(accuracy), ratio
+        shown.add_row(split, runs[0].title, *(f"{value:.4f}" for value in medians), f"{apart:+.4f}")
+    Console(width=120).print(shown)
+    return found
+
+
+def _launched(folder: Path, model: str, workers: Sequence[int], seeds: int, flags: Sequence[str]) -> Cases:
+    """The runs with these flags by each program, shuffled and with exclusive labels, and their figure."""
+    cases: Cases = {}
+    for seed in range(seeds):
+        for n in workers:
+            for split in ("iid", EXCLUSIVE[n]):
+                for program in PROGRAMS:
+                    graph = [] if program == "allreduce_sgd" else ["--topology", STABLE_RING[n]]
+                    name = f"{model}-{n}-{split.partition(':')[0]}-{program}-{seed}.h5"
+                    given = [*flags, "--split", split, "--seed", str(seed), *graph]
+                    cases.setdefault((n, split, program), []).append(trace(folder / name, program, n, *given))
+    draw("splits", [run for runs in cases.values() for run in runs], folder / f"splits-{model}.png")
+    return cases
+
+
+def _ends(runs: Sequence[Run], name: str) -> Any:
+    """What the runs' evaluations of this name end with, shape (runs,)."""
+    return np.array([run.column("evaluations", name)[-1] for run in runs])

@@ -1,7 +1,9 @@
 """Whole runs of the model that docs/networks.md shows."""
 
 import importlib.util
+import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import documents
 import numpy as np
 import pytest
 import torch
-from jobs import Job, outpace
+from jobs import Job, die, outpace
 from networks import some_of_fashion_mnist
 
 from outpace.benchmarks.problems.image_files import MNIST
@@ -68,24 +70,61 @@ def test_the_documented_model_is_trained_and_exported(
     assert done.stderr == "outpace: run.h5: net.py changed since the run, which cannot be exported without it\n"
 
 
-def test_a_run_repeats_and_goes_on_bit_for_bit(start: Start, flags: list[str], tmp_path: Path) -> None:
-    """With dropout, batch normalisation and a buffer that every step changes: in models and losses, uninterrupted or
-    not."""
+@pytest.fixture
+def restless(flags: list[str], tmp_path: Path) -> list[str]:
+    """The flags of runs with dropout, batch normalisation and a buffer that every step changes."""
     source = (tmp_path / "net.py").read_text()
     normed = source.replace("nn.LazyLinear(10)", "nn.utils.parametrizations.spectral_norm(nn.Linear(2304, 10))")
     assert normed != source
     (tmp_path / "net.py").write_text(normed)
-    flags += ["--epochs", "6", "--compute-time", "0.02", "--evaluations", "2"]
-    whole = finished(start("allreduce_sgd", 2, *flags, name="whole.h5"))
-    job = start("allreduce_sgd", 2, *flags)
+    return [*flags, "--epochs", "6", "--compute-time", "0.02", "--evaluations", "2"]
+
+
+def check_the_same(resumed: Run, whole: Run) -> None:
+    """Bit for bit, in the model and its losses."""
+    assert resumed.attrs["status"] == "complete"
+    for group, name in (("model", "x_mean"), ("evaluations", "loss"), ("evaluations", "held_out_loss")):
+        np.testing.assert_array_equal(resumed.column(group, name), whole.column(group, name), err_msg=name)
+
+
+def test_a_run_repeats_and_goes_on_bit_for_bit(start: Start, restless: list[str]) -> None:
+    """Uninterrupted or not."""
+    whole = finished(start("allreduce_sgd", 2, *restless, name="whole.h5"))
+    job = start("allreduce_sgd", 2, *restless)
     job.wait_until_running(2, 0.5)
     job.process.send_signal(signal.SIGUSR1)
     assert finished(job, 75).attrs["status"] == "partial"
     assert checkpoint.common(job.target, 2) == 1
-    resumed = finished(start("allreduce_sgd", 2, *flags))
-    assert resumed.attrs["status"] == "complete"
-    for group, name in (("model", "x_mean"), ("evaluations", "loss"), ("evaluations", "held_out_loss")):
-        np.testing.assert_array_equal(resumed.column(group, name), whole.column(group, name), err_msg=name)
+    check_the_same(finished(start("allreduce_sgd", 2, *restless)), whole)
+
+
+def test_a_run_that_lost_a_rank_goes_on_bit_for_bit(
+    start: Start, restless: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`kill -9` of one rank, some steps after a checkpoint: what was written is a trace, with the losses of a network
+    that is made anew for it, and the same command ends as if nothing had been."""
+    monkeypatch.chdir(tmp_path)
+    whole = finished(start("d_psgd", 2, *restless, name="whole.h5"))
+    flags = [*restless, "--checkpoint-every", "0.4"]
+    job = start("d_psgd", 2, *flags)
+    pids = job.wait_until_running(2, 0.0)
+    while checkpoint.common(job.target, 2) < 2:
+        assert job.process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.2)
+    os.kill(pids[1], signal.SIGKILL)
+    code, _, _ = job.end()
+    assert code
+    assert die(pids.values(), 10)
+    done = outpace("show", "--recover", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    validate(job.target)
+    recovered = Run(job.target)
+    loss = recovered.column("evaluations", "held_out_loss")
+    assert recovered.attrs["status"] == "partial"
+    assert loss[0] == pytest.approx(whole.column("evaluations", "held_out_loss")[0], rel=1e-6)
+    assert loss[-1] < loss[0]
+    check_the_same(finished(start("d_psgd", 2, *flags)), whole)
 
 
 def test_bad_input_is_one_line(start: Start) -> None:

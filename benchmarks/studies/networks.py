@@ -1,0 +1,120 @@
+"""Networks on real images: accuracies side by side after the same epochs, and where the time of a step goes."""
+
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from mpi4py import MPI
+from rich.console import Console
+from rich.table import Table
+
+from outpace.benchmarks import problems
+from outpace.benchmarks.problems import Setting
+from outpace.benchmarks.studies.launches import trace
+from outpace.benchmarks.trace.run import Run, exchanges_per_gradient
+
+PROGRAMS: Final = ("allreduce_sgd", "d_psgd", "ad_psgd")
+BATCH: Final = 16  # of one worker, in `step_times`
+TIMED: Final[dict[str, tuple[str, ...]]] = {  # with steps that lower the loss soon, where the defaults do not
+    "allreduce_sgd": ("--step-size", "0.1"),
+    "d_psgd": ("--step-size", "0.1"),
+    "d2": ("--step-size", "0.1"),
+    "sign_sgd": ("--step-size", "0.002", "--schedule", "constant"),
+    "quantized_sgd": ("--step-size", "0.05"),
+    "ad_psgd": ("--step-size", "0.1"),
+    "svrg": ("--step-size", "0.05"),
+    "katyusha_x": ("--step-size", "0.05", "--sigma", "0.1"),
+}
+
+
+def fashion(folder: Path, seeds: int = 3, epochs: float = 8, workers: int = 8) -> dict[str, float]:
+    """program -> its accuracy on the 10,000 held-out images after the same epochs, the median over seeds.
+
+    LeNet-5 on Fashion-MNIST, the exponential graph, shuffled passes, batch 16, for all a step size of 0.1, which falls
+    to 0 along a cosine.
+    """
+    flags = ["--problem", "torch:model=lenet5,data=fashion-mnist", "--dtype", "float32", "--sampling", "shuffle"]
+    flags += ["--step-size", "0.1", "--schedule", "cosine", "--epochs", f"{epochs:g}", "--evaluations", "1"]
+    found: dict[str, list[Run]] = {program: [] for program in PROGRAMS}
+    for seed in range(seeds):
+        for program in PROGRAMS:
+            graph = [] if program == "allreduce_sgd" else ["--topology", "exponential"]
+            out = folder / f"{program}-{workers}-{seed}.h5"
+            found[program].append(trace(out, program, workers, *flags, *graph, "--seed", str(seed)))
+    shown = Table("program", "accuracy by seed", "median", "held-out loss", "loss", "exchanges per gradient")
+    shown.title = f"LeNet-5, Fashion-MNIST, {workers} workers, {epochs:g} epochs"
+    medians = {}
+    for program, runs in found.items():
+        accuracies = [float(run.column("evaluations", "accuracy")[-1]) for run in runs]
+        medians[program] = float(np.median(accuracies))
+        held_out = np.median([run.column("evaluations", "held_out_loss")[-1] for run in runs])
+        each = [exchanges_per_gradient(run) for run in runs]
+        shown.add_row(
+            runs[0].title,
+            ", ".join(f"{accuracy:.4f}" for accuracy in accuracies),
+            f"{medians[program]:.4f}",
+            f"{held_out:.4f}",
+            f"{np.median([run.final_loss() for run in runs]):.4f}",
+            ", ".join("-" if one is None else f"{one:.2f}" for one in each),
+        )
+    Console(width=120).print(shown)
+    return medians
+
+
+def step_times(
+    folder: Path, data: Path = Path("data/cifar10-jpeg"), steps: int = 100
+) -> dict[str, tuple[dict[str, float], float]]:
+    """program -> (seconds per step, in all and by what they go to; the last loss over the first).
+
+    ResNet-20 by 2 workers on images in folders (`data`, as they are for `data=folder:`), batch 16 of each. SVRG and
+    Katyusha X make so many inner steps of one epoch, and a gradient of all images, which is in their steps' time.
+    A gradient's time is divided by the CPU time that decoding and the network take in one process.
+    """
+    problem = f"torch:model=resnet20,data=folder:{data.resolve()},side=32,evaluated=256"
+    decoding, n_total = _decoding(problem)
+    flags = ["--problem", problem, "--dtype", "float32", "--evaluations", "1"]
+    shown = Table("program", "s per step", "decode", "network", "wait", "beside it", "rest", "loss")
+    shown.title = f"ResNet-20, images of 32 x 32 in folders, 2 workers, batch {BATCH}, {steps} steps"
+    found = {}
+    for program, own in TIMED.items():
+        if program in ("svrg", "katyusha_x"):
+            epochs = 1 + 2 * 2 * BATCH * steps / n_total
+            own += ("--batch-size", str(2 * BATCH), "--epoch-length", f"fixed:m={steps}")
+        else:
+            epochs = 2 * BATCH * steps / n_total
+            own += ("--batch-size", str(BATCH))
+        run = trace(folder / f"{program}.h5", program, 2, *flags, *own, "--epochs", f"{epochs:.10g}")
+        spent = {what: float(seconds.mean()) / steps for what, seconds in run.time_by_rank().items()}
+        parts = {
+            "decode": decoding * spent["compute"],
+            "network": (1 - decoding) * spent["compute"],
+            "wait": spent["wait"],
+            "beside it": spent["exchange"],
+            "rest": spent["idle"],
+        }
+        loss = run.column("evaluations", "loss")
+        whole = float(run.attrs["wall_s"]) / steps
+        found[program] = parts | {"all": whole}, float(loss[-1] / loss[0])
+        shares = (f"{seconds / whole:.1%}" for seconds in parts.values())
+        shown.add_row(run.title, f"{whole:.3f}", *shares, f"{loss[0]:.2f} to {loss[-1]:.2f}")
+    console = Console(width=120)
+    console.print(shown)
+    console.print("beside it: exchanges of AD-PSGD's communication thread, while gradients are computed")
+    return found
+
+
+def _decoding(text: str, batches: int = 10) -> tuple[float, int]:
+    """The share of decoding in the CPU time of a gradient, in the median of so many batches; samples in all."""
+    problem: Any
+    problem, _ = problems.build(text, Setting(MPI.COMM_SELF, range(2), 2, "iid", 0, "float32", np, BATCH))
+    x, rng, shares = problem.x0(), np.random.default_rng(0), []
+    g = np.empty_like(x)
+    for _ in range(batches):
+        batch = rng.integers(problem.n_samples, size=BATCH)
+        began = time.process_time()
+        problem.train.take(batch)
+        decoded = time.process_time()
+        problem.gradient(x, batch, g)
+        shares.append((decoded - began) / (time.process_time() - decoded))
+    return float(np.median(shares)), problem.n_total
