@@ -1,22 +1,33 @@
 """D-PSGD: decentralized parallel SGD (Lian et al., NeurIPS 2017, arXiv:1705.09056, Algorithm 1).
 
-    x_{k+1,i} = sum_j W_ij x_{k,j} - gamma grad F_i(x_{k,i}; xi_{k,i})
+    consensus       x_{k+1,i} = sum_j W_ij x_{k,j} - gamma grad F_i(x_{k,i}; xi_{k,i})
+    adapt-combine   x_{k+1,i} = sum_j W_ij (x_{k,j} - gamma grad F_j(x_{k,j}; xi_{k,j}))
 
-The gradient is taken at the model before averaging, so it overlaps with the exchange. Worker i waits for its
-neighbours only, never for everybody; but through them a slow worker holds back the whole graph.
+The first is the paper's: the gradient is taken at the model before averaging, so it overlaps with the exchange. The
+second (adapt-then-combine: Sayed, Adaptation, learning, and optimization over networks, 2014) averages the gradients
+with the models, and waits for the gradient before it sends. Worker i waits for its neighbours only, never for
+everybody; but through them a slow worker holds back the whole graph. In a directed graph neighbours are those it hears.
 Cost per step at the busiest rank: degree messages of dim numbers sent.
+
+Deviation from the paper:
+1. W need be doubly stochastic only, not symmetric, and may change from step to step: the exponential graphs
+   (`--topology static-exponential`, `one-peer`) are Ying et al.'s, NeurIPS 2021, arXiv:2110.13363, whose W_k is that of
+   step k.
 """
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import schedules, topology
+from outpace.comm import schedules
 from outpace.comm.arrays import copy, twin
 from outpace.comm.batches import Batches, Sampling
+from outpace.comm.neighbourhood import neighbourhoods
 from outpace.comm.schedules import step_sizes
 from outpace.comm.spec import PositiveFloat, PositiveInt, Seed
+from outpace.comm.topology import mixing_matrices
 
 
 @dataclass(frozen=True)
@@ -26,9 +37,15 @@ class Config(ProgramConfig):
     batch_size: PositiveInt = 16  # M, samples per gradient of one worker
     sampling: Sampling = "replacement"  # how batches are drawn: with replacement, or shuffled passes
     topology: str = "ring"  # SPEC of the graph, whose Metropolis weights are W
+    order: Literal["consensus", "adapt-combine"] = "consensus"  # models are averaged before their gradients, or after
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
     seed: Seed = 0  # of data order, batches and delays
-    title = "D-PSGD"
+    mixing = staticmethod(mixing_matrices)
+    younger = MappingProxyType({"order": "consensus"})
+
+    @property
+    def title(self):
+        return "D-PSGD" if self.order == "consensus" else "D-PSGD, adapt-combine"
 
     def check(self, n):
         """Raise UserError for a schedule that there is not."""
@@ -37,36 +54,37 @@ class Config(ProgramConfig):
 
 def run(comm, problem, cfg, budget, trace):
     """One worker; collective over comm. Returns its local model x, shape (dim,)."""
-    W = topology.mixing_matrix(cfg.topology, comm.size)
-    neighbours = topology.neighbours(W, comm.rank)
-    graph = comm.Create_dist_graph_adjacent(neighbours, neighbours)
-
     xp = problem.xp
-    x0 = problem.x0()
-    X = xp.empty((1 + len(neighbours), problem.dim), x0.dtype)  # the own model, then the neighbours'
-    x = X[0]
-    x[:] = x0
-    w = xp.asarray(W[comm.rank, [comm.rank, *neighbours]], x.dtype)
-    g, x_mixed = xp.empty_like(x), xp.empty_like(x)
-    x_wire, X_wire = twin(x, comm), twin(X[1:], comm)
+    x = problem.x0()
+    h, neighbourhood = neighbourhoods(comm, cfg.mixing(cfg.topology, comm.size), x)  # h is what is averaged
+    h_wire, g = twin(h, comm), xp.empty_like(x)
+    overlaps = cfg.order == "consensus"
 
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     gamma = step_sizes(cfg.schedule, cfg.step_size, cfg.steps_per_epoch(problem.n_total, comm.size), budget.total)
     budget.keep(x=x, **batches.memory)
     for k in budget:
+        here = neighbourhood[k % len(neighbourhood)]
         batch = batches.draw(cfg.batch_size)  # line 2
-        copy(x, x_wire)
-        exchange = graph.Ineighbor_allgather(x_wire, X_wire)  # line 4, overlaps line 3
+        if overlaps:
+            h[:] = x
+            copy(h, h_wire)
+            exchange = here.graph.Ineighbor_allgather(h_wire, here.wire)  # line 4, overlaps line 3
         problem.gradient(x, batch, g)  # line 3
-        with trace.phase("exchange", nbytes=len(neighbours) * x.nbytes):
-            exchange.Wait()
-        copy(X_wire, X[1:])
-        xp.dot(w, X, out=x_mixed)  # line 4
         g *= gamma(k)
+        if not overlaps:
+            xp.subtract(x, g, out=h)
+            copy(h, h_wire)
+            exchange = here.graph.Ineighbor_allgather(h_wire, here.wire)
+        with trace.phase("exchange", nbytes=here.nbytes):
+            exchange.Wait()
         trace.snapshot(x)
-        xp.subtract(x_mixed, g, out=x)  # line 5
+        here.average(x)  # line 4
+        if overlaps:
+            x -= g  # line 5
         trace.record()
-    graph.Free()
+    for here in neighbourhood:
+        here.graph.Free()
     return x
 
 

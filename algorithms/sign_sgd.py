@@ -1,8 +1,11 @@
 """signSGD and Signum with majority vote (Bernstein et al., ICML 2018, arXiv:1802.04434, Algorithms 1 to 3; ICLR 2019,
-arXiv:1810.05291, Algorithm 1), and signSGD with error feedback (Karimireddy et al., arXiv:1901.09847).
+arXiv:1810.05291, Algorithm 1), signSGD with error feedback (Karimireddy et al., arXiv:1901.09847), Distributed Lion
+(Liu et al., NeurIPS 2024, arXiv:2404.00438, Algorithm 1) and stochastic signs (Jin et al., arXiv:2002.10940).
 
     signsgd      s_i = sign(g_i)
     signum       m_i <- beta m_i + (1 - beta) g_i,  s_i = sign(m_i);  m_i is never averaged
+    lion         s_i = sign(beta1 m_i + (1 - beta1) g_i),  m_i <- beta2 m_i + (1 - beta2) g_i
+    sto-sign     s_i is +1 with the chance 1/2 + g_i / (2 b), else -1, so that E s_i = g_i / b
     majority     x <- (1 - gamma lambda) x - gamma sign(sum_i s_i)
     sum          x <- (1 - gamma lambda) x - gamma sum_i s_i
 
@@ -28,13 +31,17 @@ Deviations from the papers:
 2. By default the chunks of the model have an owner each; `--exchange server` is the papers' one server, which is
    worker 0 here.
 3. The scale of ef-signsgd's second compression is of each owner's chunk, not of the whole model.
-4. A worker whose signs would come from a NaN has lost its model, which becomes NaN too and ends the run as diverged.
+4. The b of sto-sign is one number: `--bound`, or the greatest |g_ij| of all coordinates and workers in the step, for
+   which an Allreduce of 8 bytes comes first. The paper has one for each coordinate, chosen beforehand. What is above
+   `--bound` has the sign that it has. A zero is a fair sign, whatever `--ties` says.
+5. A worker whose signs would come from a NaN has lost its model, which becomes NaN too and ends the run as diverged.
    Up to the agreed end, within two agreement periods, the others count its ballots, where a NaN votes as a zero does.
-   With ef-signsgd its scale is NaN too, and so becomes everybody's model.
+   With ef-signsgd its scale is NaN too, and so becomes everybody's model; so it is with sto-sign's common b.
 """
 
 import math
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -50,7 +57,7 @@ from outpace.comm.errors import UserError
 from outpace.comm.outcomes import OUTCOMES
 from outpace.comm.schedules import step_sizes
 from outpace.comm.spec import Decay, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
-from outpace.comm.streams import ADVERSARIES, TIES
+from outpace.comm.streams import ADVERSARIES, CODEC, TIES
 from outpace.comm.vote import Coins, ballots_each, check_sums_fit
 
 
@@ -61,21 +68,27 @@ class Config(ProgramConfig):
     batch_size: PositiveInt = 16  # samples per gradient of one worker
     batches: Literal["constant", "growing"] = "constant"  # growing: k + 1 times as many samples in step k
     sampling: Sampling = "replacement"  # how batches are drawn: with replacement, or shuffled passes
-    variant: Literal["signsgd", "signum", "ef-signsgd"] = "signsgd"  # what a worker takes the signs of
+    variant: Literal["signsgd", "signum", "ef-signsgd", "lion", "sto-sign"] = "signsgd"  # a worker's signs, and of what
     vote: Literal["majority", "sum", "none"] = "majority"  # what becomes of the signs
     exchange: Literal["sharded", "server", "int8"] = "sharded"  # how they travel
     ties: Literal["random", "keep", "plus", "abstain"] = "random"  # what a zero and a tied vote become, see Coins
     momentum: Decay = 0.9  # beta, of signum
     warm_up: bool = False  # signum steps by signs of gradients for the first C(beta) steps, as its theory does
+    beta1: Decay = 0.9  # of lion, for its signs
+    beta2: Decay = 0.99  # of lion, for its momentum
+    bound: PositiveFloat | None = None  # b of sto-sign; by default the greatest |g_ij| of all workers in the step
     weight_decay: NonNegativeFloat = 0.0  # lambda
     decay: Literal["decoupled", "coupled"] = "decoupled"  # of x after the vote, or lambda x added to every g_i
     adversaries: str = "none"  # SPEC of workers that lie: flip:rank=0+1 (negated signs), random:rank=0+1
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and momentum
     seed: Seed = 0  # of data order, batches, delays and ties
 
+    younger = MappingProxyType({"beta1": 0.9, "beta2": 0.99, "bound": None})
+
     @property
     def title(self):
-        name = {"signsgd": "signSGD", "signum": "Signum", "ef-signsgd": "EF-signSGD"}[self.variant]
+        names = {"signum": "Signum", "ef-signsgd": "EF-signSGD", "lion": "D-Lion", "sto-sign": "sto-signSGD"}
+        name = names.get(self.variant, "signSGD")
         return f"{name} without a vote" if self.vote == "none" else name
 
     def check(self, n):
@@ -92,10 +105,10 @@ class Config(ProgramConfig):
             check_sums_fit(n, ballots_each(self.ties), "--exchange int8")
         if self.variant == "ef-signsgd" and self.vote != "none" and self.exchange == "int8":
             raise UserError("--exchange int8 sends signs without the scales of ef-signsgd; allowed: sharded, server")
-        if self.ties == "abstain" and (self.vote == "none" or self.variant == "ef-signsgd"):
+        if self.ties == "abstain" and (self.vote == "none" or self.variant in ("ef-signsgd", "sto-sign")):
             raise UserError(
-                "--ties abstain is for votes of signs, which --vote none and ef-signsgd are not; "
-                "allowed: random, keep, plus"
+                "--ties abstain is for votes of signs, which --vote none and ef-signsgd are not, and sto-sign gives a "
+                "zero a sign; allowed: random, keep, plus"
             )
         if self.vote == "none" and self.adversaries != "none":
             raise UserError("--adversaries lie about their signs, and --vote none sends none; allowed: majority, sum")
@@ -131,9 +144,10 @@ def run(comm, problem, cfg, budget, trace):
     cards = vote.cards
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     ties, lies = np.random.default_rng([TIES, cfg.seed]), np.random.default_rng([ADVERSARIES, cfg.seed, comm.rank])
-    # Without a vote every worker does what worker 0 does.
-    coins = Coins(cfg.ties, ties, comm.rank if cfg.vote != "none" else 0, comm.size, cards.shape[1], xp)
-    cast, memory = VARIANTS[cfg.variant](cfg, g, xp)
+    voter = comm.rank if cfg.vote != "none" else 0  # without a vote every worker does what worker 0 does
+    coins = Coins(cfg.ties, ties, voter, comm.size, cards.shape[1], xp)
+    bound, bounding = np.full(1, cfg.bound or 1.0), cfg.variant == "sto-sign" and cfg.bound is None
+    cast, memory = VARIANTS[cfg.variant](cfg, g, xp, voter, bound)
     tamper = adversary(adversaries(cfg.adversaries, comm.size), lies, comm.rank, xp)
     # A toss, and a step of length 0 and no gradient, so that no sign kernel is compiled in the timed part.
     sign.kernels(xp).toss(0, cards[0])
@@ -156,6 +170,10 @@ def run(comm, problem, cfg, budget, trace):
                 comm.Allreduce(MPI.IN_PLACE, g_wire)
             copy(g_wire, g)
             g /= comm.size
+        if bounding:
+            bound[0] = greatest(g)
+            with trace.phase("allreduce", nbytes=bound.nbytes):
+                comm.Allreduce(MPI.IN_PLACE, bound, MPI.MAX)
         coins.toss()
         scale = cast(k, step, coins, cards)
         for card in cards:
@@ -174,7 +192,7 @@ def run(comm, problem, cfg, budget, trace):
 # the length of a step by one sign: NaN, or infinite, where the vector is not finite; and what it remembers, by name.
 
 
-def signsgd(cfg, g, xp):
+def signsgd(cfg, g, xp, voter, bound):
     ballot = sign.kernels(xp).ballot
 
     def cast(k, step, coins, cards):
@@ -184,10 +202,10 @@ def signsgd(cfg, g, xp):
     return cast, {}
 
 
-def signum(cfg, g, xp):
+def signum(cfg, g, xp, voter, bound):
     m = xp.zeros_like(g)
     momentum_ballot = sign.kernels(xp).momentum_ballot
-    (of_gradient, _), (of_momentum, _) = signsgd(cfg, g, xp), signsgd(cfg, m, xp)
+    (of_gradient, _), (of_momentum, _) = (signsgd(cfg, v, xp, voter, bound) for v in (g, m))
     warm_up = warm_up_steps(cfg.momentum) if cfg.warm_up else 0
 
     def cast(k, step, coins, cards):
@@ -200,7 +218,7 @@ def signum(cfg, g, xp):
     return cast, {"m": m}
 
 
-def ef_signsgd(cfg, g, xp):
+def ef_signsgd(cfg, g, xp, voter, bound):
     e = xp.zeros_like(g)
     feedback_ballot = sign.kernels(xp).feedback_ballot
 
@@ -210,7 +228,42 @@ def ef_signsgd(cfg, g, xp):
     return cast, {"e": e}
 
 
-VARIANTS = {"signsgd": signsgd, "signum": signum, "ef-signsgd": ef_signsgd}
+def lion(cfg, g, xp, voter, bound):
+    m, c = xp.zeros_like(g), xp.empty_like(g)
+    momentum_ballot = sign.kernels(xp).momentum_ballot
+    of_c, _ = signsgd(cfg, c, xp, voter, bound)
+
+    def cast(k, step, coins, cards):
+        c[:] = m
+        if momentum_ballot(g, c, cfg.beta1, coins.zeros, coins.turns[0], cards[0]):
+            return math.nan
+        xp.multiply(m, cfg.beta2, out=m)
+        xp.multiply(g, 1 - cfg.beta2, out=g)
+        xp.add(m, g, out=m)
+        return step if len(cards) == 1 else of_c(k, step, coins, cards)
+
+    return cast, {"m": m}
+
+
+def sto_sign(cfg, g, xp, voter, bound):
+    seed = int(np.random.default_rng([CODEC, cfg.seed, voter]).integers(2**32))
+    stochastic_ballot = sign.kernels(xp).stochastic_ballot
+
+    def cast(k, step, coins, cards):
+        b = bound.item() or 1.0  # it is 0 where all gradients are: fair signs
+        nan = stochastic_ballot(g, b, int(sign.hashed(k, seed)), cards[0])
+        return math.nan if nan or b == math.inf else step
+
+    return cast, {}
+
+
+VARIANTS = {"signsgd": signsgd, "signum": signum, "ef-signsgd": ef_signsgd, "lion": lion, "sto-sign": sto_sign}
+
+
+def greatest(g):
+    """max |g_j|; infinite where g is not finite, as a NaN may be lost in a maximum over workers."""
+    most = float(max(g.max(), -g.min()))
+    return most if most < math.inf else math.inf
 
 
 def warm_up_steps(beta):

@@ -1,6 +1,10 @@
 """What a program tells the runner of itself, beside its flags."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
+
+from outpace.comm.topology import Matrix, mixing_matrix
 
 
 class ProgramConfig:
@@ -20,12 +24,22 @@ class ProgramConfig:
     agreement_period: int = 4  # steps, at least, from one agreement of a synchronous program on its end to the next
     servers: int = 0  # the last ranks, which hold the model and compute no gradients
     topology: str | None = None  # SPEC of the graph, where neighbours average
+    # Flags that came later, with the value that was the only one before: runs with it keep their id.
+    younger: Mapping[str, Any] = MappingProxyType({})
     prox: str = "none"  # SPEC of the part of the objective that has a proximal operator instead of a gradient
 
     @property
     def title(self) -> str:
         """The name that people know the program by, or that of the variant its flags make; without, its file's name."""
         return ""
+
+    @staticmethod
+    def mixing(text: str, n: int) -> list[Matrix]:
+        """The mixing matrices of a topology SPEC for n workers, one for each step of a period.
+
+        Raises UserError for a topology that the program cannot use, here for one without a symmetric matrix that is the
+        same in all steps."""
+        return [mixing_matrix(text, n)]
 
     def check(self, n: int) -> None:
         """Raise UserError for what n workers cannot be run with; called on every rank, before any file or message."""

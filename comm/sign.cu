@@ -25,13 +25,15 @@ __device__ bool write_sign(REAL v, bool inside, index i, const word *coins, word
     return bit(result, lane());
 }
 
+__device__ word hashed(word w, word key) {
+    word h = w * 0x9E3779B9u + key;
+    h = (h ^ (h >> 16)) * 0x85EBCA6Bu;
+    h = (h ^ (h >> 13)) * 0xC2B2AE35u;
+    return h ^ (h >> 16);
+}
+
 extern "C" __global__ void toss(word key, word *coins, index size) {
-    for (index w = first(); w < size; w += stride()) {
-        word h = (word)w * 0x9E3779B9u + key;
-        h = (h ^ (h >> 16)) * 0x85EBCA6Bu;
-        h = (h ^ (h >> 13)) * 0xC2B2AE35u;
-        coins[w] = h ^ (h >> 16);
-    }
+    for (index w = first(); w < size; w += stride()) coins[w] = hashed((word)w, key);
 }
 
 extern "C" __global__ void ballot(const REAL *v, const word *coins, word turn, word *words, int *nan, index dim) {
@@ -50,6 +52,17 @@ extern "C" __global__ void momentum_ballot(const REAL *g, REAL *m, REAL kept, RE
         REAL value = inside ? kept * m[i] + added * g[i] : 0;
         if (inside) m[i] = value;
         write_sign(value, inside, i, coins, turn, words);
+        if (value != value) *nan = 1;
+    }
+}
+
+extern "C" __global__ void stochastic_ballot(const REAL *v, double bound, word key, word *words, int *nan, index dim) {
+    for (index i = first(); i - lane() < dim; i += stride()) {
+        bool inside = i < dim;
+        REAL value = inside ? v[i] : 0;
+        double drawn = hashed((word)i, key) / 2147483648.0 - 1;  // uniform on [-1, 1)
+        word plus = __ballot_sync(ALL, inside && value > bound * drawn);
+        if (lane() == 0) words[i / BITS] = plus;
         if (value != value) *nan = 1;
     }
 }

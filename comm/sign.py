@@ -65,13 +65,19 @@ def words(dim: int, chunks: int = 1) -> int:
 
 
 @compiled
+def hashed(w: int, key: int) -> Any:
+    """32 fair bits, a function of w and key (32 bits each): MurmurHash3's finaliser over a Weyl sequence."""
+    h = np.uint32(np.uint32(w) * np.uint32(0x9E3779B9) + np.uint32(key))
+    h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B))
+    h = np.uint32((h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35))
+    return h ^ (h >> np.uint32(16))
+
+
+@compiled
 def toss(key: int, coins: Array) -> None:
-    """coins <- fair bits, a function of key (32 bits) and position: MurmurHash3's finaliser over a Weyl sequence."""
+    """coins <- fair bits, word w that of `hashed(w, key)`."""
     for w in range(coins.size):
-        h = np.uint32(np.uint32(w) * np.uint32(0x9E3779B9) + np.uint32(key))
-        h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B))
-        h = np.uint32((h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35))
-        coins[w] = h ^ (h >> np.uint32(16))
+        coins[w] = hashed(w, key)
 
 
 @compiled
@@ -92,6 +98,24 @@ def momentum_ballot(g: Array, m: Array, beta: float, coins: Array, turn: int, wo
             m_part[i] = kept * m_part[i] + added * g_part[i]
         nan |= _write_signs(m_part, coins[there], turn, words[there])
     return bool(nan != 0)
+
+
+@compiled
+def stochastic_ballot(v: Array, bound: float, key: int, words: Array) -> bool:
+    """words <- random signs of v, each a plus with the chance 1/2 + v / (2 bound). Whether there was a NaN.
+
+    What is beyond -bound or bound has the sign that it has. Coordinate j is drawn by `hashed(j, key)`, to 2^-32.
+    """
+    nan = False
+    for w in range((v.size + BITS - 1) // BITS):
+        plus = np.uint32(0)
+        for j in range(min(BITS, v.size - BITS * w)):
+            value = v[BITS * w + j]
+            drawn = 2.0**-31 * hashed(BITS * w + j, key) - 1.0  # uniform on [-1, 1)
+            plus |= np.uint32(value > bound * drawn) << np.uint32(j)
+            nan |= value != value
+        words[w] = plus
+    return nan
 
 
 @compiled

@@ -33,6 +33,13 @@ def momentum_ballot(g: Any, m: Any, beta: float, coins: Any, turn: int, words: A
     return bool(nan[0])
 
 
+def stochastic_ballot(v: Any, bound: float, key: int, words: Any) -> bool:
+    nan = module(v).zeros(1, dtype=np.int32)
+    shape = words, nan, np.int64(v.size)
+    _launch("stochastic_ballot", v.dtype, v.size, v, np.float64(bound), np.uint32(key), *shape)
+    return bool(nan[0])
+
+
 def feedback_ballot(g: Any, e: Any, step: float, coins: Any, turn: int, words: Any) -> float:
     real, dim = e.dtype.type, np.int64(e.size)
     norms = module(e).zeros(cuda.BLOCKS, dtype=np.float64)

@@ -1,7 +1,7 @@
 """Topologies: a SPEC and a number of workers -> mixing matrix, and what programs ask of it. No MPI.
 
 A topology *is* its mixing matrix W: worker i averages over itself and its neighbours, the j with W_ij != 0.
-All graphs are simple and undirected, and the weights are Metropolis's (Xiao, Boyd, Kim: Distributed average
+Most graphs (`comm/graphs.py`) are undirected, and the weights are Metropolis's (Xiao, Boyd, Kim: Distributed average
 consensus with least-mean-square deviation, JPDC 67, 2007),
 
     W_ij = 1 / (1 + max(d_i, d_j)) on an edge,   W_ii = 1 - sum_j W_ij
@@ -9,187 +9,42 @@ consensus with least-mean-square deviation, JPDC 67, 2007),
 with d_i the number of neighbours. W is symmetric and doubly stochastic with a positive diagonal, so on a
 connected graph all eigenvalues but one lie strictly between -1 and 1. With `lazy=1` it is (W + I) / 2, whose
 eigenvalues are not negative. One worker alone has W = [[1]] in every topology but `random-regular`.
+
+The exponential graphs `static-exponential` and `one-peer` are directed: j sends to i where W_ij != 0, and need not hear
+it. Everybody sends to as many as it hears, and so W is doubly stochastic by the same formula. `one-peer` has another W
+in every step. Programs that use either ask for `mixing_matrices`, all others for the one `mixing_matrix`.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
 from outpace.comm import inputs, memory, spec
 from outpace.comm.errors import UserError
-from outpace.comm.spec import WHOLE, InputFile, PositiveInt, Probability, Range, Seed, Switch
-from outpace.comm.streams import GRAPH
+from outpace.comm.graphs import (
+    Complete,
+    ErdosRenyi,
+    Exponential,
+    Graph,
+    Hypercube,
+    OnePeer,
+    Path,
+    RandomRegular,
+    Ranks,
+    Ring,
+    Star,
+    StaticExponential,
+    Topology,
+    Torus,
+    hops,
+)
+from outpace.comm.spec import InputFile
 
 Matrix = NDArray[np.float64]
-Graph = NDArray[np.bool_]  # symmetric, shape (n, n), False on the diagonal
-Ranks = NDArray[np.intp]
 
-SWAPS_PER_EDGE = 10  # tried per round of random-regular
-ROUNDS = 1000  # random graphs tried before a connected one is given up
-MATRICES = 3  # of n x n numbers that there are at a time
+MATRICES = 2  # of n x n numbers that there are at a time, beside those of a period
 TOLERANCE = 1e-12  # of a matrix file: its rounding error is made in every step of a run
-
-
-@dataclass(frozen=True, kw_only=True)
-class Topology:
-    lazy: Switch = 0  # 1: (W + I) / 2
-
-    def graph(self, n: int) -> Graph:
-        raise NotImplementedError
-
-    def matrix(self, n: int) -> Matrix:
-        return metropolis(self.graph(n))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ring(Topology):
-    """0 - 1 - ... - (n-1) - 0. Two workers have one edge."""
-
-    def graph(self, n: int) -> Graph:
-        return _circulant(n, [1])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Path(Topology):
-    """0 - 1 - ... - (n-1)."""
-
-    def graph(self, n: int) -> Graph:
-        return np.eye(n, k=1, dtype=bool) | np.eye(n, k=-1, dtype=bool)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Star(Topology):
-    """Worker 0 with every other one."""
-
-    def graph(self, n: int) -> Graph:
-        graph = np.zeros((n, n), dtype=bool)
-        graph[0, 1:] = graph[1:, 0] = True
-        return graph
-
-
-@dataclass(frozen=True, kw_only=True)
-class Complete(Topology):
-    """Every worker with every other one: W = 11'/n."""
-
-    def graph(self, n: int) -> Graph:
-        return ~np.eye(n, dtype=bool)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Torus(Topology):
-    """rows x cols workers, numbered row by row, each row and each column a ring.
-
-    Both sides are at least 2; by default they are as equal as n allows, with rows <= cols. A side of 2 is one
-    edge, the way round being the way across: 2 x 2 is a ring of 4.
-    """
-
-    rows: Annotated[int, Range(least=2, most=WHOLE)] | None = None
-
-    def graph(self, n: int) -> Graph:
-        sides = [rows for rows in range(2, n // 2 + 1) if n % rows == 0]
-        if self.rows is not None and self.rows not in sides:
-            works = f"rows that work: {', '.join(map(str, sides))}" if sides else "no number of rows works"
-            raise UserError(
-                f"--topology torus: rows is {self.rows} with {n} workers; rows x cols must be {n}, "
-                f"both sides at least 2; {works}"
-            )
-        if self.rows is None and not sides and n > 1:
-            near = [str(m) for m in (n - 1, n + 1) if m >= 4] or ["4"]
-            raise UserError(
-                f"--topology torus: {n} workers; it needs rows x cols of them, both sides at least 2, "
-                f"such as {' or '.join(near)}"
-            )
-        rows = self.rows or max((rows for rows in sides if rows * rows <= n), default=1)
-        cols = n // rows
-        along = np.kron(np.eye(rows, dtype=bool), _circulant(cols, [1]))
-        across = np.kron(_circulant(rows, [1]), np.eye(cols, dtype=bool))
-        return along | across
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hypercube(Topology):
-    """Workers whose numbers differ in one bit."""
-
-    def graph(self, n: int) -> Graph:
-        below = 1 << (n.bit_length() - 1)
-        if n != below:
-            raise UserError(
-                f"--topology hypercube: {n} workers; it needs a power of two, such as {below} or {2 * below}"
-            )
-        i = np.arange(n)
-        graph = np.zeros((n, n), dtype=bool)
-        for bit in range(n.bit_length() - 1):
-            graph[i, i ^ (1 << bit)] = True
-        return graph
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exponential(Topology):
-    """Hops 1 and 2^i + 1 for i = 1..floor(log2(n - 1)), both ways: the graph of AD-PSGD (arXiv:1710.06952).
-
-    All hops are odd (2^0 + 1 = 2 is not one), so the graph is bipartite for even n.
-    """
-
-    def graph(self, n: int) -> Graph:
-        return _circulant(n, [1, *(2**i + 1 for i in range(1, (n - 1).bit_length()))])
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomRegular(Topology):
-    """A random connected graph in which every worker has `degree` neighbours.
-
-    A circulant graph goes through rounds of double edge swaps (a-b, c-d -> a-d, c-b), which keep the degrees,
-    until a round leaves it connected.
-    """
-
-    degree: PositiveInt
-    seed: Seed = 0
-
-    def graph(self, n: int) -> Graph:
-        if self.degree >= n:
-            raise UserError(
-                f"--topology random-regular: degree is {self.degree}; "
-                f"with {n} worker{'s' * (n > 1)} it must be less than {n}"
-            )
-        if self.degree * n % 2:
-            raise UserError(f"--topology random-regular: degree is {self.degree}; with {n} workers it must be even")
-        if self.degree == 1 and n > 2:
-            raise UserError(f"--topology random-regular: degree is 1; with {n} workers it must be at least 2")
-        opposite = [n // 2] if self.degree % 2 else []
-        graph = _circulant(n, [*range(1, self.degree // 2 + 1), *opposite])
-        edges = np.argwhere(np.triu(graph))
-        rng = np.random.default_rng([GRAPH, self.seed])
-        for _ in range(ROUNDS):
-            _swap_edges(graph, edges, rng)
-            if _connected(graph):
-                return graph
-        raise UserError(
-            f"--topology random-regular: no connected graph of {n} workers in {ROUNDS} rounds with "
-            f"degree {self.degree}; a larger degree makes one likelier"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ErdosRenyi(Topology):
-    """Every pair of workers is an edge with probability p; drawn again until the graph is connected."""
-
-    p: Probability
-    seed: Seed = 0
-
-    def graph(self, n: int) -> Graph:
-        rng = np.random.default_rng([GRAPH, self.seed])
-        for _ in range(ROUNDS):
-            upper = np.triu(rng.random((n, n)) < self.p, k=1)
-            graph = upper | upper.T
-            if _connected(graph):
-                return graph
-        raise UserError(
-            f"--topology erdos-renyi: none of {ROUNDS} graphs of {n} workers with p={self.p:g} is connected; "
-            f"p of {np.log(n) / n:.2g} (ln n / n) and more makes connected ones usual"
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,11 +53,10 @@ class File(Topology):
 
     path: InputFile
 
-    def matrix(self, n: int) -> Matrix:
+    def matrix(self, n: int, push: bool) -> Matrix:
+        """The file's matrix, symmetric and doubly stochastic or, with `push`, column-stochastic. Raises UserError."""
         W = self._read()
-        flaw = _flaw(W, n)
-        if flaw is None and not self.lazy and smallest_eigenvalue(W) < TOLERANCE - 1:
-            flaw = "its smallest eigenvalue is -1, so models would never agree; lazy=1 makes it (W + I) / 2"
+        flaw = _flaw(W, n, push) or (None if self.lazy else _standstill(W, push))
         if flaw is not None:
             raise UserError(f"--topology file: {self.path}: {flaw}")
         return W
@@ -230,6 +84,8 @@ TOPOLOGIES: dict[str, type[Topology]] = {
     "exponential": Exponential,
     "random-regular": RandomRegular,
     "erdos-renyi": ErdosRenyi,
+    "static-exponential": StaticExponential,
+    "one-peer": OnePeer,
     "file": File,
 }
 
@@ -242,14 +98,55 @@ def mixing_matrix(text: str, n: int) -> Matrix:
     >>> mixing_matrix("path", 3).round(3).tolist()
     [[0.667, 0.333, 0.0], [0.333, 0.333, 0.333], [0.0, 0.333, 0.667]]
 
-    Raises UserError for a bad SPEC, an n that the topology does not have, and an unusable file.
+    Raises UserError for a bad SPEC, an n that the topology does not have, an unusable file, and a topology that has no
+    such W.
     """
+    reason = _parse(text, n).asymmetric
+    if reason:
+        names = ", ".join(name for name, kind in TOPOLOGIES.items() if not kind.asymmetric)
+        raise UserError(f"--topology {text} {reason}; this program needs one symmetric mixing matrix; allowed: {names}")
+    return mixing_matrices(text, n)[0]
+
+
+def mixing_matrices(text: str, n: int) -> list[Matrix]:
+    """W of each step of a period, for programs whose neighbours may be others from step to step, and need not hear
+    those that they send to; in every other respect like `mixing_matrix`.
+
+    >>> [W[0].tolist() for W in mixing_matrices("one-peer", 4)]
+    [[0.5, 0.0, 0.0, 0.5], [0.5, 0.0, 0.5, 0.0]]
+    """
+    topology = _parse(text, n)
+    if isinstance(topology, File):
+        return _lazy(topology, [topology.matrix(n, push=False)])
+    return _lazy(topology, [metropolis(graph) for graph in topology.graphs(n)])
+
+
+def push_matrices(text: str, n: int) -> list[Matrix]:
+    """P of each step of a period for push-sum, shape (n, n): every column sums to 1, rows need not.
+
+    Each worker gives equal parts to itself and to those it sends to. A file has any column-stochastic matrix of a
+    strongly connected graph on which everybody keeps a part.
+
+    >>> push_matrices("path", 3)[0].round(3).tolist()
+    [[0.5, 0.333, 0.0], [0.5, 0.333, 0.5], [0.0, 0.333, 0.5]]
+    """
+    topology = _parse(text, n)
+    if isinstance(topology, File):
+        return _lazy(topology, [topology.matrix(n, push=True)])
+    own = np.eye(n, dtype=bool)
+    return _lazy(topology, [(graph | own) / (1.0 + graph.sum(axis=0)) for graph in topology.graphs(n)])
+
+
+def _parse(text: str, n: int) -> Topology:
     if n < 1:
         raise ValueError(f"n is {n}; a topology has at least 1 worker")
     topology = spec.parse(text, TOPOLOGIES, "--topology")
-    memory.require(MATRICES * 8.0 * n * n, f"--topology {text} of {n} workers")
-    W = topology.matrix(n)
-    return (W + np.eye(n)) / 2 if topology.lazy else W
+    memory.require((MATRICES + topology.period(n)) * 8.0 * n * n, f"--topology {text} of {n} workers")
+    return topology
+
+
+def _lazy(topology: Topology, matrices: list[Matrix]) -> list[Matrix]:
+    return [(W + np.eye(len(W))) / 2 for W in matrices] if topology.lazy else matrices
 
 
 def canonical(text: str) -> str:
@@ -295,7 +192,7 @@ def bipartition(W: Matrix, rank: int, name: str = "") -> tuple[bool, Ranks]:
             f"the graph {name + ' ' if name else ''}of {n} workers has an odd cycle, so they do not split "
             f"into active and passive ones; bipartite with {n} workers: {', '.join(_bipartite_names(n))}"
         )
-    return bool(_hops(W != 0, 0)[rank] % 2), neighbours(W, rank)
+    return bool(hops(W != 0, 0)[rank] % 2), neighbours(W, rank)
 
 
 def bipartite(W: Matrix) -> bool:
@@ -304,18 +201,20 @@ def bipartite(W: Matrix) -> bool:
     >>> bipartite(mixing_matrix("ring", 4)), bipartite(mixing_matrix("ring", 5))
     (True, False)
     """
-    colour = _hops(W != 0, 0) % 2
+    colour = hops(W != 0, 0) % 2
     i, j = np.nonzero(W)
     return not (colour[i] == colour[j])[i != j].any()
 
 
 def spectral_gap(W: Matrix) -> float:
-    """1 - max(|lambda_2|, |lambda_n|) of a symmetric W; 1 for one worker.
+    """1 - |W - 11'/n|_2: what a step takes off the models' distance from their mean, at least; 1 for one worker.
+
+    For a symmetric W, and for the exponential graphs, it is 1 less the second largest modulus of the eigenvalues.
 
     >>> round(spectral_gap(mixing_matrix("ring", 4)), 6)  # eigenvalues 1, 1/3, 1/3, -1/3
     0.666667
     """
-    return float(1.0 - np.abs(np.linalg.eigvalsh(W)[:-1]).max(initial=0.0))
+    return float(1.0 - np.linalg.norm(W - 1.0 / len(W), 2))
 
 
 def smallest_eigenvalue(W: Matrix) -> float:
@@ -334,50 +233,20 @@ def diameter(W: Matrix) -> int:
     (3, 2)
     """
     graph = W != 0
-    return max(int(_hops(graph, rank).max()) for rank in range(len(graph)))
+    return max(int(hops(graph, rank).max()) for rank in range(len(graph)))
 
 
-def _circulant(n: int, hops: Iterable[int]) -> Graph:
-    """i ~ i + hop and i - hop (mod n); a hop that leads back to i is left out."""
-    i = np.arange(n)
-    graph = np.zeros((n, n), dtype=bool)
-    for hop in hops:
-        graph[i, (i + hop) % n] = graph[i, (i - hop) % n] = True
-    np.fill_diagonal(graph, False)
-    return graph
+def steps_to_all(matrices: list[Matrix]) -> int:
+    """After how many steps everybody has heard of everybody: the diameter, or one period where the graphs change.
+
+    >>> steps_to_all(mixing_matrices("ring", 8)), steps_to_all(mixing_matrices("one-peer", 8))
+    (4, 3)
+    """
+    return diameter(matrices[0]) if len(matrices) == 1 else len(matrices)
 
 
-def _swap_edges(graph: Graph, edges: NDArray[np.intp], rng: np.random.Generator) -> None:
-    """One round of double edge swaps in place; `edges`, shape (m, 2), lists the edges of `graph`."""
-    tries = SWAPS_PER_EDGE * len(edges)
-    pairs, turns = rng.integers(len(edges), size=(tries, 2)), rng.integers(2, size=tries)
-    for (first, second), turn in zip(pairs.tolist(), turns.tolist(), strict=True):
-        a, b = edges[first]
-        c, d = edges[second][::-1] if turn else edges[second]
-        if a == d or b == c or graph[a, d] or graph[c, b]:
-            continue  # would make a loop or a double edge
-        graph[a, b] = graph[b, a] = graph[c, d] = graph[d, c] = False
-        graph[a, d] = graph[d, a] = graph[c, b] = graph[b, c] = True
-        edges[first], edges[second] = (a, d), (c, b)
-
-
-def _hops(graph: Graph, source: int) -> Ranks:
-    """Hops from `source` to every worker, by breadth-first search, shape (n,); -1 where there is no way."""
-    hops = np.full(len(graph), -1)
-    frontier, distance = np.array([source]), 0
-    while len(frontier):
-        hops[frontier] = distance
-        frontier = np.flatnonzero(graph[frontier].any(axis=0) & (hops < 0))
-        distance += 1
-    return hops
-
-
-def _connected(W: Matrix | Graph) -> bool:
-    return bool((_hops(W != 0, 0) >= 0).all())
-
-
-def _flaw(W: Matrix, n: int) -> str | None:
-    """Why a matrix from a file is no mixing matrix of n workers; None if it is one."""
+def _flaw(W: Matrix, n: int, push: bool) -> str | None:
+    """Why a matrix from a file is no mixing matrix of n workers, or none for push-sum; None if it is one."""
     if W.shape != (n, n):
         return f"it holds {W.shape[0]} x {W.shape[1]} numbers; {n} workers need {n} x {n}"
     bad = ~(np.isfinite(W) & (W >= 0))
@@ -385,15 +254,28 @@ def _flaw(W: Matrix, n: int) -> str | None:
         i, j = np.argwhere(bad)[0]
         return f"W[{i},{j}] is {W[i, j]:g}; every weight must be finite and at least 0"
     skew = np.abs(W - W.T)
-    if skew.max() > TOLERANCE:
+    if skew.max() > TOLERANCE and not push:
         i, j = np.unravel_index(skew.argmax(), skew.shape)
         return f"W[{i},{j}] is {float(W[i, j])!r} but W[{j},{i}] is {float(W[j, i])!r}; W must be symmetric"
-    sums = W.sum(axis=1)
+    line, sums = ("column", W.sum(axis=0)) if push else ("row", W.sum(axis=1))
     i = np.abs(sums - 1).argmax()
     if abs(sums[i] - 1) > TOLERANCE:
-        return f"row {i} sums to {float(sums[i])!r}; rows must sum to 1, to {TOLERANCE:g} (write all digits)"
-    if not _connected(W):
-        return f"no way leads from worker 0 to worker {(_hops(W != 0, 0) < 0).argmax()}; the graph must be connected"
+        return f"{line} {i} sums to {float(sums[i])!r}; {line}s must sum to 1, to {TOLERANCE:g} (write all digits)"
+    there, back = hops(W.T != 0, 0), hops(W != 0, 0)  # -1 where there is no way
+    if there.min() < 0:
+        return f"no way leads from worker 0 to worker {there.argmin()}; the graph must be connected"
+    if back.min() < 0:
+        return f"no way leads from worker {back.argmin()} to worker 0; the graph must be connected"
+    return None
+
+
+def _standstill(W: Matrix, push: bool) -> str | None:
+    """Why the models would never agree; None if they do."""
+    if push and not W.diagonal().all():
+        i = W.diagonal().argmin()
+        return f"W[{i},{i}] is 0, and every worker must keep a part; lazy=1 makes it (W + I) / 2"
+    if not push and smallest_eigenvalue(W) < TOLERANCE - 1:
+        return "its smallest eigenvalue is -1, so models would never agree; lazy=1 makes it (W + I) / 2"
     return None
 
 

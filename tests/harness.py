@@ -9,7 +9,7 @@ from mpi4py import MPI
 from outpace.benchmarks.conformance import trial
 from outpace.benchmarks.conformance.trial import CheckedComm, Outcome, RandomStart, execute, shares
 
-__all__ = ["CheckedComm", "Outcome", "RandomStart", "Rounds", "backend", "execute", "share", "shares"]
+__all__ = ["CheckedComm", "Outcome", "RandomStart", "Recorded", "Rounds", "backend", "execute", "share", "shares"]
 
 backend: Any = np  # the array module of `share`
 
@@ -19,6 +19,23 @@ def share(
 ) -> Any:
     """This rank's share, or what a server knows of the problem; collective."""
     return trial.share(comm, text, dtype, split, seed, servers, backend)
+
+
+class Recorded:
+    """A problem that keeps every model at which it was asked for a gradient, and the gradient."""
+
+    def __init__(self, problem: Any) -> None:
+        self._problem = problem
+        self.models: list[np.ndarray] = []
+        self.gradients: list[np.ndarray] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._problem, name)
+
+    def gradient(self, x: np.ndarray, batch: np.ndarray, out: np.ndarray) -> None:
+        self._problem.gradient(x, batch, out)
+        self.models.append(x.copy())
+        self.gradients.append(out.copy())
 
 
 class Rounds:
@@ -33,4 +50,5 @@ class Rounds:
         return iter(self._rounds)
 
     def keep(self, **things: Any) -> None:
-        """Nothing goes on from here."""
+        """Nothing goes on from here; but what would is there to be looked at."""
+        self.kept = things

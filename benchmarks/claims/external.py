@@ -17,6 +17,7 @@ from outpace.comm import sign, topology
 Quantiser: Final[Any] = Codec  # untyped, as programs are
 LOOKED_UP: Final = "2026-11-29"
 KARIMIREDDY: Final = f"Karimireddy et al., ICML 2019, https://arxiv.org/abs/1901.09847, {LOOKED_UP}"
+YING: Final = f"Ying et al., NeurIPS 2021, https://arxiv.org/abs/2110.13363, {LOOKED_UP}"
 VOGELS: Final = f"Vogels, Hendrikx, Jaggi, JMLR 2023, https://arxiv.org/abs/2301.02151, {LOOKED_UP}"
 ROWS: Final = np.array([[1.5, -0.5], [-0.5, 1.5]])
 Gradient = Callable[[np.ndarray], np.ndarray]
@@ -143,6 +144,27 @@ def _better_than_the_gap(one: Repetition) -> float:
     return float(by_gap - by_number)  # a good graph has small errors, so -1 is perfect
 
 
+POWERS: Final = (4, 8, 16, 32, 64)
+
+
+def _gap_of_static_exponential(one: Repetition) -> float:
+    """Largest relative distance of the spectral gap from 2/(1 + log2 n)."""
+    gaps = [topology.spectral_gap(topology.mixing_matrices("static-exponential", n)[0]) for n in POWERS]
+    return max(abs(gap * (1 + math.log2(n)) / 2 - 1) for gap, n in zip(gaps, POWERS, strict=True))
+
+
+def _one_peer_average(one: Repetition) -> float:
+    """Largest distance of the product of log2 n matrices from 11'/n, entry by entry."""
+
+    def distance(n: int) -> float:
+        product = np.eye(n)
+        for W in topology.mixing_matrices("one-peer", n)[: round(math.log2(n))]:
+            product = W @ product
+        return float(np.abs(product - 1 / n).max())
+
+    return max(map(distance, POWERS))
+
+
 def _late_rank(scale: Scale) -> Table:
     flags = {"problem": "quadratic:dim=100", "compute-time": 0.05, "stragglers": "fixed:rank=1,factor=5"}
     return {
@@ -248,6 +270,30 @@ CLAIMS: Final = (
         figure="consensus",
     ),
     Claim(
+        id="static-exponential-gap",
+        group=EXTERNAL,
+        source=YING,
+        sentence="The static exponential graph of n workers has a spectral gap of 2/(1 + log2 n).",
+        grade=Grade.DERIVED,
+        estimator="largest relative distance of the gap from that, n = 4 to 64",
+        estimate=_gap_of_static_exponential,
+        threshold=Threshold("rounding", most=1e-9),
+        kind=Kind.EXACT,
+        repetitions=1,
+    ),
+    Claim(
+        id="one-peer-exact",
+        group=EXTERNAL,
+        source=f"{YING}, abstract",
+        sentence="The one-peer exponential graphs average exactly after log2 n steps, for n a power of two.",
+        grade=Grade.PAPER,
+        estimator="largest distance of the product of their matrices from 11'/n, n = 4 to 64",
+        estimate=_one_peer_average,
+        threshold=Threshold("rounding", most=1e-12),
+        kind=Kind.EXACT,
+        repetitions=1,
+    ),
+    Claim(
         id="effective-neighbours",
         group=EXTERNAL,
         source=VOGELS,
@@ -263,7 +309,7 @@ CLAIMS: Final = (
     Claim(
         id="late-rank-is-named",
         group=EXTERNAL,
-        source=f"asked of trace tools: the cause of a late collective, not its victims; {LOOKED_UP}",
+        source=f"asked of a trace tool in https://github.com/traceopt-ai/traceml/issues/252, {LOOKED_UP}",
         sentence="With 200 ms more on rank 1 all other ranks' communication is as long, and the trace still names "
         "rank 1.",
         grade=Grade.CHOSEN,

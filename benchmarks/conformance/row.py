@@ -9,7 +9,6 @@ import numpy as np
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.conformance.verdict import Broken, NotApplicable
-from outpace.comm import topology
 from outpace.comm.errors import UserError
 
 GRAPHS: Final = (
@@ -23,6 +22,8 @@ GRAPHS: Final = (
     "exponential",
     "random-regular:degree=3",
     "erdos-renyi:p=0.7",
+    "static-exponential",
+    "one-peer",
 )
 
 
@@ -46,7 +47,7 @@ class Row:
     )
     gossip: bool = False  # takes --topology
     spread: bool = True  # finds the minimum of the mean where the workers' own minima differ
-    # Whether the program can use a mixing matrix; None: the graphs that its Config.check accepts.
+    # Whether the program can use a mixing matrix, those it refuses beforehand apart; None: as its Config.check says.
     fits: Callable[[np.ndarray], bool] | None = lambda W: True
     # Whether n ranks can run it; None: those that its Config.check accepts.
     allowed: Callable[[int], bool] | None = None
@@ -117,10 +118,10 @@ def configurations(row: Row, n: int, graphs: int | None = None) -> list[dict[str
 
 def _usable(row: Row, text: str, n: int) -> bool:
     try:
-        W = topology.mixing_matrix(text, n)
+        matrices = row.program.Config.mixing(text, n)
     except UserError:
         return False
-    return row.fits is None or row.fits(W)
+    return row.fits is None or all(map(row.fits, matrices))
 
 
 def _refusal(row: Row, config: dict[str, Any], n: int) -> str:

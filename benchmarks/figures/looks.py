@@ -18,6 +18,8 @@ PALETTE: Final = {
     "d_psgd": ("#0072B2", "D"),
     "ad_psgd": ("#D55E00", "o"),
     "d2": ("#009E73", "v"),
+    "gradient_tracking": ("#4477AA", (6, 1, 0)),  # a star of six points
+    "sgp": ("#6699CC", (3, 1, 0)),
     "eamsgd": ("#56B4E9", "p"),
     "sign_sgd": ("#CC79A7", "X"),
     "quantized_sgd": ("#999933", "P"),
@@ -26,6 +28,9 @@ PALETTE: Final = {
 }
 VARIANTS: Final = {  # by name of the run
     "Adam": ("#332288", "*"),
+    "D-PSGD, adapt-combine": ("#004488", (5, 0, 180)),  # a pentagon on its tip
+    "D-Lion": ("#EE8866", (3, 1, 180)),
+    "sto-signSGD": ("#EE99AA", (7, 0, 0)),
     "Katyusha Xʷ": ("#AA4499", "h"),
     "Katyusha Xˢ, stratified": ("#117733", "8"),
 }

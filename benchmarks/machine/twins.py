@@ -24,13 +24,14 @@ def validate(kernels: ModuleType, xp: ModuleType) -> None:
     def course(kernels: ModuleType, there: Callable[[np.ndarray], Any], g: np.ndarray) -> list[np.ndarray]:
         v, bits, votes, scales = there(g), there(coins), there(ballots), there(np.abs(g[1 : 1 + n]))
         m, e, x, mean = (there(np.zeros_like(g)) for _ in range(4))
-        words = [there(np.zeros_like(coins)) for _ in range(3)]
+        words = [there(np.zeros_like(coins)) for _ in range(4)]
         tallied, decided = (there(np.zeros((1, 2, coins.size), np.uint32)) for _ in range(2))
         sums = there(np.zeros(32 * coins.size, np.int8))
         kernels.toss(99, bits)
         kernels.ballot(v, bits, 0, words[0])
         kernels.momentum_ballot(v, m, 0.9, bits, ALL, words[1])
         kernels.feedback_ballot(v, e, 0.1, bits, 0, words[2])
+        kernels.stochastic_ballot(v, 4.0, 99, words[3])
         kernels.tally(votes, bits, tallied[0])
         kernels.count(votes, sums)
         kernels.decide(sums, bits, decided[0])

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -93,7 +93,7 @@ class Plan:
     layout: Layout  # which ranks compute and which serve
     texts: dict[str, str]  # the SPECs with defaults written out
     period: int  # steps from one agreement of a synchronous program on its end to the next
-    hops: int  # the graph's diameter
+    hops: int  # after how many steps everybody has heard of everybody: the graph's diameter
     shared: bool  # asynchronous: the workers share the budget
     inputs: Mapping[str, str]  # hashes of the files that it reads
     config_id: str
@@ -133,14 +133,15 @@ def make_plan(
     hops = 1
     if config.topology is not None:
         texts["topology"] = topology.canonical(config.topology)
-        hops = max(1, _diameter(config.topology, ranks))
+        hops = max(1, _steps_to_all(config.mixing, config.topology, ranks))
     period = max(config.agreement_period, hops)
     config.check(layout.workers)
     asked = dataclasses.asdict(config) | dataclasses.asdict(launch) | texts | {"program": name, "n": ranks}
     for output in ("ranks", "out", "scratch", "overwrite", "anew", "checkpoint_every"):
         del asked[output]
-    if asked["links"] == "none":  # ids are older than the flag: sweeps and checkpoints from before it go on
-        del asked["links"]
+    for flag, value in {"links": "none", **config.younger}.items():
+        if asked[flag] == value:  # ids are older than the flag: sweeps and checkpoints from before it go on
+            del asked[flag]
     if inputs:
         asked["inputs"] = dict(inputs)
     config_id = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
@@ -149,5 +150,5 @@ def make_plan(
 
 
 @functools.cache  # a sweep asks for each of its thousands of points
-def _diameter(graph: str, ranks: int) -> int:
-    return topology.diameter(topology.mixing_matrix(graph, ranks))
+def _steps_to_all(mixing: Callable[[str, int], list[topology.Matrix]], graph: str, ranks: int) -> int:
+    return topology.steps_to_all(mixing(graph, ranks))

@@ -15,8 +15,10 @@ from mpi4py import MPI
 from reference import allreduce_sgd as allreduce_form
 from reference import d2 as d2_form
 from reference import d_psgd as d_psgd_form
+from reference import gradient_tracking as gradient_tracking_form
 from reference import katyusha_x as katyusha_x_form
 from reference import quantized_sgd as quantized_sgd_form
+from reference import sgp as sgp_form
 from reference import sign_sgd as sign_sgd_form
 from reference import svrg as svrg_form
 
@@ -27,8 +29,10 @@ from outpace.algorithms import (
     d2,
     d_psgd,
     eamsgd,
+    gradient_tracking,
     katyusha_x,
     quantized_sgd,
+    sgp,
     sign_sgd,
     svrg,
 )
@@ -38,6 +42,11 @@ from outpace.benchmarks.conformance.verdict import NotApplicable
 from outpace.comm import arrays, sign, topology
 
 STEPS_DOWN = "step:at=0.1+0.2,factor=0.7,warm-up=0.05"  # within contracts.STEPS, for any number of workers
+# Graphs without one symmetric matrix.
+DIRECTED = (
+    *((n, {"topology": "static-exponential"}) for n in (2, 3, 4)),
+    *((n, {"topology": "one-peer"}) for n in (2, 3, 4)),
+)
 
 ROWS = [
     Row(
@@ -59,7 +68,11 @@ ROWS = [
         reference=d_psgd_form,
         gossip=True,
         refused=((3, {"topology": "hypercube"}), (3, {"topology": "random-regular:degree=3"})),
-        variants=({}, {"step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"}),
+        variants=(
+            {},
+            {"step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"},
+            {"order": "adapt-combine", "step_size": 0.3, "schedule": STEPS_DOWN},
+        ),
     ),
     Row(
         sign_sgd,
@@ -95,10 +108,18 @@ ROWS = [
             {"step_size": 1.0, "variant": "ef-signsgd", "ties": "keep"},
             {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "vote": "sum"},
             {"step_size": 0.3, "schedule": "constant", "variant": "ef-signsgd", "vote": "none"},
+            {"step_size": 0.1, "variant": "lion", "weight_decay": 0.01},
+            {"variant": "lion", "beta1": 0.5, "beta2": 0.8, "ties": "abstain", "vote": "sum", "exchange": "int8"},
+            {"step_size": 0.3, "variant": "lion", "beta1": 0.5, "beta2": 0.8, "vote": "none"},
+            {"step_size": 0.3, "variant": "sto-sign"},
+            {"step_size": 0.1, "variant": "sto-sign", "vote": "sum", "exchange": "server"},
+            {"step_size": 0.3, "variant": "sto-sign", "bound": 0.25, "exchange": "int8", "ties": "keep"},
+            {"step_size": 0.3, "variant": "sto-sign", "vote": "none", "sampling": "shuffle"},
         ),
         refused=(
             (2, {"variant": "ef-signsgd", "exchange": "int8"}),
             (2, {"variant": "ef-signsgd", "ties": "abstain"}),
+            (2, {"variant": "sto-sign", "ties": "abstain"}),
             (2, {"vote": "none", "ties": "abstain"}),
             (3, {"adversaries": "flip:rank=3"}),
             (4, {"adversaries": "random:rank=0", "vote": "none"}),
@@ -158,7 +179,7 @@ ROWS = [
         cost=lambda n, dim, degrees: (0, 2 * 8 * dim + 64) if n > 1 else (0, 0),
         gossip=True,
         fits=topology.bipartite,
-        refused=((3, {"topology": "ring"}), (5, {"topology": "ring"}), (4, {"topology": "complete"})),
+        refused=((3, {"topology": "ring"}), (5, {"topology": "ring"}), (4, {"topology": "complete"}), *DIRECTED),
         variants=({}, {"step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"}),
     ),
     Row(
@@ -168,8 +189,26 @@ ROWS = [
         reference=d2_form,
         gossip=True,
         fits=lambda W: topology.smallest_eigenvalue(W) > -1 / 3 + 1e-9,
-        refused=((3, {"topology": "hypercube"}), (4, {"topology": "ring"}), (8, {"topology": "ring"})),
+        refused=((3, {"topology": "hypercube"}), (4, {"topology": "ring"}), (8, {"topology": "ring"}), *DIRECTED),
         variants=({}, {"schedule": "sqrt", "step_size": 0.5, "sampling": "shuffle"}),
+    ),
+    Row(
+        gradient_tracking,
+        synchronous=True,
+        cost=lambda n, dim, degrees: 2 * 8 * dim * degrees,
+        reference=gradient_tracking_form,
+        gossip=True,
+        refused=((3, {"topology": "hypercube"}),),
+        variants=({}, {"schedule": "sqrt", "step_size": 0.3, "sampling": "shuffle"}),
+    ),
+    Row(
+        sgp,
+        synchronous=True,
+        cost=lambda n, dim, degrees: 8 * (dim + 1) * degrees,
+        reference=sgp_form,
+        gossip=True,
+        refused=((3, {"topology": "hypercube"}),),
+        variants=({}, {"step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"}),
     ),
     Row(
         a_psgd,

@@ -1,30 +1,11 @@
 """D^2 beyond the conformance table: exact under unequal data, AllReduce-SGD where W averages all, kept stable."""
 
-from typing import Any
-
 import numpy as np
 import pytest
-from harness import CheckedComm, execute, share, shares
+from harness import CheckedComm, Recorded, execute, share, shares
 
 from outpace.algorithms import allreduce_sgd, d2, d_psgd
 from outpace.comm.errors import UserError
-
-
-class Recorded:
-    """A problem that keeps every model at which it was asked for a gradient, and the gradient."""
-
-    def __init__(self, problem: Any) -> None:
-        self._problem = problem
-        self.models: list[np.ndarray] = []
-        self.gradients: list[np.ndarray] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._problem, name)
-
-    def gradient(self, x: np.ndarray, batch: np.ndarray, out: np.ndarray) -> None:
-        self._problem.gradient(x, batch, out)
-        self.models.append(x.copy())
-        self.gradients.append(out.copy())
 
 
 @pytest.mark.ranks(2, 3, 4)

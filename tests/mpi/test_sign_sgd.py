@@ -191,7 +191,7 @@ def test_zero_gradients_do_not_drift(comm: CheckedComm, exchange: str) -> None:
         assert not drive(comm, problem, steps, step_size=1.0, exchange=exchange, ties="keep").any()
 
 
-@pytest.mark.parametrize("variant", ["signsgd", "signum", "ef-signsgd"])
+@pytest.mark.parametrize("variant", ["signsgd", "signum", "ef-signsgd", "lion", "sto-sign"])
 def test_a_nan_is_no_vote(comm: CheckedComm, variant: str) -> None:
     """One NaN on the last rank: that rank's model is lost, so that the run ends as diverged, and nobody else's."""
     table = np.ones((1, 50))
@@ -200,10 +200,36 @@ def test_a_nan_is_no_vote(comm: CheckedComm, variant: str) -> None:
     x = drive(comm, Scripted(table), 1, variant=variant)
     if comm.rank == comm.size - 1:
         assert np.isnan(x).all()
-    elif variant == "ef-signsgd":  # its scale is NaN, and goes to the owners
+    elif variant in ("ef-signsgd", "sto-sign"):  # its scale or bound is none, and goes to the others
         assert np.isnan(x).any()
     else:
         assert np.isfinite(x).all()
+
+
+@pytest.mark.ranks(3)
+def test_stochastic_signs_follow_the_mean(comm: CheckedComm) -> None:
+    """Gradients of 1, 1 and -3: their signs go with the two, stochastic ones with the mean. b is 3, and the chances of
+    a plus are 2/3, 2/3 and 0: the sum of the signs is -1/3 on average, and the majority is a plus in 4 of 9 cases."""
+    dim, steps = 4001, 20
+    problem = Scripted(np.full((steps, dim), 1.0 if comm.rank < 2 else -3.0))
+    assert (drive(comm, problem, steps, step_size=1.0) == -steps).all()
+    for vote, mean in (("sum", 1 / 3), ("majority", 1 / 9)):
+        x = drive(comm, problem, steps, step_size=1.0, variant="sto-sign", vote=vote)
+        assert x.mean() / steps == pytest.approx(mean, abs=5 / np.sqrt(dim * steps))
+    # -3 is beyond a bound of 2: it counts as -2, and the mean is 0.
+    x = drive(comm, problem, steps, step_size=1.0, variant="sto-sign", vote="sum", bound=2.0)
+    assert x.mean() / steps == pytest.approx(0.0, abs=5 / np.sqrt(dim * steps))
+
+
+def test_bytes_of_stochastic_signs(comm: CheckedComm) -> None:
+    """The vote, and the common bound's 8 bytes; none of these where it is given."""
+    dim, steps, n, rank = 67, 3, comm.size, comm.rank
+    vote, shared = 2 * 4 * sign.words(dim, n) * (n - 1), 2 * (8 - (8 * (rank + 1) // n - 8 * rank // n)) * (n > 1)
+    agreement = 2 * (rank < n - 1)  # a byte for the end of the run, reduced over a ring
+    for bound, each in ((None, vote + shared), (1.0, vote)):
+        problem = share(comm, f"quadratic:dim={dim}")
+        outcome = execute(comm, sign_sgd, problem, steps, agreement=1000, variant="sto-sign", bound=bound)
+        assert outcome.sent.sum() - agreement == steps * each == outcome.events["nbytes"].sum()
 
 
 @pytest.mark.ranks(4, 9)

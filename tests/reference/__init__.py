@@ -44,6 +44,18 @@ def mixing_matrix(text, n):
     return (W + np.eye(n)) / 2 if keys(text).get("lazy") == "1" else W
 
 
+def mixing_matrices(text, n):
+    """W of each step of a period: also those of the directed graphs, by hops of 1, 2, 4, ... below n."""
+    hops = [np.roll(np.eye(n), 2**i, axis=0) for i in range(n) if 2**i < n]  # row i + hop hears column i
+    if text.startswith("one-peer"):
+        matrices = [(np.eye(n) + hop) / 2 for hop in hops] or [np.eye(n)]
+    elif text.startswith("static-exponential"):
+        matrices = [(np.eye(n) + sum(hops)) / (1 + len(hops))]
+    else:
+        return [mixing_matrix(text, n)]
+    return [(W + np.eye(n)) / 2 for W in matrices] if keys(text).get("lazy") == "1" else matrices
+
+
 def metropolis(edges):
     """1 / (1 + the larger degree) on an edge, and what is left to 1 for the worker itself."""
     W, degrees = np.zeros(edges.shape), edges.sum(axis=0)

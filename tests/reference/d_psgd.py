@@ -1,11 +1,13 @@
-"""X <- W X - gamma G(X)."""
+"""X <- W X - gamma G(X), or X <- W (X - gamma G(X)), with the W of each step."""
 
-from reference import Batches, mixing_matrix, start, step_size
+from itertools import cycle
+
+from reference import Batches, mixing_matrices, start, step_size
 
 
 def run(shares, cfg, steps):
-    W = mixing_matrix(cfg.topology, len(shares))
     X, batches = start(shares), Batches(shares, cfg)
-    for k in range(steps):
-        X = W @ X - step_size(shares, cfg, k, steps) * batches.gradients(X)
+    for k, W in zip(range(steps), cycle(mixing_matrices(cfg.topology, len(shares))), strict=False):
+        move = step_size(shares, cfg, k, steps) * batches.gradients(X)
+        X = W @ X - move if cfg.order == "consensus" else W @ (X - move)
     return X

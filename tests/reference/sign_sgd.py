@@ -3,7 +3,7 @@
 import numpy as np
 
 from outpace.comm import sign
-from outpace.comm.streams import ADVERSARIES, TIES
+from outpace.comm.streams import ADVERSARIES, CODEC, TIES
 from reference import Batches, keys, start, step_size
 
 WARM_UP = {0.2: 1, 0.5: 1, 0.9: 54}  # C(beta), by hand and as the paper has it
@@ -14,6 +14,14 @@ def tossed(key, dim):
     coins = np.empty(sign.words(dim), np.uint32)
     sign.toss(int(key), coins)
     return 2.0 * np.unpackbits(coins.view(np.uint8), bitorder="little")[:dim] - 1
+
+
+def uniform(seed, k, dim):
+    """A number in [0, 1) per coordinate, for step k."""
+    keys, hashes = np.empty(k + 1, np.uint32), np.empty(dim, np.uint32)
+    sign.toss(seed, keys)
+    sign.toss(int(keys[k]), hashes)
+    return hashes / 2**32
 
 
 def signs(V, zero):
@@ -39,6 +47,8 @@ def run(shares, cfg, steps):
     rng = np.random.default_rng([TIES, cfg.seed])
     lying = map(int, keys(cfg.adversaries)["rank"].split("+")) if cfg.adversaries != "none" else ()
     liars = {rank: np.random.default_rng([ADVERSARIES, cfg.seed, rank]) for rank in lying}
+    drawing = [0] * n if cfg.vote == "none" else range(n)
+    seeds = [int(np.random.default_rng([CODEC, cfg.seed, rank]).integers(2**32)) for rank in drawing]
     default = 1 if cfg.variant == "ef-signsgd" else 0.1 / n if cfg.vote == "sum" else 0.1
     decoupled, coupled = (cfg.weight_decay * (cfg.decay == name) for name in ("decoupled", "coupled"))
     for k in range(steps):
@@ -60,6 +70,13 @@ def run(shares, cfg, steps):
         elif cfg.variant == "signum":
             M = cfg.momentum * M + (1 - cfg.momentum) * G
             S = signs(G if cfg.warm_up and k < WARM_UP[cfg.momentum] else M, zero)
+        elif cfg.variant == "lion":
+            S = signs(cfg.beta1 * M + (1 - cfg.beta1) * G, zero)
+            M = cfg.beta2 * M + (1 - cfg.beta2) * G
+        elif cfg.variant == "sto-sign":
+            b = np.abs(G).max() if cfg.bound is None else cfg.bound
+            U = np.stack([uniform(seed, k, dim) for seed in seeds])
+            S = np.where(G / b > 2 * U - 1, 1.0, -1.0)
         else:
             P = gamma * G + E
             S = signs(P, zero)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from harness import CheckedComm, Rounds, execute, shares
 from mpi4py import MPI
+from reference import Batches
 from reference import sign_sgd as sign_sgd_form
 from scipy import stats
 
@@ -130,7 +131,8 @@ def test_set_up_calls_every_kernel_of_a_step(alone: CheckedComm, monkeypatch: py
         calls.clear()
         yield from range(3)
 
-    names = ("toss", "ballot", "momentum_ballot", "feedback_ballot", "tally", "count", "decide", "mean", "apply")
+    names = ("toss", "ballot", "momentum_ballot", "feedback_ballot", "stochastic_ballot", "tally", "count", "decide")
+    names += ("mean", "apply")
     kernels = SimpleNamespace(**{name: noted(name, getattr(sign, name)) for name in names})
     monkeypatch.setattr(sign, "kernels", lambda xp: kernels)
     seen = set()
@@ -258,6 +260,23 @@ def test_error_feedback_leaves_the_valley(alone: CheckedComm, vote: str) -> None
     assert stuck.sum() == pytest.approx(2.0, abs=1e-9)
     x = execute(alone, sign_sgd, Valley(), 2000, variant="ef-signsgd", **config).x
     assert abs(x.sum()) < 0.1
+
+
+@pytest.mark.parametrize("vote", ["majority", "none"])
+def test_one_worker_is_lion(alone: CheckedComm, vote: str) -> None:
+    """As in the paper on Lion (arXiv:2302.06675): the signs are of the interpolation, the momentum is another one, and
+    the weights decay apart from both."""
+    config = {"variant": "lion", "vote": vote, "step_size": 0.05, "schedule": "constant", "weight_decay": 0.1}
+    (problem,) = shares("quadratic:dim=100,sigma=0.3", 1)
+    batches = Batches([problem], sign_sgd.Config(**config))
+    theta, m = problem.x0(), np.zeros(problem.dim)
+    for _ in range(60):
+        g = batches.gradient(0, theta)
+        c = 0.9 * m + 0.1 * g
+        m = 0.99 * m + 0.01 * g
+        theta = theta - 0.05 * (np.sign(c) + 0.1 * theta)
+    x = execute(alone, sign_sgd, problem, 60, **config).x
+    np.testing.assert_allclose(x, theta, rtol=0, atol=1e-12)
 
 
 def test_warm_up() -> None:

@@ -49,6 +49,7 @@ def test_what_is_not_a_papers_number_is_not_called_one() -> None:
         "sign-rate",
         "sign-bound",
         "vote-bound",
+        "one-peer-exact",
     }
     assert {claim.id for claim in CLAIMS.values() if claim.grade is Grade.PAPER} == stated
 

@@ -123,6 +123,7 @@ def test_nan_is_reported_wherever_it_is(side: Side, dim: int) -> None:
             assert side.ballot(v, tossed, 0, words)
             assert side.momentum_ballot(v, np.zeros_like(v), 0.9, tossed, 0, words)
             assert np.isnan(side.feedback_ballot(v, np.zeros_like(v), 0.1, tossed, 0, words))
+            assert side.stochastic_ballot(v, 2.0, 1, words)
     infinite = np.full(dim, -np.inf, np.float32)
     assert not side.ballot(infinite, tossed, 0, words)
     assert not bits(words, dim).any()
@@ -158,6 +159,35 @@ def test_feedback_ballot(side: Side, dim: int, dtype: str) -> None:
         plus = bits(words, dim)
         np.testing.assert_array_equal(plus, expected_plus(p, tossed, 0))
         np.testing.assert_allclose(e + np.where(plus, scale, -scale), p, rtol=0, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dim", [1, 32, 33, 1025])
+def test_stochastic_ballot(side: Side, dim: int, dtype: str) -> None:
+    """Every bit by the hash of its coordinate; pad bits are 0, further words stay as they were. The bound and what is
+    beyond have their sign, zeros of both signs a fair one."""
+    v, size = vector(dim, dtype), sign.words(dim)
+    bound = float(np.abs(v).max()) or 1.0
+    v[-1], v[dim // 2] = bound, -bound
+    v[dim // 3] = 3 * bound
+    hashes, words = np.zeros(dim, np.uint32), np.full(size + 2, 0xABCD1234, np.uint32)
+    sign.toss(77, hashes)
+    assert not side.stochastic_ballot(v, bound, 77, words)
+    np.testing.assert_array_equal(bits(words, dim), v / bound > hashes / 2**31 - 1)
+    assert not bits(words, 32 * size)[dim:].any()
+    assert (words[size:] == 0xABCD1234).all()
+
+
+def test_stochastic_signs_are_unbiased_up_to_scale() -> None:
+    """By the keys of 20,000 steps of one worker: bound x the mean sign is v, to five standard deviations."""
+    v, bound, steps = np.linspace(-2, 2, 41), 2.0, 20_000
+    words, total = np.zeros(2, np.uint32), np.zeros(41)
+    for k in range(steps):
+        sign.stochastic_ballot(v, bound, int(sign.hashed(k, 123)), words)
+        total += np.where(bits(words, 41), 1, -1)
+    mean = bound * total / steps
+    assert (mean[0], mean[-1]) == (-2, 2)
+    assert (np.abs(mean - v) <= 5 * np.sqrt(bound**2 - v**2) / np.sqrt(steps)).all()
 
 
 @pytest.mark.parametrize("size", [1, 63, 64, 65, 200])
@@ -263,6 +293,7 @@ def test_no_kernel_allocates_a_vector() -> None:
         sign.ballot(g, tossed, 0, words)
         sign.momentum_ballot(g, m, 0.9, tossed, 0, words)
         sign.feedback_ballot(g, e, 0.1, tossed, 0, words)
+        sign.stochastic_ballot(g, 2.0, 1, words)
         sign.tally(ballots, tossed, outcome[0])
         sign.count(ballots, sums)
         sign.decide(sums, tossed, outcome[0])

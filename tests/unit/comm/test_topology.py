@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csgraph
 
-from outpace.comm import topology
+from outpace.comm import graphs
 from outpace.comm.errors import UserError
 from outpace.comm.topology import (
     TOPOLOGIES,
@@ -16,13 +16,17 @@ from outpace.comm.topology import (
     bipartition,
     canonical,
     diameter,
+    mixing_matrices,
     mixing_matrix,
     neighbours,
+    push_matrices,
     smallest_eigenvalue,
     spectral_gap,
+    steps_to_all,
 )
 
 SEEDS = st.integers(0, 2**32 - 1)
+EXPONENTIAL = ("static-exponential", "one-peer")
 
 
 def edges(W):
@@ -41,8 +45,8 @@ def write(path, W):
 
 @st.composite
 def made(draw):
-    """(SPEC, n) of every topology that needs no file, at every kind of n that it has."""
-    name = draw(st.sampled_from(sorted(set(TOPOLOGIES) - {"file"})))
+    """(SPEC, n) of every undirected topology that needs no file, at every kind of n that it has."""
+    name = draw(st.sampled_from(sorted(set(TOPOLOGIES) - {"file", *EXPONENTIAL})))
     n = draw(st.integers(1, 24))
     text = name
     if name == "torus":
@@ -226,6 +230,96 @@ def test_rho_of_random_pairwise_averaging(n, ring, exponential, degree, complete
     assert degrees(mixing_matrix("exponential", n)) == [degree] * n
 
 
+# The exponential graphs of Ying et al., arXiv:2110.13363, and matrices for push-sum.
+
+
+@pytest.mark.parametrize("n", range(1, 20))
+@pytest.mark.parametrize("name", EXPONENTIAL)
+def test_exponential_graphs_by_their_definition(name, n):
+    """W_ij is not 0 where i = j, or where i - j (mod n) is a power of two: any one, or that of the step."""
+    L = (n - 1).bit_length()
+    hops = [{2**k} for k in range(L)] if name == "one-peer" else [{2**k for k in range(L)}]
+    matrices = mixing_matrices(name, n)
+    assert len(matrices) == max(1, len(hops))
+    for W, of_step in zip(matrices, hops, strict=n > 1):
+        expected = [[float(i == j or (i - j) % n in of_step) for j in range(n)] for i in range(n)]
+        np.testing.assert_allclose(W, np.array(expected) / (1 + len(of_step)), rtol=0, atol=1e-15)
+    lazy = mixing_matrices(f"{name}:lazy=1", n)
+    np.testing.assert_allclose(lazy, (np.array(matrices) + np.eye(n)) / 2, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("n", range(2, 65))
+def test_spectral_gap_of_the_static_exponential_graph(n):
+    """Proposition 1: 2/(1 + ceil(log2 n)) for every even n, more for odd n; and so contracts a step in the 2-norm."""
+    (W,) = mixing_matrices("static-exponential", n)
+    second = np.sort(np.abs(np.linalg.eigvals(W)))[-2]
+    assert spectral_gap(W) == pytest.approx(1 - second, abs=1e-12)
+    stated = 2 / (1 + np.ceil(np.log2(n)))
+    if n % 2:
+        assert spectral_gap(W) > stated + 1e-6
+    else:
+        assert spectral_gap(W) == pytest.approx(stated, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 4, 8, 16, 32, 64])
+def test_one_peer_averages_exactly(n):
+    """Lemma 1: log2 n steps in a row, from whichever one on, and no fewer."""
+    matrices = mixing_matrices("one-peer", n)
+    assert len(matrices) == np.log2(n)
+    for first in range(len(matrices)):
+        product = np.eye(n)
+        for W in matrices[first:] + matrices[:first]:
+            assert np.abs(product - 1 / n).max() >= 1 / n
+            product = W @ product
+        np.testing.assert_allclose(product, np.full((n, n), 1 / n), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("n", [3, 5, 6, 12])
+def test_one_peer_of_another_number_is_not_exact(n):
+    """But all have heard of all after one period, and no sooner."""
+    reached, matrices = np.eye(n), mixing_matrices("one-peer", n)
+    for W in matrices:
+        assert not reached.all()
+        reached = W @ reached
+    assert reached.all()
+    assert np.abs(reached - 1 / n).max() > 0.01
+    assert steps_to_all(matrices) == len(matrices)
+
+
+def test_steps_to_all_of_one_graph_is_its_diameter():
+    assert [steps_to_all(mixing_matrices(name, 16)) for name in ("ring", "star", "static-exponential")] == [8, 2, 4]
+
+
+@pytest.mark.parametrize("name", EXPONENTIAL)
+def test_directed_graphs_are_no_symmetric_matrix(name):
+    for n in (1, 2, 8):
+        with pytest.raises(UserError, match=rf"--topology {name} is directed.* one symmetric mixing matrix; .* ring,"):
+            mixing_matrix(name, n)
+
+
+@settings(deadline=None, max_examples=60)
+@given(made())
+def test_push_matrices_give_equal_parts(case):
+    """Column j: the same part to j and to each that it sends to; on a regular graph those are Metropolis's."""
+    text, n = case
+    (P,) = push_matrices(text, n)
+    W = mixing_matrix(text, n)
+    np.testing.assert_allclose(P.sum(axis=0), 1, rtol=0, atol=1e-14)
+    assert ((P != 0) == (W != 0) | np.eye(n, dtype=bool)).all()
+    if "lazy=1" in text:
+        P = 2 * P - np.eye(n)
+    for column, degree in zip(P.T, degrees(W), strict=True):
+        np.testing.assert_allclose(column[column > 0], 1 / (1 + degree), rtol=0, atol=1e-14)
+    if len(set(degrees(W))) == 1:
+        np.testing.assert_allclose(push_matrices(text, n)[0], W, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", EXPONENTIAL)
+def test_exponential_graphs_push_equal_parts_as_they_are(name):
+    for n in (1, 2, 5, 8):
+        np.testing.assert_allclose(push_matrices(name, n), mixing_matrices(name, n), rtol=0, atol=1e-15)
+
+
 # Random graphs.
 
 
@@ -281,7 +375,7 @@ def test_erdos_renyi_gives_up():
 
 
 def test_random_regular_gives_up(monkeypatch):
-    monkeypatch.setattr(topology, "_connected", lambda graph: False)
+    monkeypatch.setattr(graphs, "connected", lambda graph: False)
     with pytest.raises(UserError, match="no connected graph of 4 workers"):
         mixing_matrix("random-regular:degree=2", 4)
 
@@ -330,6 +424,33 @@ def test_bad_file_is_named_with_its_flaw(tmp_path, content, reason):
     (tmp_path / "W.txt").write_text(content)
     with pytest.raises(UserError, match=rf"W\.txt: .*{reason}"):
         mixing_matrix(f"file:path={tmp_path}/W.txt", 2)
+
+
+# Who sends to whom is told by columns here: 0 -> 1 -> 2 -> 0, of unequal parts.
+PUSHED = "0.5 0 0.25\n0.5 0.5 0\n0 0.5 0.75"
+
+
+def test_push_sum_takes_a_directed_file(tmp_path):
+    (tmp_path / "P.txt").write_text(PUSHED)
+    (P,) = push_matrices(f"file:path={tmp_path}/P.txt", 3)
+    assert P.tolist() == [[0.5, 0, 0.25], [0.5, 0.5, 0], [0, 0.5, 0.75]]
+    with pytest.raises(UserError, match="must be symmetric"):
+        mixing_matrices(f"file:path={tmp_path}/P.txt", 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("0.5 0.5\n0.4 0.6", r"column 0 sums to 0\.9; columns must sum to 1"),
+        ("0.5 0\n0.5 1", "from worker 1 to worker 0"),
+        ("1 0.5\n0 0.5", "from worker 0 to worker 1"),
+        ("0 0.5\n1 0.5", r"W\[0,0\] is 0, and every worker must keep a part; lazy=1"),
+    ],
+)
+def test_bad_file_for_push_sum_is_named_with_its_flaw(tmp_path, content, reason):
+    (tmp_path / "P.txt").write_text(content)
+    with pytest.raises(UserError, match=rf"P\.txt: .*{reason}"):
+        push_matrices(f"file:path={tmp_path}/P.txt", 2)
 
 
 def test_a_byte_order_mark_is_no_number(tmp_path):

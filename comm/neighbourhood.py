@@ -1,0 +1,35 @@
+"""What a worker averages over in a step: its row of a mixing matrix, and the arrays that the vectors go through."""
+
+from typing import Any
+
+from outpace.comm.arrays import copy, module, twin
+from outpace.comm.meter import MeteredComm
+from outpace.comm.topology import Matrix, neighbours
+
+
+class Neighbourhood:
+    """Worker `comm.rank` in one step of a topology, whose `graph` joins it with those it hears and those that hear it.
+
+    It sends `own`, shape (dim,), through `own_wire`, `nbytes` in all, and hears through `wire`.
+    """
+
+    def __init__(self, comm: MeteredComm, W: Matrix, X: Any) -> None:
+        """The first rows of `X` are the own vector and those that are heard."""
+        hears, heard_by = neighbours(W, comm.rank), neighbours(W.T, comm.rank)
+        self.graph = comm.Create_dist_graph_adjacent(hears, heard_by)
+        self.nbytes = len(heard_by) * X[0].nbytes
+        self._X, self._heard = X[: 1 + len(hears)], X[1 : 1 + len(hears)]
+        self._weights = module(X).asarray(W[comm.rank, [comm.rank, *hears]], X.dtype)
+        self.wire = twin(self._heard, comm)
+
+    def average(self, out: Any) -> None:
+        """out, shape (dim,), <- the average by W of the own vector and what has been heard."""
+        copy(self.wire, self._heard)
+        module(out).dot(self._weights, self._X, out=out)
+
+
+def neighbourhoods(comm: MeteredComm, matrices: list[Matrix], x: Any) -> tuple[Any, list[Neighbourhood]]:
+    """The vector that a worker sends, like x, and its neighbourhoods in the steps of a period; collective over comm."""
+    most = max(len(neighbours(W, comm.rank)) for W in matrices)
+    X = module(x).empty((1 + most, x.size), x.dtype)  # which they share: a step's vectors are gone in the next one
+    return X[0], [Neighbourhood(comm, W, X) for W in matrices]
