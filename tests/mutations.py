@@ -3,7 +3,8 @@
 `make mutations` copies the checkout into a temporary folder and puts the faults of `mutations.toml` into the copy, one
 at a time; each one's test runs there, before that without the fault. A fault that its test lets pass has survived,
 which is an error, but for those whose `equivalent` says why no test can see them. `--write` writes docs/mutations.md,
-`--only WORD` tries the faults with this word in their title or file.
+`--only WORD` tries the faults with this word in their title or file. `--claims` tries those with a `claim`, the id of
+one in the ledger that holds without the fault and must not hold with it, by `outpace claims` in place of the test.
 """
 
 import argparse
@@ -24,11 +25,18 @@ PAGE = ROOT / "docs" / "mutations.md"
 BIN = Path(sys.executable).parent
 NOT_COPIED = shutil.ignore_patterns(".git", ".venv*", "build", "dist", "*.egg-info", "results")
 HANGS_S = 45  # a fault may leave ranks waiting for one another: that is seen as well
+OF_A_CLAIM_S = 600
 HEAD = """# Faults that the tests see
 
 Every row is a deliberate fault, put into a copy of the sources, and a test that fails by it. `make mutations` tries
 them all. The table is `tests/mutations.toml`, and this page is written from it:
 `.venv/bin/python tests/mutations.py --write`.
+"""
+BY_CLAIMS = """
+## Faults that claims see
+
+A wrong implementation fails its claim, too: with these faults `outpace claims` says no longer that it holds
+(`.venv/bin/python tests/mutations.py --claims`).
 """
 UNSEEN = """
 ## Changes that no test can see
@@ -47,6 +55,7 @@ class Mutation:
     k: str  # which of its tests
     ranks: int = 0  # under mpiexec; 0: without
     equivalent: str = ""  # why no test can fail
+    claim: str = ""  # id of a claim that no longer holds
 
     def apply(self, text: str) -> str:
         """The file's text with the fault. Raises ValueError where the old text is not there, or not once."""
@@ -54,7 +63,10 @@ class Mutation:
             raise ValueError(f"{self.fault}: the old text stands in {self.file} {text.count(self.old)} times")
         return text.replace(self.old, self.new)
 
-    def command(self) -> list[str]:
+    def command(self, by_claim: bool = False) -> list[str]:
+        if by_claim:
+            longest = f"faulthandler_timeout={OF_A_CLAIM_S}"
+            return ["pytest", "-o", longest, "tests/launch/test_claims.py", "-k", f"it_holds and {self.claim}"]
         launcher = ["mpiexec", "-n", str(self.ranks)] if self.ranks else []
         return [*launcher, "pytest", self.test, "-k", self.k]
 
@@ -69,6 +81,8 @@ def page() -> str:
     seen, unseen = ([m for m in table() if bool(m.equivalent) is sort] for sort in (False, True))
     lines = [HEAD, "| fault | in | test that fails |", "|---|---|---|"]
     lines += [f"| {m.fault} | `{m.file}` | `{shlex.join(m.command())}` |" for m in seen]
+    lines += [BY_CLAIMS, "| fault | in | claim |", "|---|---|---|"]
+    lines += [f"| {m.fault} | `{m.file}` | `{m.claim}` |" for m in table() if m.claim]
     if unseen:
         lines += [UNSEEN, "| change | in | why |", "|---|---|---|"]
         lines += [f"| {m.fault} | `{m.file}` | {m.equivalent} |" for m in unseen]
@@ -89,14 +103,16 @@ def copied(folder: Path) -> Path:
 def passes(copy: Path, command: tuple[str, ...]) -> bool:
     """Whether the test passes in the copy, as it is now."""
     program = [str(BIN / word) if word in ("mpiexec", "pytest") else word for word in command]
-    options = ["-q", "-x", "-p", "no:cacheprovider", "-o", f"faulthandler_timeout={HANGS_S}"]
+    options = ["-q", "-x", "-p", "no:cacheprovider"]
+    if "-o" not in command:
+        options += ["-o", f"faulthandler_timeout={HANGS_S}"]
     env = os.environ | {"PYTHONPATH": str(copy / "build" / "types"), "MPIEXEC_TIMEOUT": str(2 * HANGS_S)}
     return subprocess.run([*program, *options], cwd=copy, env=env, capture_output=True, check=False).returncode == 0
 
 
-def verdict(copy: Path, mutation: Mutation) -> str:
+def verdict(copy: Path, mutation: Mutation, command: tuple[str, ...]) -> str:
     """What became of the fault."""
-    path, command = copy / mutation.file, tuple(mutation.command())
+    path = copy / mutation.file
     original, stat = path.read_text(), path.stat()
     path.write_text(mutation.apply(original))
     compile(path.read_text(), mutation.file, "exec")
@@ -114,6 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="WORD", default="")
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--claims", action="store_true")
     options = parser.parse_args()
     if options.write:
         PAGE.write_text(page())
@@ -123,9 +140,9 @@ def main() -> None:
         copy = copied(Path(folder))
         sound = functools.cache(functools.partial(passes, copy))
         for mutation in table():
-            if options.only in mutation.fault + mutation.file:
-                start = time.monotonic()
-                found = verdict(copy, mutation) if sound(tuple(mutation.command())) else "FAILS WITHOUT THE FAULT"
+            if options.only in mutation.fault + mutation.file and (mutation.claim or not options.claims):
+                start, command = time.monotonic(), tuple(mutation.command(options.claims))
+                found = verdict(copy, mutation, command) if sound(command) else "FAILS WITHOUT THE FAULT"
                 bad += found not in ("killed", "equivalent")
                 print(f"{time.monotonic() - start:5.0f} s  {found:10}  {mutation.file}: {mutation.fault}", flush=True)
     sys.exit(f"{bad} of the faults are not seen as the table says" if bad else 0)

@@ -190,6 +190,17 @@ def check(options: argparse.Namespace) -> int:
     return start(options.file, options.sizes, options.limit)
 
 
+def claims(options: argparse.Namespace) -> int:
+    from outpace.benchmarks.claims import ledger
+    from outpace.benchmarks.claims.claim import Scale
+
+    if options.list:
+        ledger.listed(ledger.chosen(options.ids))
+        return 0
+    scale = Scale(options.quick, options.workers)
+    return ledger.verify(options.ids, scale, options.out, options.slurm, options.retry_failed, options.retry_busy)
+
+
 def doctor(options: argparse.Namespace) -> int:
     module = "outpace.benchmarks.machine.doctor"
     if options.nodes is None:
@@ -205,5 +216,5 @@ def race(options: argparse.Namespace) -> int:
 
 
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
-    does.__name__: does for does in (run, sweep, jobscripts, show, plot, export, micro, check, doctor, race)
+    does.__name__: does for does in (run, sweep, jobscripts, show, plot, export, micro, check, claims, doctor, race)
 }

@@ -134,6 +134,26 @@ def parser() -> argparse.ArgumentParser:
     )
     one.set_defaults(command="check")
 
+    one = commands.add_parser(
+        "claims",
+        help="what papers claim, tested here, with verdicts",
+        description="Print the thresholds of the claims, run the experiments that are missing, print the verdicts and "
+        "write DIR/report.html, report.md and claims.json. The same command goes on where it was stopped.",
+    )
+    one.add_argument("ids", nargs="*", metavar="ID", help="default all")
+    one.add_argument("--list", action="store_true", help="print the claims and their thresholds only")
+    one.add_argument("--quick", action="store_true", help="less of everything, with wider intervals: four minutes")
+    one.add_argument(
+        "--workers", type=_positive, metavar="N", help="so many, where an experiment leaves their number open"
+    )
+    one.add_argument("--slurm", action="store_true", help="submit what is missing to Slurm, judge what is there")
+    one.add_argument(
+        "-o", "--out", type=Path, metavar="DIR", default=Path("results/claims"), help="default %(default)s"
+    )
+    one.add_argument("--retry-failed", action="store_true", help="run failed experiments again, too")
+    one.add_argument("--retry-busy", action="store_true", help="time again what was timed on a busy machine")
+    one.set_defaults(command="claims")
+
     one = commands.add_parser("doctor", help="what works here: MPI, threads, GPU; messages between nodes")
     one.add_argument(
         "--nodes",

@@ -96,7 +96,7 @@ def describe(comm: MPI.Intracomm, gpu: bool) -> dict[str, Any]:
         "mpi_library": MPI.Get_library_version().strip("\0 \n").splitlines()[0],
         "thread_level": THREAD_LEVELS[MPI.Query_thread()],
         "hostnames": hosts,
-        "cpu_model": _cpu_model(),
+        "cpu_model": cpu_model(),
         "cores": sum(cores.values()),
         "gpu": _gpu_name() if gpu else "none",
         "python_version": platform.python_version(),
@@ -143,7 +143,7 @@ def _git_commit() -> str:
         return "unknown"
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()

@@ -1,1 +1,1 @@
-"""The launches, the table and the figures behind a claim about several programs, one file each."""
+"""Studies: launches over a range of sizes or flags, with a table and figures, one file each. They claim nothing."""

@@ -1,4 +1,4 @@
-"""Studies: the launches, the table and the figures behind a claim about several programs, by one command each.
+"""Studies: launches over a range, with a table and figures, by one command each. What is claimed is in `claims`.
 
     python -m outpace.benchmarks.studies unequal-data    D^2 and D-PSGD where workers hold different labels
     python -m outpace.benchmarks.studies busiest-rank    rates and traffic against the number of workers

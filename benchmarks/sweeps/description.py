@@ -79,9 +79,14 @@ def load(path: Path, folder: Path | None = None) -> Sweep:
     except (ValueError, UserError) as error:  # of tomllib, too, for a number of more than 4,300 digits
         raise UserError(f"{path}: {error}") from None
     try:
-        return dataclasses.replace(_Description(table, path.stem, folder).sweep(), file=path)
+        return dataclasses.replace(described(table, path.stem, folder), file=path)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def described(table: dict[str, Any], name: str, folder: Path | None = None) -> Sweep:
+    """The sweep of a table like a TOML file's, which is named `name`; else as `load`."""
+    return _Description(table, name, folder).sweep()
 
 
 def presets() -> dict[str, Path]:

@@ -21,6 +21,7 @@ FLOORS = (
     ("program",),
     ("algorithms",),
     ("sweeps", "studies", "micro", "conformance"),
+    ("claims",),
     ("command",),
 )
 FLOOR = {room: floor for floor, of_floor in enumerate(FLOORS) for room in of_floor}

@@ -2,6 +2,8 @@
 
 import mutations
 
+from outpace.benchmarks.claims.ledger import CLAIMS
+
 
 def test_every_fault_can_be_put_into_its_file() -> None:
     """Once, as something that Python compiles; the test that must fail has a file."""
@@ -9,6 +11,7 @@ def test_every_fault_can_be_put_into_its_file() -> None:
         text = (mutations.ROOT / mutation.file).read_text()
         compile(mutation.apply(text), mutation.file, "exec")
         assert (mutations.ROOT / mutation.test).is_file(), mutation.fault
+        assert mutation.claim in ("", *CLAIMS), mutation.fault
 
 
 def test_the_page_is_that_of_the_table() -> None:

@@ -1,0 +1,1 @@
+"""The claims ledger, behind `outpace claims`: what papers say, tested here, with thresholds fixed beforehand."""
