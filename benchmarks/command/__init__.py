@@ -33,7 +33,7 @@ Two programs on four workers, the last of them ten times slower, and what became
 `outpace --help` lists the commands, `outpace run PROGRAM --help` the flags of a program."""
 
 UNREAD: Final = {errno.EPIPE: signal.SIGPIPE, errno.EIO: signal.SIGHUP}  # the reader is gone, the terminal is
-LOOKS: Final = [[], ["show"], ["plot"], ["export"]]  # nothing is left undone where nobody reads on: ... | head
+LOOKS: Final = [[], ["show"], ["explain"], ["plot"], ["export"]]  # nothing is undone if nobody reads on: ... | head
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,13 +80,13 @@ def run(options: argparse.Namespace) -> int:
 
     slurm.check_allocation()
     ended = launcher.launch(module_of(options.program), options.workers, options.flags)
-    _explain(ended, Path(launcher.value_of("--out", options.flags) or "").parent)
+    _tell(ended, Path(launcher.value_of("--out", options.flags) or "").parent)
     if options.requeue and ended.code == GOES_ON:
         slurm.requeue()
     return ended.code
 
 
-def _explain(ended: Ended, folder: Path | None = None) -> int:
+def _tell(ended: Ended, folder: Path | None = None) -> int:
     """Say what ended a launch, where it was one of its ranks; its exit code."""
     if explained := launcher.explain(ended, folder):
         streams.say(explained)
@@ -140,6 +140,23 @@ def show(options: argparse.Namespace) -> int:
     return inspection.show(files)
 
 
+def explain(options: argparse.Namespace) -> int:
+    import json
+
+    from outpace.benchmarks import explaining
+    from outpace.benchmarks.explaining import words
+    from outpace.benchmarks.trace import inspection
+
+    explained = explaining.explain(options.file)
+    if options.json:
+        print(json.dumps(explained.as_json(), indent=1))
+        return 0
+    out = inspection.console()
+    for part in words.for_terminal(explained):
+        out.print(part, highlight=False)
+    return 0
+
+
 def _export_model(options: argparse.Namespace) -> int:
     from mpi4py import MPI
 
@@ -181,7 +198,7 @@ def micro(options: argparse.Namespace) -> int:
         raise UserError(f"unknown micro-benchmark '{options.name}'; allowed: {', '.join(RANKS)}")
     ranks = options.workers or RANKS[options.name]
     arguments = [options.name, options.backend, f"--links={options.links}"]
-    return _explain(launcher.launch("outpace.benchmarks.micro", ranks, arguments))
+    return _tell(launcher.launch("outpace.benchmarks.micro", ranks, arguments))
 
 
 def check(options: argparse.Namespace) -> int:
@@ -193,9 +210,9 @@ def check(options: argparse.Namespace) -> int:
 def doctor(options: argparse.Namespace) -> int:
     module = "outpace.benchmarks.machine.doctor"
     if options.nodes is None:
-        return _explain(launcher.launch(module, 2, []))
+        return _tell(launcher.launch(module, 2, []))
     ranks, placement = mpiexec.one_a_node(options.nodes)
-    return _explain(launcher.launch(module, ranks, ["--nodes"], placement=placement))
+    return _tell(launcher.launch(module, ranks, ["--nodes"], placement=placement))
 
 
 def race(options: argparse.Namespace) -> int:
@@ -205,5 +222,5 @@ def race(options: argparse.Namespace) -> int:
 
 
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
-    does.__name__: does for does in (run, sweep, jobscripts, show, plot, export, micro, check, doctor, race)
+    does.__name__: does for does in (run, sweep, jobscripts, show, explain, plot, export, micro, check, doctor, race)
 }

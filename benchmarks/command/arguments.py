@@ -76,6 +76,17 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(command="show")
 
     one = commands.add_parser(
+        "explain",
+        help="why a run took its time, who is to blame, and what would help",
+        description="From one trace: where each rank's time went, the critical path of a synchronous program, "
+        "staleness and exchanges of an asynchronous one, links and servers, who is to blame, and what the run "
+        "would have taken otherwise.",
+    )
+    one.add_argument("file", type=Path, metavar="RUN.h5")
+    one.add_argument("--json", action="store_true", help="print it as JSON, for programs")
+    one.set_defaults(command="explain")
+
+    one = commands.add_parser(
         "plot",
         help="draw one figure from traces",
         description="Draw one figure; without arguments list the figures.",

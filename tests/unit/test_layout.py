@@ -17,7 +17,7 @@ SENDING = [  # what programs send by
 FLOORS = (
     ("comm", "jobscripts"),
     ("config", "trace", "machine", "problems"),
-    ("running", "figures"),
+    ("running", "figures", "explaining"),
     ("program",),
     ("algorithms",),
     ("sweeps", "studies", "micro", "conformance"),
