@@ -20,9 +20,9 @@ from outpace.benchmarks.sweeps.programs import module_of
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
-COMPUTE = ("--compute-time", "0.02", "--evaluations", "1")
+COMPUTE = ("--compute-time", "0.1", "--evaluations", "1")
 SERVING = "            with trace.phase("  # of a_psgd's server, which is here made slow in the phase that it begins
-SLOW_LINK = "rate=4mbit,others=1gbit"  # 40 ms for a model of 19 kB
+SLOW_LINK = "rate=2mbit,others=1gbit"  # 80 ms for a model of 19 kB
 
 Blame = tuple[int | None, str]
 
@@ -48,7 +48,7 @@ def cases(slow_server: Path, links: bool) -> Iterator[Case]:
     for seed in itertools.count():
         for n, program in itertools.product((4, 8), ("allreduce_sgd", "d_psgd", "ad_psgd", "a_psgd")):
             slow = (1 + seed) % n
-            delay = f"fixed:rank={slow},factor={11 if n == 4 else 4}"  # +200 ms, +60 ms
+            delay = f"fixed:rank={slow},factor=3"  # +200 ms
             yield Case("equal", program, n, seed, (), None)
             yield Case("fixed", program, n, seed, ("--stragglers", delay), (slow, "injected"))
             yield Case("random", program, n, seed, ("--stragglers", "random:p=0.1,factor=6"), (None, "injected"))
@@ -68,8 +68,7 @@ def run(case: Case, folder: Path) -> Path:
     out = folder / f"{case.name}.h5"
     if not out.exists():
         ranks = case.workers + (case.blame == (case.workers, "server") or case.program == "a_psgd")
-        epochs = 2 if case.kind == "equal" else 1
-        flags = [*COMPUTE, "--seed", str(case.seed), "--epochs", str(epochs), *case.flags, "--out", str(out)]
+        flags = [*COMPUTE, "--seed", str(case.seed), "--epochs", str(case.workers // 4), *case.flags, "--out", str(out)]
         ended = launcher.launch(module_of(case.program), ranks, flags)
         if ended.code:
             sys.exit(f"{case.name}: exit code {ended.code}")
@@ -91,7 +90,7 @@ def main() -> None:
     slow_server = folder / "slow_server.py"
     source = (rooms.ROOT / "algorithms" / "a_psgd.py").read_text()
     slowed = source.replace(
-        "                g *= gamma(k[0])", "                sleep(comm, 0.02)\n                g *= gamma(k[0])"
+        "                g *= gamma(k[0])", "                sleep(comm, 0.05)\n                g *= gamma(k[0])"
     )
     slow_server.write_text(slowed.replace("import wait\n", "import sleep, wait\n"))
     try:

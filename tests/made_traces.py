@@ -199,7 +199,8 @@ def rounds(
     for r, k in np.ndindex(n, count):
         computed, arrived = start[k] + busy[r][k] - injected[r, k], start[k] + busy[r][k]
         events.append((start[k], r, "compute", computed, k, -1, 0))
-        events.append((computed, r, "inject", arrived, k, -1, 0))
+        if injected[r, k]:
+            events.append((computed, r, "inject", arrived, k, -1, 0))
         events.append((arrived, r, "allreduce", end[k], k, -1, nbytes))
     steps = {"rank": np.tile(np.arange(n), count), "step": np.repeat(np.arange(count), n), "t_s": np.repeat(end, n)}
     steps |= {"compute_s": (np.array(busy) - injected).T.ravel(), "injected_s": injected.T.ravel()}
@@ -235,7 +236,7 @@ def paces(
     if serving is not None:
         events += [(t - serving, n, "push", t, 0, r, nbytes) for t, r, _ in rows]
     for place, (r, peer, lasted) in enumerate(exchanges):
-        events.append((0.01 * place, r, "exchange", 0.01 * place + lasted, 0, peer, nbytes))
+        events.append((0.04 * place, r, "exchange", 0.04 * place + lasted, 0, peer, nbytes))
     ranks = n + (serving is not None)
     more = {"algorithm": "a_psgd" if ranks > n else "ad_psgd", "progress": "wait-free"} | more
     return _explained(path, n, ranks, steps, events, rates, nbytes * len(rank) // n, **more)

@@ -183,11 +183,26 @@ def plot(options: argparse.Namespace) -> int:
 
 
 def export(options: argparse.Namespace) -> int:
+    if options.perfetto or options.otf2:
+        return _export_timeline(options)
     from outpace.benchmarks.trace.export import write_csv, write_parquet
 
     out = options.csv or options.parquet
     write = write_csv if options.csv else write_parquet
     print(f"wrote {write(options.files, out, options.where, options.loss)} row(s) into {out}")
+    return 0
+
+
+def _export_timeline(options: argparse.Namespace) -> int:
+    from outpace.benchmarks.trace import to_otf2, to_perfetto
+
+    if len(options.files) != 1:
+        raise UserError(f"a timeline is of one run; {len(options.files)} files are given")
+    if options.perfetto and not options.out:
+        raise UserError("--perfetto needs -o OUT, such as -o run.pftrace")
+    out = options.out if options.perfetto else options.otf2
+    write = to_perfetto.write if options.perfetto else to_otf2.write
+    print(f"wrote {write(options.files[0], out)} event(s) into {out}")
     return 0
 
 

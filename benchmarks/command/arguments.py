@@ -103,8 +103,8 @@ def parser() -> argparse.ArgumentParser:
 
     one = commands.add_parser(
         "export",
-        help="one table of many runs, for pandas and R",
-        description="Write one row per run: flags, machine, results.",
+        help="one table of many runs, for pandas and R; a run as a timeline, for Perfetto and Vampir",
+        description="Write one row per run: flags, machine, results. Or one run as a timeline.",
     )
     one.add_argument("files", nargs="+", type=Path, metavar="FILE")
     _add_where(one)
@@ -112,6 +112,18 @@ def parser() -> argparse.ArgumentParser:
     form = one.add_mutually_exclusive_group(required=True)
     form.add_argument("--csv", type=Path, metavar="OUT")
     form.add_argument("--parquet", type=Path, metavar="OUT", help="needs pyarrow, the extra `parquet`")
+    form.add_argument(
+        "--perfetto",
+        action="store_true",
+        help="write the timeline of one run to -o, for ui.perfetto.dev; needs the extra `perfetto`",
+    )
+    form.add_argument(
+        "--otf2",
+        type=Path,
+        metavar="DIR",
+        help="write the timeline of one run as a new archive; needs the extra `otf2`",
+    )
+    one.add_argument("-o", "--out", type=Path, metavar="OUT", help="of --perfetto, such as run.pftrace")
     one.set_defaults(command="export")
 
     one = commands.add_parser("micro", help="micro-benchmarks of the primitives beside raw MPI, validated first")

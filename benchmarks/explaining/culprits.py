@@ -24,7 +24,7 @@ SIGMAS: Final = 4.0  # standard deviations by which a worker is late more often 
 LASTING: Final = 0.85  # probability that a gradient of a slow worker takes longer than another's
 BUSY: Final = 0.7  # share of the run in which a server, or its link, is at work, from which it is what all wait for
 WAITED: Final = 0.2  # share of the workers' time that they must then wait
-BY_BYTES: Final = 0.25  # share of a transfer's time that the bytes must explain, at the rate that was measured
+BY_BYTES: Final = 0.15  # share of a transfer's time that the bytes must explain, at the rate that was measured
 
 
 @dataclass(frozen=True)

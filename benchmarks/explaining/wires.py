@@ -59,19 +59,25 @@ class Wires:
 
 
 def seen(run: Run) -> NDArray[np.float64]:
-    """Bytes per second of the quicker messages of an asynchronous program, over each link that they took, (ranks,)."""
+    """Bytes per second of the quicker messages of an asynchronous program, over each link that they took, (ranks,).
+
+    A worker's message to a server is answered in its event. Of an averaging the longer event counts: the side that
+    asks sends first, so all may have come when the other one's begins.
+    """
     n, ranks = run.attrs["n_workers"], len(run.attrs["hostnames"])
     rank, kind, peer, nbytes = (run.column("events", name) for name in ("rank", "kind", "peer", "nbytes"))
     lasted = run.column("events", "t_end_s") - run.column("events", "t_start_s")
-    sent = np.isin(kind, [KIND[name] for name in COMMUNICATION]) & (rank < n) & (nbytes > 0) & (lasted > 0)
-    rates = np.zeros(ranks)
-    for r in range(ranks):
-        if r < n:
-            over = sent & ((rank == r) | (peer == r))
-            rates[r] = np.quantile(nbytes[over] / lasted[over], 1 - QUICK) if over.any() else 0.0
-        elif ranks - n == 1:  # of several, each has a part of the message
-            rates[r] = rates[:n].max()
-    return rates
+    sent = np.isin(kind, [KIND[name] for name in COMMUNICATION]) & (rank < n) & (peer < 0) & (lasted > 0)
+    rates: list[list[NDArray[np.float64]]] = [
+        [nbytes[sent & (rank == r)] / lasted[sent & (rank == r)]] for r in range(n)
+    ]
+    size, by_pair = nbytes.max(initial=0), exchanges(run)
+    for (r, other), times in by_pair.items():
+        back = by_pair.get((other, r), np.empty(0))[: len(times)]
+        rates[r if r < n else other].append(size / np.maximum(times[: len(back)], back))
+    quick = [np.quantile(all_, 1 - QUICK) if len(all_ := np.concatenate(each)) else 0.0 for each in rates]
+    servers = ranks - n  # of several, each has a part of the message
+    return np.array(quick + [max(quick) if servers == 1 else 0.0] * servers)
 
 
 def exchanges(run: Run) -> dict[tuple[int, int], NDArray[np.float64]]:
