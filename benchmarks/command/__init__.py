@@ -33,7 +33,14 @@ Two programs on four workers, the last of them ten times slower, and what became
 `outpace --help` lists the commands, `outpace run PROGRAM --help` the flags of a program."""
 
 UNREAD: Final = {errno.EPIPE: signal.SIGPIPE, errno.EIO: signal.SIGHUP}  # the reader is gone, the terminal is
-LOOKS: Final = [[], ["show"], ["explain"], ["plot"], ["export"]]  # nothing is undone if nobody reads on: ... | head
+LOOKS: Final = [
+    [],
+    ["show"],
+    ["explain"],
+    ["plot"],
+    ["report"],
+    ["export"],
+]  # nothing is undone if nobody reads on: ... | head
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         streams.forsake(sys.stdout)
         streams.forsake(sys.stderr)
-        return 0 if arguments[:1] in LOOKS else 128 + UNREAD[error.errno]
+        return 0 if _leaves_nothing_undone(arguments) else 128 + UNREAD[error.errno]
+
+
+def _leaves_nothing_undone(arguments: Sequence[str]) -> bool:
+    """Where nobody reads on: ... | head."""
+    return not arguments or arguments[0] in {does.__name__ for does in LOOKING}
 
 
 def _do(arguments: Sequence[str]) -> int:
@@ -182,6 +194,13 @@ def plot(options: argparse.Namespace) -> int:
     return 0
 
 
+def report(options: argparse.Namespace) -> int:
+    from outpace.benchmarks import reports
+
+    print(f"wrote {reports.write(options.files, options.out, options.where)}")
+    return 0
+
+
 def export(options: argparse.Namespace) -> int:
     if options.perfetto or options.otf2:
         return _export_timeline(options)
@@ -236,6 +255,7 @@ def race(options: argparse.Namespace) -> int:
     return start(options.out, options.workers, options.factor, options.epochs, options.links)
 
 
+LOOKING: Final = (show, explain, plot, report, export)  # at traces that there are
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
-    does.__name__: does for does in (run, sweep, jobscripts, show, explain, plot, export, micro, check, doctor, race)
+    does.__name__: does for does in (run, sweep, jobscripts, *LOOKING, micro, check, doctor, race)
 }

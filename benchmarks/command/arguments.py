@@ -102,6 +102,17 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(command="plot")
 
     one = commands.add_parser(
+        "report",
+        help="one page about some runs, to send and to keep",
+        description="Write one HTML page with everything in it: what ran where, the figures that these traces allow, "
+        "and who was slow, and why.",
+    )
+    one.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    one.add_argument("-o", "--out", type=Path, default=Path("report.html"), help="file to write (default %(default)s)")
+    _add_where(one)
+    one.set_defaults(command="report")
+
+    one = commands.add_parser(
         "export",
         help="one table of many runs, for pandas and R; a run as a timeline, for Perfetto and Vampir",
         description="Write one row per run: flags, machine, results. Or one run as a timeline.",

@@ -18,7 +18,7 @@ FLOORS = (
     ("comm", "jobscripts"),
     ("config", "trace", "machine", "problems"),
     ("running", "figures", "explaining"),
-    ("program",),
+    ("program", "reports"),
     ("algorithms",),
     ("sweeps", "studies", "micro", "conformance"),
     ("command",),
