@@ -178,3 +178,86 @@ def written(path: Path, rank: int, steps: list[tuple[float, float]], **header: A
         rows[k] = (k, t_s, read_s, 0.1, 0.0, 0.0, 0, 4)
     part.append("steps", rows.tobytes())
     part.close()
+
+
+def rounds(
+    path: Path,
+    busy: Any,
+    transfer: Any = 0.001,
+    injected: Any = 0.0,
+    rates: Any = None,
+    nbytes: int = 1000,
+    **more: Any,
+) -> Path:
+    """A trace of a synchronous program whose workers were busy for so many seconds, shape (n, rounds), before each
+    collective, which then took `transfer` seconds, shape (rounds,). `rates` are those of the ranks' links."""
+    n, count = np.shape(busy)
+    transfer, injected = np.broadcast_to(transfer, count), np.broadcast_to(injected, (n, count))
+    end = np.cumsum(np.max(busy, axis=0) + transfer)
+    start = np.concatenate([[0.0], end[:-1]])
+    events = []
+    for r, k in np.ndindex(n, count):
+        computed, arrived = start[k] + busy[r][k] - injected[r, k], start[k] + busy[r][k]
+        events.append((start[k], r, "compute", computed, k, -1, 0))
+        if injected[r, k]:
+            events.append((computed, r, "inject", arrived, k, -1, 0))
+        events.append((arrived, r, "allreduce", end[k], k, -1, nbytes))
+    steps = {"rank": np.tile(np.arange(n), count), "step": np.repeat(np.arange(count), n), "t_s": np.repeat(end, n)}
+    steps |= {"compute_s": (np.array(busy) - injected).T.ravel(), "injected_s": injected.T.ravel()}
+    steps |= {"wait_s": (end - start - np.array(busy)).T.ravel(), "staleness": np.zeros(n * count)}
+    more = {"algorithm": "allreduce_sgd", "progress": "none"} | more
+    return _explained(path, n, n, steps, events, rates, nbytes * count, **more)
+
+
+def paces(
+    path: Path,
+    cycles: Any,
+    injected: Any = 0.0,
+    waits: Any = 0.0,
+    serving: float | None = None,
+    rates: Any = None,
+    nbytes: int = 1000,
+    exchanges: Any = (),
+    seconds: float = 10.0,
+    **more: Any,
+) -> Path:
+    """A trace of an asynchronous program whose workers take so many seconds for a gradient, shape (n,), for `seconds`;
+    of these so many were injected, and waited. `exchanges` are (rank, peer, seconds) of communication threads;
+    `serving` is what a server takes for a gradient. `rates` are those of the ranks' links."""
+    n = len(cycles)
+    injected, waits = np.broadcast_to(injected, n), np.broadcast_to(waits, n)
+    rows = sorted((k * cycle, r, k - 1) for r, cycle in enumerate(cycles) for k in range(1, 1 + int(seconds / cycle)))
+    rank, step = np.array([row[1] for row in rows]), np.array([row[2] for row in rows])
+    rng = np.random.default_rng(5)
+    steps = {"rank": rank, "step": step, "t_s": [row[0] for row in rows]}
+    steps |= {"compute_s": (np.array(cycles) - injected - waits)[rank], "injected_s": injected[rank]}
+    steps |= {"wait_s": waits[rank], "staleness": rng.poisson(n - 1, len(rank))}
+    events = [(t - waits[r], r, "push", t, k, -1, nbytes) for t, r, k in rows]
+    if serving is not None:
+        events += [(t - serving, n, "push", t, 0, r, nbytes) for t, r, _ in rows]
+    for place, (r, peer, lasted) in enumerate(exchanges):
+        events.append((0.04 * place, r, "exchange", 0.04 * place + lasted, 0, peer, nbytes))
+    ranks = n + (serving is not None)
+    more = {"algorithm": "a_psgd" if ranks > n else "ad_psgd", "progress": "wait-free"} | more
+    return _explained(path, n, ranks, steps, events, rates, nbytes * len(rank) // n, **more)
+
+
+def _explained(path: Path, n: int, ranks: int, steps: Any, events: Any, rates: Any, sent: int, **more: Any) -> Path:
+    """What `outpace explain` reads; every rank sends `sent` bytes to the next."""
+    columns = {"steps": steps | {"samples": np.full(len(steps["rank"]), 32)}}
+    start, rank, kind, end, step, peer, nbytes = zip(*sorted(events), strict=True)
+    numbers = [schema.KIND[name] for name in kind]
+    names = ("rank", "kind", "t_start_s", "t_end_s", "step", "peer", "nbytes")
+    columns["events"] = dict(zip(names, (rank, numbers, start, end, step, peer, nbytes), strict=True))
+    table = np.roll(np.eye(ranks), 1, axis=1) * sent
+    if ranks > n:  # a server, to and from which everything goes
+        table = np.zeros((ranks, ranks))
+        table[:n, n:] = table[n:, :n].T[:] = sent
+    columns["traffic"] = {"nbytes": table, "messages": table > 0}
+    if rates is not None:
+        a, b = np.triu_indices(ranks, 1)
+        columns["network"] = {"a": a, "b": b, "rtt_s": np.full(len(a), 1e-4)}
+        columns["network"]["bytes_per_s"] = np.minimum(np.asarray(rates)[a], np.asarray(rates)[b])
+    wall_s = float(np.max(steps["t_s"]))
+    more = {"hostnames": ["here"] * ranks, "wall_s": wall_s, "n_workers": n, "progress_wait_s": []} | more
+    return write_trace(path, columns, **more)

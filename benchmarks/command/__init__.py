@@ -33,7 +33,14 @@ Two programs on four workers, the last of them ten times slower, and what became
 `outpace --help` lists the commands, `outpace run PROGRAM --help` the flags of a program."""
 
 UNREAD: Final = {errno.EPIPE: signal.SIGPIPE, errno.EIO: signal.SIGHUP}  # the reader is gone, the terminal is
-LOOKS: Final = [[], ["show"], ["plot"], ["export"]]  # nothing is left undone where nobody reads on: ... | head
+LOOKS: Final = [
+    [],
+    ["show"],
+    ["explain"],
+    ["plot"],
+    ["report"],
+    ["export"],
+]  # nothing is undone if nobody reads on: ... | head
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         streams.forsake(sys.stdout)
         streams.forsake(sys.stderr)
-        return 0 if arguments[:1] in LOOKS else 128 + UNREAD[error.errno]
+        return 0 if _leaves_nothing_undone(arguments) else 128 + UNREAD[error.errno]
+
+
+def _leaves_nothing_undone(arguments: Sequence[str]) -> bool:
+    """Where nobody reads on: ... | head."""
+    return not arguments or arguments[0] in {does.__name__ for does in LOOKING}
 
 
 def _do(arguments: Sequence[str]) -> int:
@@ -80,13 +92,13 @@ def run(options: argparse.Namespace) -> int:
 
     slurm.check_allocation()
     ended = launcher.launch(module_of(options.program), options.workers, options.flags)
-    _explain(ended, Path(launcher.value_of("--out", options.flags) or "").parent)
+    _tell(ended, Path(launcher.value_of("--out", options.flags) or "").parent)
     if options.requeue and ended.code == GOES_ON:
         slurm.requeue()
     return ended.code
 
 
-def _explain(ended: Ended, folder: Path | None = None) -> int:
+def _tell(ended: Ended, folder: Path | None = None) -> int:
     """Say what ended a launch, where it was one of its ranks; its exit code."""
     if explained := launcher.explain(ended, folder):
         streams.say(explained)
@@ -140,6 +152,23 @@ def show(options: argparse.Namespace) -> int:
     return inspection.show(files)
 
 
+def explain(options: argparse.Namespace) -> int:
+    import json
+
+    from outpace.benchmarks import explaining
+    from outpace.benchmarks.explaining import words
+    from outpace.benchmarks.trace import inspection
+
+    explained = explaining.explain(options.file)
+    if options.json:
+        print(json.dumps(explained.as_json(), indent=1))
+        return 0
+    out = inspection.console()
+    for part in words.for_terminal(explained):
+        out.print(part, highlight=False)
+    return 0
+
+
 def _export_model(options: argparse.Namespace) -> int:
     from mpi4py import MPI
 
@@ -165,12 +194,34 @@ def plot(options: argparse.Namespace) -> int:
     return 0
 
 
+def report(options: argparse.Namespace) -> int:
+    from outpace.benchmarks import reports
+
+    print(f"wrote {reports.write(options.files, options.out, options.where)}")
+    return 0
+
+
 def export(options: argparse.Namespace) -> int:
+    if options.perfetto or options.otf2:
+        return _export_timeline(options)
     from outpace.benchmarks.trace.export import write_csv, write_parquet
 
     out = options.csv or options.parquet
     write = write_csv if options.csv else write_parquet
     print(f"wrote {write(options.files, out, options.where, options.loss)} row(s) into {out}")
+    return 0
+
+
+def _export_timeline(options: argparse.Namespace) -> int:
+    from outpace.benchmarks.trace import to_otf2, to_perfetto
+
+    if len(options.files) != 1:
+        raise UserError(f"a timeline is of one run; {len(options.files)} files are given")
+    if options.perfetto and not options.out:
+        raise UserError("--perfetto needs -o OUT, such as -o run.pftrace")
+    out = options.out if options.perfetto else options.otf2
+    write = to_perfetto.write if options.perfetto else to_otf2.write
+    print(f"wrote {write(options.files[0], out)} event(s) into {out}")
     return 0
 
 
@@ -181,7 +232,7 @@ def micro(options: argparse.Namespace) -> int:
         raise UserError(f"unknown micro-benchmark '{options.name}'; allowed: {', '.join(RANKS)}")
     ranks = options.workers or RANKS[options.name]
     arguments = [options.name, options.backend, f"--links={options.links}"]
-    return _explain(launcher.launch("outpace.benchmarks.micro", ranks, arguments))
+    return _tell(launcher.launch("outpace.benchmarks.micro", ranks, arguments))
 
 
 def check(options: argparse.Namespace) -> int:
@@ -204,9 +255,9 @@ def claims(options: argparse.Namespace) -> int:
 def doctor(options: argparse.Namespace) -> int:
     module = "outpace.benchmarks.machine.doctor"
     if options.nodes is None:
-        return _explain(launcher.launch(module, 2, []))
+        return _tell(launcher.launch(module, 2, []))
     ranks, placement = mpiexec.one_a_node(options.nodes)
-    return _explain(launcher.launch(module, ranks, ["--nodes"], placement=placement))
+    return _tell(launcher.launch(module, ranks, ["--nodes"], placement=placement))
 
 
 def race(options: argparse.Namespace) -> int:
@@ -215,6 +266,7 @@ def race(options: argparse.Namespace) -> int:
     return start(options.out, options.workers, options.factor, options.epochs, options.links)
 
 
+LOOKING: Final = (show, explain, plot, report, export)  # at traces that there are
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
-    does.__name__: does for does in (run, sweep, jobscripts, show, plot, export, micro, check, claims, doctor, race)
+    does.__name__: does for does in (run, sweep, jobscripts, *LOOKING, micro, check, claims, doctor, race)
 }

@@ -76,6 +76,17 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(command="show")
 
     one = commands.add_parser(
+        "explain",
+        help="why a run took its time, who is to blame, and what would help",
+        description="From one trace: where each rank's time went, the critical path of a synchronous program, "
+        "staleness and exchanges of an asynchronous one, links and servers, who is to blame, and what the run "
+        "would have taken otherwise.",
+    )
+    one.add_argument("file", type=Path, metavar="RUN.h5")
+    one.add_argument("--json", action="store_true", help="print it as JSON, for programs")
+    one.set_defaults(command="explain")
+
+    one = commands.add_parser(
         "plot",
         help="draw one figure from traces",
         description="Draw one figure; without arguments list the figures.",
@@ -91,9 +102,20 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(command="plot")
 
     one = commands.add_parser(
+        "report",
+        help="one page about some runs, to send and to keep",
+        description="Write one HTML page with everything in it: what ran where, the figures that these traces allow, "
+        "and who was slow, and why.",
+    )
+    one.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    one.add_argument("-o", "--out", type=Path, default=Path("report.html"), help="file to write (default %(default)s)")
+    _add_where(one)
+    one.set_defaults(command="report")
+
+    one = commands.add_parser(
         "export",
-        help="one table of many runs, for pandas and R",
-        description="Write one row per run: flags, machine, results.",
+        help="one table of many runs, for pandas and R; a run as a timeline, for Perfetto and Vampir",
+        description="Write one row per run: flags, machine, results. Or one run as a timeline.",
     )
     one.add_argument("files", nargs="+", type=Path, metavar="FILE")
     _add_where(one)
@@ -101,6 +123,18 @@ def parser() -> argparse.ArgumentParser:
     form = one.add_mutually_exclusive_group(required=True)
     form.add_argument("--csv", type=Path, metavar="OUT")
     form.add_argument("--parquet", type=Path, metavar="OUT", help="needs pyarrow, the extra `parquet`")
+    form.add_argument(
+        "--perfetto",
+        action="store_true",
+        help="write the timeline of one run to -o, for ui.perfetto.dev; needs the extra `perfetto`",
+    )
+    form.add_argument(
+        "--otf2",
+        type=Path,
+        metavar="DIR",
+        help="write the timeline of one run as a new archive; needs the extra `otf2`",
+    )
+    one.add_argument("-o", "--out", type=Path, metavar="OUT", help="of --perfetto, such as run.pftrace")
     one.set_defaults(command="export")
 
     one = commands.add_parser("micro", help="micro-benchmarks of the primitives beside raw MPI, validated first")

@@ -9,7 +9,7 @@ from typing import Final
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks import figures
+from outpace.benchmarks import figures, reports
 from outpace.benchmarks.machine import launcher
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
@@ -21,8 +21,8 @@ FIGURES: Final = ("loss-time", "loss-epochs", "epoch-time", "timeline", "stalene
 
 
 def race(folder: Path, workers: int, factor: float, epochs: float, links: str) -> int:
-    """Run the six races in `folder`, over what an earlier race left there, print the table, draw the figures; the first
-    exit code that is not 0, or 0. `links` is the SPEC of --links."""
+    """Run the six races in `folder`, over what an earlier race left there, print the table, draw the figures, write the
+    page about all; the first exit code that is not 0, or 0. `links` is the SPEC of --links."""
     if workers < 2 or workers % 2:
         raise UserError(
             f"-n is {workers}; a ring of workers that AD-PSGD can use has an even number of them, at least 2"
@@ -63,6 +63,7 @@ def race(folder: Path, workers: int, factor: float, epochs: float, links: str) -
         chosen = {"timeline": [run.path for run in slowed.values()], "staleness": asynchronous}.get(name, files)
         figures.draw(name, chosen, out)
         print(f"  {out}")
+    print("all of it on one page:", reports.write(files, folder / "report.html"), sep="\n  ")
     return 0
 
 

@@ -163,6 +163,8 @@ def run_here(sweep: Sweep, retry_failed: bool, requeue: bool) -> int:
     if any(found[point].state == FAILED for point in todo):
         report.say("--status tells why points failed, --retry-failed runs them again")
         return 1
+    if any(standing.state in FINISHED for standing in found.values()):
+        report.say(f"one page about all: outpace report {sweep.folder}/*.h5 -o {sweep.folder}/report.html")
     return 0
 
 

@@ -51,17 +51,17 @@ def _check_labels(path: Path, dataset: h5py.Dataset, column: schema.Column) -> N
 
 def show(paths: Sequence[Path]) -> int:
     """Print one summary per trace; 1 if some file is broken, after the others were shown."""
-    console, errors, code = _console(), Console(stderr=True, emoji=False), 0
+    out, errors, code = console(), Console(stderr=True, emoji=False), 0
     for path in paths:
         try:
-            console.print(summary(validate(path)))
+            out.print(summary(validate(path)))
         except UserError as error:
             errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
             code = 1
     return code
 
 
-def _console() -> Console:
+def console() -> Console:
     """Standard output for tables of names and SPECs, which are no markup of rich's, by a width that can be read."""
     console = Console(markup=False, emoji=False)
     console.width = max(console.width, NARROWEST)

@@ -17,8 +17,8 @@ SENDING = [  # what programs send by
 FLOORS = (
     ("comm", "jobscripts"),
     ("config", "trace", "machine", "problems"),
-    ("running", "figures"),
-    ("program",),
+    ("running", "figures", "explaining"),
+    ("program", "reports"),
     ("algorithms",),
     ("sweeps", "studies", "micro", "conformance"),
     ("claims",),
