@@ -3,18 +3,17 @@
 import json
 import math
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from scipy import stats
 
-from outpace.algorithms.quantized_sgd import Codec, Qsgd
 from outpace.benchmarks.claims import katyusha_x
 from outpace.benchmarks.claims.claim import EXTERNAL, Claim, Grade, Kind, Repetition, Scale, Table, Threshold
 from outpace.benchmarks.claims.statistics import slope
 from outpace.comm import sign, topology
+from outpace.comm.quantise import Quantiser
 
-Quantiser: Final[Any] = Codec  # untyped, as programs are
 LOOKED_UP: Final = "2026-11-29"
 KARIMIREDDY: Final = f"Karimireddy et al., ICML 2019, https://arxiv.org/abs/1901.09847, {LOOKED_UP}"
 YING: Final = f"Ying et al., NeurIPS 2021, https://arxiv.org/abs/2110.13363, {LOOKED_UP}"
@@ -81,7 +80,7 @@ def _qsgd(one: Repetition) -> float:
     v, decoded = rng.standard_normal(1000), np.empty(1000)
     ratios = []
     for s in (1, 4, 16):
-        codec: Any = Quantiser(Qsgd(levels=s), v, np)
+        codec = Quantiser(s, False, v, np)
         total = 0.0
         message = np.zeros((1, codec.message_words), np.uint32)
         for _ in range(200):

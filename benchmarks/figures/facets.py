@@ -81,7 +81,9 @@ def bandwidth(runs: Sequence[Run], figure: "Figure", target: float | None = None
     if len(levels) > 1:
         for title, axes in zip(titles, panels[0], strict=True):
             axes.set_title(title)
-    shown = {place[rate]: "no\nlinks" if math.isinf(rate) else links.short(rate) for rate in sorted(set(rates.values()))}
+    shown = {
+        place[rate]: "no\nlinks" if math.isinf(rate) else links.short(rate) for rate in sorted(set(rates.values()))
+    }
     for axes in panels[1]:
         log_ticks(axes, list(shown), list(shown.values()))
         axes.set_xlim(min(shown) / 1.4, max(shown) * 1.4)
