@@ -22,25 +22,25 @@ PALETTE: Final = {
     "sgp": ("#6699CC", (3, 1, 0)),
     "eamsgd": ("#56B4E9", "p"),
     "m_sync_sgd": ("#DDCC77", "d"),
-    "ringmaster_asgd": ("#661100", "<"),
+    "ringmaster_asgd": ("#661100", (3, 0, 30)),
     "sign_sgd": ("#CC79A7", "X"),
     "quantized_sgd": ("#999933", "P"),
     "svrg": ("#777777", "<"),
     "katyusha_x": ("#882255", ">"),
     "local_sgd": ("#88CCEE", "H"),
     "gossip_local_sgd": ("#44AA99", (4, 1, 0)),  # a star with four points
-    "choco_sgd": ("#AA4466", (4, 0, 0)),  # a square on its tip
+    "choco_sgd": ("#AA4466", (4, 0, 20)),  # a square, tilted
 }
 VARIANTS: Final = {  # by name of the run
     "Adam": ("#332288", "*"),
     "D-PSGD, adapt-combine": ("#004488", (5, 0, 180)),  # a pentagon on its tip
     "D-Lion": ("#EE8866", (3, 1, 180)),
     "sto-signSGD": ("#EE99AA", (7, 0, 0)),
-    "Ringleader ASGD": ("#CC6677", ">"),
+    "Ringleader ASGD": ("#CC6677", (3, 0, -30)),
     "Katyusha Xʷ": ("#AA4499", "h"),
     "Katyusha Xˢ, stratified": ("#117733", "8"),
-    "DiLoCo": ("#6F4C9B", (6, 1, 0)),
-    "NoLoCo": ("#225555", (3, 1, 0)),
+    "DiLoCo": ("#6F4C9B", (8, 1, 0)),
+    "NoLoCo": ("#225555", (5, 1, 180)),
 }
 OTHERS: Final = (("#555555", "*"), ("#AAAAAA", "h"), ("#333333", "d"))  # programs that are not in the table
 DASHES: Final = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), (0, (10, 3)), (0, (3, 4)))

@@ -113,7 +113,7 @@ def test_a_wrong_implementation_fails_its_claim(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(external.sign, "feedback_ballot", forgetful)
     assert verdict("feedback-least-squares") is Verdict.FAILS
-    monkeypatch.setattr(external.Codec, "_uniform", lambda self, hashes: np.ones(len(hashes)))
+    monkeypatch.setattr(external.Quantiser, "_uniform", lambda self, hashes: np.ones(len(hashes)))
     assert verdict("qsgd-variance") is Verdict.FAILS
 
 

@@ -23,8 +23,8 @@ def test_shares_stand_beside_each_other(tmp_path):
 
 
 def test_staleness_shows_shares_mean_and_reference(tmp_path):
-    sync = {"steps": {"staleness": 8 * [0]}}
-    late = {"steps": {"staleness": [2, 3, 3, 3, 3, 3, 3, 12]}}
+    sync = {"steps": {"t_s": range(8), "staleness": 8 * [0]}}
+    late = {"steps": {"t_s": range(8), "staleness": [2, 3, 3, 3, 3, 3, 3, 12]}}
     runs = [
         Run(write_trace(tmp_path / "a.h5", late)),
         Run(write_trace(tmp_path / "b.h5", sync, algorithm="d_psgd")),
@@ -43,7 +43,7 @@ def test_staleness_shows_shares_mean_and_reference(tmp_path):
 
 
 def test_every_staleness_falls_into_a_bar_when_bars_are_wide(tmp_path):
-    run = Run(write_trace(tmp_path / "a.h5", {"steps": {"staleness": np.arange(1000)}}))
+    run = Run(write_trace(tmp_path / "a.h5", {"steps": {"t_s": np.arange(1000), "staleness": np.arange(1000)}}))
     (axes,) = compose("staleness", [run]).axes
     values, edges, _ = axes.patches[0].get_data()
     assert values.sum() == pytest.approx(1.0)
