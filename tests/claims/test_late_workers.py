@@ -26,10 +26,11 @@ def test_rounds_take_as_long_as_their_mth_gradient(tmp_path: Path, law: str, m: 
 
 
 def test_a_mean_over_workers_is_not_drawn_to_fast_ones(tmp_path: Path) -> None:
-    """5 workers, one slowed 10x: A-PSGD, Ringmaster and m-sync SGD end far from the minimiser of the mean, Ringleader
-    as near as AllReduce-SGD within the same time; and it has the slow worker's digits, which the others lack."""
+    """5 workers, one slowed 10x: A-PSGD, Ringmaster and m-sync SGD end far from the minimiser of (1/n) sum f_i,
+    Ringleader at it. Where slow gradients are dropped, the slow worker's digits are not learnt."""
     found = slow_data(tmp_path, launches=3)
     for name in ("A-PSGD", "Ringmaster ASGD", "m-sync SGD"):
-        assert found[name][0] > 0.05
-        assert found[name][2] < found["Ringleader ASGD"][2]
-    assert found["Ringleader ASGD"][0] < 0.005
+        assert found[name][0] > 0.03
+    assert found["Ringleader ASGD"][0] < 1e-4
+    for name in ("Ringmaster ASGD", "m-sync SGD"):
+        assert found[name][2] < found["Ringleader ASGD"][2] - 0.05
