@@ -14,22 +14,31 @@ from outpace.algorithms import (
     d2,
     d_psgd,
     eamsgd,
+    gradient_tracking,
     katyusha_x,
     quantized_sgd,
+    sgp,
     sign_sgd,
     svrg,
 )
 
+VARIANTS = [variant for variant in sign_sgd.VARIANTS if variant != "sto-sign"]
 DEFAULTS: list[tuple[ModuleType, dict[str, Any]]] = [
     (allreduce_sgd, {}),
     (allreduce_sgd, {"rule": "momentum"}),
     (allreduce_sgd, {"rule": "adam"}),
     (d_psgd, {}),
+    (d_psgd, {"order": "adapt-combine"}),
+    (d_psgd, {"topology": "one-peer"}),
+    (gradient_tracking, {}),
+    (sgp, {}),
     (d2, {}),
     (ad_psgd, {}),
     (a_psgd, {}),
     (eamsgd, {}),
-    *((sign_sgd, {"variant": v, "vote": w}) for v in sign_sgd.VARIANTS for w in ("majority", "sum", "none")),
+    *((sign_sgd, {"variant": v, "vote": w}) for v in VARIANTS for w in ("majority", "sum", "none")),
+    # With the default bound most of a vote is chance, and ten epochs are not enough.
+    *((sign_sgd, {"variant": "sto-sign", "bound": 0.05, "vote": w}) for w in ("majority", "sum", "none")),
     *((sign_sgd, {"ties": ties}) for ties in ("keep", "plus", "abstain")),
     (quantized_sgd, {}),
     (quantized_sgd, {"codec": "qsgd:norm=max"}),
@@ -38,7 +47,7 @@ DEFAULTS: list[tuple[ModuleType, dict[str, Any]]] = [
     (svrg, {}),
     (katyusha_x, {"variant": "w"}),  # X^s needs a strong convexity, which a network does not have
 ]
-NAMES = [" ".join([module.__name__.rpartition(".")[2], *config.values()]) for module, config in DEFAULTS]
+NAMES = [" ".join([module.__name__.rpartition(".")[2], *map(str, config.values())]) for module, config in DEFAULTS]
 
 
 @pytest.mark.ranks(4, 5)
