@@ -37,7 +37,7 @@ from outpace.comm.topology import mixing_matrices
 
 @dataclass(frozen=True)
 class Config(ProgramConfig):
-    step_size: PositiveFloat = 0.1  # gamma
+    step_size: PositiveFloat = 0.2  # gamma
     schedule: str = "constant"  # SPEC of gamma over the steps: constant, sqrt, step:at=30+60, cosine
     batch_size: PositiveInt = 16  # samples per gradient of one worker
     sampling: Sampling = "replacement"  # how batches are drawn: with replacement, or shuffled passes

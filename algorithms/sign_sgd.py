@@ -1,6 +1,6 @@
 """signSGD and Signum with majority vote (Bernstein et al., ICML 2018, arXiv:1802.04434, Algorithms 1 to 3; ICLR 2019,
 arXiv:1810.05291, Algorithm 1), signSGD with error feedback (Karimireddy et al., arXiv:1901.09847), Distributed Lion
-(Liu et al., NeurIPS 2024, arXiv:2404.00438, Algorithm 1) and stochastic signs (Jin et al., arXiv:2002.10940).
+(Liu et al., NeurIPS 2024, arXiv:2404.00438) and stochastic signs (Jin et al., arXiv:2002.10940).
 
     signsgd      s_i = sign(g_i)
     signum       m_i <- beta m_i + (1 - beta) g_i,  s_i = sign(m_i);  m_i is never averaged
@@ -32,8 +32,8 @@ Deviations from the papers:
    worker 0 here.
 3. The scale of ef-signsgd's second compression is of each owner's chunk, not of the whole model.
 4. The b of sto-sign is one number: `--bound`, or the greatest |g_ij| of all coordinates and workers in the step, for
-   which an Allreduce of 8 bytes comes first. The paper has one for each coordinate, chosen beforehand. What is above
-   `--bound` has the sign that it has. A zero is a fair sign, whatever `--ties` says.
+   which an Allreduce of 8 bytes comes first; the paper leaves a b per coordinate to be chosen. What is beyond `--bound`
+   has the sign that it has. A zero is a fair sign, whatever `--ties` says.
 5. A worker whose signs would come from a NaN has lost its model, which becomes NaN too and ends the run as diverged.
    Up to the agreed end, within two agreement periods, the others count its ballots, where a NaN votes as a zero does.
    With ef-signsgd its scale is NaN too, and so becomes everybody's model; so it is with sto-sign's common b.

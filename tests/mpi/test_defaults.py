@@ -16,15 +16,18 @@ from outpace.algorithms import (
     d_psgd,
     eamsgd,
     gossip_local_sgd,
+    gradient_tracking,
     katyusha_x,
     local_sgd,
     m_sync_sgd,
     quantized_sgd,
     ringmaster_asgd,
+    sgp,
     sign_sgd,
     svrg,
 )
 
+VARIANTS = [variant for variant in sign_sgd.VARIANTS if variant != "sto-sign"]
 DEFAULTS: list[tuple[ModuleType, dict[str, Any]]] = [
     (allreduce_sgd, {}),
     (allreduce_sgd, {"rule": "momentum"}),
@@ -36,6 +39,10 @@ DEFAULTS: list[tuple[ModuleType, dict[str, Any]]] = [
     (gossip_local_sgd, {}),
     (gossip_local_sgd, {"outer": "nesterov"}),
     (d_psgd, {}),
+    (d_psgd, {"order": "adapt-combine"}),
+    (d_psgd, {"topology": "one-peer"}),
+    (gradient_tracking, {}),
+    (sgp, {}),
     (d2, {}),
     (ad_psgd, {}),
     (a_psgd, {}),
@@ -44,7 +51,9 @@ DEFAULTS: list[tuple[ModuleType, dict[str, Any]]] = [
     (m_sync_sgd, {"late": "apply"}),
     (ringmaster_asgd, {}),
     (ringmaster_asgd, {"variant": "ringleader"}),
-    *((sign_sgd, {"variant": v, "vote": w}) for v in sign_sgd.VARIANTS for w in ("majority", "sum", "none")),
+    *((sign_sgd, {"variant": v, "vote": w}) for v in VARIANTS for w in ("majority", "sum", "none")),
+    # With the default bound most of a vote is chance, and ten epochs are not enough.
+    *((sign_sgd, {"variant": "sto-sign", "bound": 0.05, "vote": w}) for w in ("majority", "sum", "none")),
     *((sign_sgd, {"ties": ties}) for ties in ("keep", "plus", "abstain")),
     (quantized_sgd, {}),
     (quantized_sgd, {"codec": "qsgd:norm=max"}),

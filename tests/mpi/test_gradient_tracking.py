@@ -31,5 +31,5 @@ def test_mean_of_y_is_the_mean_of_g(comm: CheckedComm, graph: str) -> None:
     execute(comm, gradient_tracking, problem, 60, topology=graph, schedule="sqrt")
     # the first few were calls of the calibration
     X, G = (comm.allreduce(np.stack(rows[-60:])) / comm.size for rows in (problem.models, problem.gradients))
-    gamma = 0.1 / np.sqrt(np.arange(1, 60))
+    gamma = 0.2 / np.sqrt(np.arange(1, 60))
     np.testing.assert_allclose((X[:-1] - X[1:]) / gamma[:, None], G[:-1], rtol=0, atol=1e-12)
