@@ -26,3 +26,4 @@ LINKS: Final = 15  # when others use the network
 NETWORK: Final = 16  # which pairs of many ranks are measured
 AUGMENTATION: Final = 17  # how the images of a batch are cropped and mirrored
 DROPOUT: Final = 18  # what a network drops, or draws otherwise, in a step
+PROJECTION: Final = 19  # where the search for the leading singular vectors begins, the same on every rank

@@ -24,6 +24,7 @@ PALETTE: Final = {
     "svrg": ("#777777", "<"),
     "katyusha_x": ("#882255", ">"),
     "choco_sgd": ("#AA4466", (4, 1, 0)),  # a star of four points
+    "powersgd": ("#BBBBBB", (6, 1, 0)),  # of six
 }
 VARIANTS: Final = {  # by name of the run
     "Adam": ("#332288", "*"),

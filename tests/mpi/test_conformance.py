@@ -17,6 +17,7 @@ from reference import choco_sgd as choco_sgd_form
 from reference import d2 as d2_form
 from reference import d_psgd as d_psgd_form
 from reference import katyusha_x as katyusha_x_form
+from reference import powersgd as powersgd_form
 from reference import quantized_sgd as quantized_sgd_form
 from reference import sign_sgd as sign_sgd_form
 from reference import svrg as svrg_form
@@ -30,6 +31,7 @@ from outpace.algorithms import (
     d_psgd,
     eamsgd,
     katyusha_x,
+    powersgd,
     quantized_sgd,
     sign_sgd,
     svrg,
@@ -120,6 +122,20 @@ ROWS = [
             {"codec": "terngrad:shared=1", "step_size": 0.3, "schedule": STEPS_DOWN},
         ),
         refused=((2, {"codec": "qsgd:levels=128"}), (3, {"codec": "terngrad:levels=1"})),
+    ),
+    Row(
+        powersgd,
+        synchronous=True,
+        # of a model of two rows: a column of it and a row of it
+        cost=lambda n, dim, degrees: ring_allreduce(n, 8 * 2) + ring_allreduce(n, 8 * dim // 2),
+        reference=powersgd_form,
+        matrices=True,
+        variants=(
+            {"rank": 1, "momentum": 0.0},
+            {"rank": 1, "momentum": 0.5, "step_size": 0.1, "schedule": STEPS_DOWN, "sampling": "shuffle"},
+            {"momentum": 0.9, "step_size": 0.03},
+        ),
+        refused=((2, {"schedule": "linear"}),),
     ),
     Row(
         svrg,

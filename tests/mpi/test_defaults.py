@@ -16,6 +16,7 @@ from outpace.algorithms import (
     d_psgd,
     eamsgd,
     katyusha_x,
+    powersgd,
     quantized_sgd,
     sign_sgd,
     svrg,
@@ -37,10 +38,12 @@ DEFAULTS: list[tuple[ModuleType, dict[str, Any]]] = [
     (quantized_sgd, {"codec": "terngrad"}),
     (quantized_sgd, {"codec": "terngrad:shared=1"}),
     *((choco_sgd, {"compressor": compressor}) for compressor in choco_sgd.COMPRESSORS),
+    (powersgd, {}),
+    (powersgd, {"rank": 1, "momentum": 0.0, "step_size": 0.2}),
     (svrg, {}),
     (katyusha_x, {"variant": "w"}),  # X^s needs a strong convexity, which a network does not have
 ]
-NAMES = [" ".join([module.__name__.rpartition(".")[2], *config.values()]) for module, config in DEFAULTS]
+NAMES = [" ".join([module.__name__.rpartition(".")[2], *map(str, config.values())]) for module, config in DEFAULTS]
 
 
 @pytest.mark.ranks(4, 5)
