@@ -76,40 +76,22 @@ def run(comm, problem, cfg, budget, trace):
     x = problem.x0()
     g, e = xp.empty_like(x), xp.zeros_like(x)
     m = xp.zeros_like(x) if cfg.momentum else None
-    shapes = [(shape[0], math.prod(shape[1:])) if len(shape) > 1 else (math.prod(shape),) for shape in problem.shapes]
-    sides = [(*shape, min(cfg.rank, *shape)) for shape in shapes if len(shape) > 1]  # rows, columns and rank
-    left = [(rows, r) for rows, _, r in sides] + [shape for shape in shapes if len(shape) == 1]
-    right = [(columns, r) for _, columns, r in sides]
-    first, second = (Wired((sum(map(math.prod, each)),), x.dtype, xp, comm) for each in (left, right))
-    E, G = (sorted(cut(v, shapes), key=lambda part: -part.ndim) for v in (e, g))  # matrices first, then vectors
-    P, Q = cut(first.array, left), cut(second.array, right)
-    matrices, vectors = slice(None, len(sides)), slice(len(sides), None)
-    start = np.random.default_rng([PROJECTION, cfg.seed]).standard_normal(second.array.size)
-    second.array[:] = xp.asarray(start.astype(x.dtype))  # Algorithm 1, line 1
+    factors = Factors(problem.shapes, cfg.rank, e, g, xp, comm)
+    start = np.random.default_rng([PROJECTION, cfg.seed]).standard_normal(factors.Q.array.size)
+    factors.Q.array[:] = xp.asarray(start.astype(x.dtype))  # Algorithm 1, line 1
 
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     gamma = step_sizes(cfg.schedule, cfg.step_size, cfg.steps_per_epoch(problem.n_total, comm.size), budget.total)
-    budget.keep(x=x, e=e, q=second.array, **({} if m is None else {"m": m}), **batches.memory)
+    budget.keep(x=x, e=e, q=factors.Q.array, **({} if m is None else {"m": m}), **batches.memory)
     for k in budget:
         batch = batches.draw(cfg.batch_size)
         problem.gradient(x, batch, g)  # Algorithm 2, line 6
-        e += g  # line 7: e is D_w, until what is sent is taken off
-        for M, p, q in zip(E[matrices], P[matrices], Q, strict=True):
-            xp.matmul(M, q, out=p)  # Algorithm 1, line 3
-        for v, p in zip(E[vectors], P[vectors], strict=True):
-            p[:] = v
-            v[:] = 0
-        mean(first, comm, trace)  # line 4
-        for M, left_out, p, q in zip(E[matrices], G[matrices], P[matrices], Q, strict=True):
-            p[:] = xp.linalg.qr(p)[0]  # line 5
-            xp.matmul(M.T, p, out=q)  # line 6
-            xp.matmul(p, q.T, out=left_out)
-            M -= left_out  # Algorithm 2, line 9
-        mean(second, comm, trace)  # Algorithm 1, line 7
-        for update, p, q in zip(G[matrices], P[matrices], Q, strict=True):
-            xp.matmul(p, q.T, out=update)  # Algorithm 2, line 11
-        for update, p in zip(G[vectors], P[vectors], strict=True):
-            update[:] = p
+        e += g  # line 7: D_w
+        factors.project()  # Algorithm 1, line 3
+        mean(factors.P, comm, trace)  # line 4
+        factors.split()  # lines 5 and 6; Algorithm 2, line 9
+        mean(factors.Q, comm, trace)  # Algorithm 1, line 7
+        factors.multiply()  # Algorithm 2, line 11
         if m is not None:
             m *= cfg.momentum  # line 12
             m += g
@@ -128,6 +110,48 @@ def mean(message, comm, trace):
         comm.Allreduce(MPI.IN_PLACE, message.wire)
     message.from_wire()
     message.array /= comm.size
+
+
+class Factors:
+    """The matrices among the parameters, of these shapes, in a vector D as products P Q'; the vectors among them are
+    part of P, as they are. G, like D, takes the products. P and Q are all matrices', one after the other."""
+
+    def __init__(self, shapes, rank, D, G, xp, comm):
+        shapes = [(shape[0], math.prod(shape[1:])) if len(shape) > 1 else shape for shape in shapes]
+        ranks = [min(rank, *shape) if len(shape) > 1 else 0 for shape in shapes]
+        left = [(shape[0], r) if r else shape for shape, r in zip(shapes, ranks, strict=True)]
+        right = [(shape[-1] if r else 0, r) for shape, r in zip(shapes, ranks, strict=True)]
+        self.P, self.Q = (Wired((sum(map(math.prod, each)),), D.dtype, xp, comm) for each in (left, right))
+        pairs = (D, shapes), (G, shapes), (self.P.array, left), (self.Q.array, right)
+        self.parts = list(zip(*itertools.starmap(cut, pairs), strict=True))
+        self.xp = xp
+
+    def project(self):
+        """P <- D Q"""
+        for D, _, P, Q in self.parts:
+            if D.ndim > 1:
+                self.xp.matmul(D, Q, out=P)
+            else:
+                P[:] = D
+
+    def split(self):
+        """P <- a basis of its columns, Q <- D' P, D <- D - P Q'"""
+        for D, G, P, Q in self.parts:
+            if D.ndim > 1:
+                P[:] = self.xp.linalg.qr(P)[0]
+                self.xp.matmul(D.T, P, out=Q)
+                self.xp.matmul(P, Q.T, out=G)
+                D -= G
+            else:
+                D[:] = 0
+
+    def multiply(self):
+        """G <- P Q'"""
+        for _, G, P, Q in self.parts:
+            if G.ndim > 1:
+                self.xp.matmul(P, Q.T, out=G)
+            else:
+                G[:] = P
 
 
 def cut(v, shapes):
