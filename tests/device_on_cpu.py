@@ -98,6 +98,7 @@ class Cupy(ModuleType):
         super().__init__("cupy")
         self.ndarray = DeviceArray
         stream, device = SimpleNamespace(synchronize=lambda: None), SimpleNamespace(use=lambda: None)
+        self.linalg = SimpleNamespace(qr=_on_device(np.linalg.qr))
         self.cuda = SimpleNamespace(is_available=lambda: True, get_current_stream=lambda: stream, Device=lambda: device)
 
     def __getattr__(self, name: str) -> Any:

@@ -36,14 +36,14 @@ STEPS: Final = 25
 def leaves_no_message(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
     """A run of each configuration ends, and every message that was sent has been received."""
     for config in configurations(row, comm.size):
-        problem = share(comm, PROBLEM, servers=row.servers(config), xp=xp)
+        problem = share(comm, row.problem(PROBLEM), servers=row.servers(config), xp=xp)
         execute(comm, row.program, problem, STEPS, **row.pace, **config)
 
 
 def learns_and_counts(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
     """The mean model improves, and all workers together compute exactly the gradients of the budget."""
     # Uneven speeds draw an asynchronous program to the fast workers' minima: it gets workers that share one.
-    problem, steps = PROBLEM if row.spread and row.synchronous else "quadratic:dim=10,sigma=0.3", 40
+    problem, steps = row.problem(PROBLEM if row.spread and row.synchronous else "quadratic:dim=10,sigma=0.3"), 40
     for config in configurations(row, comm.size):
         servers = row.servers(config)
         n, mine = comm.size - servers, share(comm, problem, servers=servers, xp=xp)
@@ -70,7 +70,7 @@ def equals_its_reference(comm: CheckedComm, row: Row, xp: ModuleType = np, steps
     if row.reference is None:
         raise NotApplicable("no reference(shares, cfg, steps)")
     every = configurations(row, comm.size)
-    for problem, chosen in ((PROBLEM, every), ("digits:hidden=5", every[:1])):
+    for problem, chosen in ((row.problem(PROBLEM), every), ("digits:hidden=5", every[:1])):
         everyone = on_root(comm, functools.partial(shares, problem, comm.size))
         mine = share(comm, problem, xp=xp)
         for config in chosen:
@@ -86,7 +86,7 @@ def repeats_exactly(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
     """A synchronous program is a function of its seed."""
     if not row.synchronous:
         raise NotApplicable("asynchronous")
-    problem, config = share(comm, PROBLEM, xp=xp), configurations(row, comm.size)[0]
+    problem, config = share(comm, row.problem(PROBLEM), xp=xp), configurations(row, comm.size)[0]
     first, second = (execute(comm, row.program, problem, STEPS, seed=3, **config).x for _ in range(2))
     apart = np.abs(first - second).max()
     hold(comm, apart <= 1e-13, f"two runs with one seed end {apart:.1e} apart")
@@ -98,7 +98,7 @@ def goes_on_from_a_checkpoint(comm: CheckedComm, row: Row, xp: ModuleType = np) 
     """A synchronous program ends at the same bits, with each of its options: a state that is not kept, or one that
     set-up overwrites, shows. An asynchronous one computes exactly the gradients of its budget."""
     for config in configurations(row, comm.size):
-        problem = share(comm, PROBLEM, servers=row.servers(config), xp=xp)
+        problem = share(comm, row.problem(PROBLEM), servers=row.servers(config), xp=xp)
         if row.synchronous:
             x, paused = (execute(comm, row.program, problem, STEPS, pause=pause, **config) for pause in (False, True))
             hold(comm, paused.pauses == 1, f"{told(config)}paused {paused.pauses} times for one checkpoint")
@@ -121,7 +121,7 @@ def sends_what_its_cost_says(comm: CheckedComm, row: Row, xp: ModuleType = np) -
     on_graphs = [config for config in every if {**config, **row.variants[0]} == config]  # others may send other amounts
     for config in on_graphs if row.gossip else every[:1]:
         servers = row.servers(config)
-        problem = share(comm, PROBLEM, servers=servers, xp=xp)
+        problem = share(comm, row.problem(PROBLEM), servers=servers, xp=xp)
         outcome = execute(comm, row.program, problem, STEPS, agreement=1000, **config)
         matrices = row.program.Config.mixing(config.get("topology", "complete"), n)
         degrees = np.mean([(W > 0).sum(axis=0) - 1 for W in matrices], axis=0)  # to how many a worker sends
@@ -151,7 +151,7 @@ def shows_the_model_before_each_update(comm: CheckedComm, row: Row, xp: ModuleTy
     another vector, it would shift every curve. Of several asynchronous workers only the start is known beforehand."""
     config = configurations(row, comm.size)[0]
     servers = row.servers(config)
-    problem, layout = share(comm, PROBLEM, servers=servers, xp=xp), Layout(comm.size - servers, servers)
+    problem, layout = share(comm, row.problem(PROBLEM), servers=servers, xp=xp), Layout(comm.size - servers, servers)
     models = execute(comm, row.program, problem, 4, recorder=Shown, **config).models
     start, part = arrays.to_host(problem.x0()), layout.held(problem.dim).get(comm.rank)
     due = [start[part]] if part else []
@@ -169,7 +169,7 @@ def keeps_the_mean(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
     shrinks."""
     if not row.gossip:
         raise NotApplicable("no topology, so no neighbours average")
-    problem = RandomStart(share(comm, PROBLEM, xp=xp), comm.rank)
+    problem = RandomStart(share(comm, row.problem(PROBLEM), xp=xp), comm.rank)
     for config in configurations(row, comm.size):
         x = execute(comm, row.program, problem, 40, **row.pace, **{**config, "step_size": 0.0}).x
         before, after = (comm.allgather(v) for v in (arrays.to_host(problem.x0()), x))
@@ -196,7 +196,7 @@ def refuses_on_every_rank(comm: CheckedComm, row: Row, xp: ModuleType = np) -> N
         raise NotApplicable("nothing to refuse")
     for config in refused:
         try:
-            execute(comm, row.program, share(comm, PROBLEM, xp=xp), STEPS, **config)
+            execute(comm, row.program, share(comm, row.problem(PROBLEM), xp=xp), STEPS, **config)
             runs = True
         except UserError:
             runs = False
@@ -209,7 +209,8 @@ def runs_in_two_halves(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None
         raise NotApplicable("needs two equal halves that every graph allows")
     half = CheckedComm(MPI.Intracomm(MPI.Intracomm(comm).Split(comm.rank % 2)))
     config = configurations(row, half.size)[0]
-    problem, servers, seed = "quadratic:dim=10", row.servers(config), comm.rank % 2  # each half has its own minimum
+    problem, servers = row.problem("quadratic:dim=10"), row.servers(config)
+    seed = comm.rank % 2  # each half has its own minimum
     mine = share(half, problem, servers=servers, seed=seed, xp=xp)
     mean = execute(half, row.program, mine, 200, **row.pace, **{**config, "step_size": 0.3}).mean
     x_star = shares(problem, half.size - servers, seed=seed)[0].x_star
@@ -223,7 +224,7 @@ def allocates_no_vector_per_step(comm: CheckedComm, row: Row, xp: ModuleType = n
     thread: not even a mask of the coordinates."""
     dim = 1 << 19
     for config in configurations(row, comm.size, graphs=1):
-        problem = share(comm, f"quadratic:dim={dim},samples=64", servers=row.servers(config), xp=xp)
+        problem = share(comm, row.problem(f"quadratic:dim={dim},samples=64"), servers=row.servers(config), xp=xp)
         try:
             peak = execute(comm, row.program, problem, 12, recorder=Allocations, **row.pace, **config).peak
         finally:

@@ -46,6 +46,7 @@ class Row:
         steps * n * cfg.batch_size,
     )
     gossip: bool = False  # takes --topology
+    matrices: bool = False  # takes problems only whose parameters are matrices
     spread: bool = True  # finds the minimum of the mean where the workers' own minima differ
     # Whether the program can use a mixing matrix, those it refuses beforehand apart; None: as its Config.check says.
     fits: Callable[[np.ndarray], bool] | None = lambda W: True
@@ -58,6 +59,10 @@ class Row:
     def pace(self) -> dict[str, Any]:
         """Emulated compute time for asynchronous programs: without it a run is over before a rank has its turn."""
         return {} if self.synchronous else {"compute_time": 0.001}
+
+    def problem(self, quadratic: str) -> str:
+        """The SPEC of a quadratic problem of an even dim as this program can take it."""
+        return f"{quadratic},rows=2" if self.matrices else quadratic
 
     @property
     def name(self) -> str:

@@ -30,6 +30,7 @@ PALETTE: Final = {
     "local_sgd": ("#88CCEE", "H"),
     "gossip_local_sgd": ("#44AA99", (4, 1, 0)),  # a star with four points
     "choco_sgd": ("#AA4466", (4, 0, 20)),  # a square, tilted
+    "powersgd": ("#BBBBBB", (4, 1, 45)),  # a star of four points, tilted
 }
 VARIANTS: Final = {  # by name of the run
     "Adam": ("#332288", "*"),

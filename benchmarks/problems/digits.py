@@ -51,6 +51,8 @@ class Digits(Problem):
     with W_2 of shape (64, 10).
     """
 
+    shapes: list[tuple[int, ...]]
+
     def __init__(self, spec: Spec, setting: Setting, train: Images, held_out: Images, n_total: int) -> None:
         xp = self.xp = setting.xp
         self._fused = kernels(xp)

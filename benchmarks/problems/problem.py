@@ -24,6 +24,7 @@ class Objective:
     L: float | None = None  # largest smoothness constant of what the objective is a mean of
     L_mean_square: float | None = None  # root mean square of these constants, or a bound on it
     mu: float | None = None  # strong convexity of the objective, or a bound on its curvature from below
+    shapes: Sequence[tuple[int, ...]] | None = None  # of the parameters that x holds, one after the other in C order
     x_star: Any = None  # where the whole objective has its minimum
     parameters: dict[str, tuple[int, ...]] | None = None  # of a network: names and shapes, in the order of x
 

@@ -24,6 +24,7 @@ from outpace.benchmarks.problems.problem import Problem, Setting
 from outpace.benchmarks.problems.size import Size
 from outpace.comm import agreement
 from outpace.comm.arrays import to_host
+from outpace.comm.errors import UserError
 from outpace.comm.spec import Factor, NonNegativeFloat, PositiveInt
 from outpace.comm.streams import MADE_DATA, NOISE
 
@@ -37,6 +38,11 @@ class Spec:
     sigma: NonNegativeFloat = 0.0  # standard deviation of one sample's gradient noise, per coordinate
     zeta: NonNegativeFloat = 0.0  # standard deviation of the workers' minima, per coordinate; not the papers' zeta
     samples: PositiveInt = 1024  # nominal: how many make an epoch
+    rows: PositiveInt | None = None  # x is a matrix of so many rows, for programs that ask for shapes
+
+    def __post_init__(self) -> None:
+        if self.rows and self.dim % self.rows:
+            raise UserError(f"--problem quadratic: rows is {self.rows}, which does not divide dim, {self.dim}")
 
     def size(self) -> Size:
         return Size(self.samples, self.dim, everywhere=splits.DEAL * self.samples)
@@ -50,6 +56,7 @@ class Quadratic(Problem):
     def __init__(self, spec: Spec, setting: Setting, worker: int, n_samples: int) -> None:
         self.xp = setting.xp
         self.dim, self.n_samples, self.n_total = spec.dim, n_samples, spec.samples
+        self.shapes = [(spec.rows, spec.dim // spec.rows)] if spec.rows else None
         self.L, self.mu = 1.0, 1.0 / spec.condition
         self.dtype = np.dtype(setting.dtype)
         rng = np.random.default_rng([MADE_DATA, setting.seed, worker + 1])

@@ -46,6 +46,7 @@ class TorchProblem(Problem):
         self.module, self._loss = module.to(self.device), loss
         self.views, self._norms = Views(self.module), norms(module)
         self.parameters, self.dim = self.views.shapes, self.views.dim
+        self.shapes = list(self.parameters.values())
         self._generator = torch.default_generator if self.xp is np else torch.cuda.default_generators[self.device.index]
         self._x0 = self.xp.asarray(x0)
         self.views.at(self._x0)  # buffers have its dtype from now on

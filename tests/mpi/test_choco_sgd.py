@@ -41,20 +41,13 @@ def test_without_compression_it_adapts_then_combines(comm: CheckedComm, graph: s
     np.testing.assert_allclose(x, X[comm.rank], rtol=0, atol=1e-12)
 
 
-class Keeping(Rounds):
-    """Rounds with what the program keeps for a checkpoint."""
-
-    def keep(self, **things: Any) -> None:
-        self.kept = things
-
-
 @pytest.mark.ranks(2, 3, 4)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @every
 def test_copies_are_the_same_to_the_bit(comm: CheckedComm, compressor: str, dtype: str) -> None:
     """Every neighbour's x^_i is worker i's own: a message that is added otherwise on one side would be an error of the
     mean that nothing takes back."""
-    problem, budget = share(comm, PROBLEM, dtype), Keeping(range(20))
+    problem, budget = share(comm, PROBLEM, dtype), Rounds(range(20))
     trace = Trace(comm, Snapshots(0, problem.dim, np.dtype(dtype), per_step=True))
     choco_sgd.run(comm, problem, choco_sgd.Config(dtype=dtype, **flags(compressor)), budget, trace)
     own, *copies = budget.kept["x_hat"]

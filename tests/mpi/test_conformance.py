@@ -20,6 +20,7 @@ from reference import gossip_local_sgd as gossip_local_sgd_form
 from reference import gradient_tracking as gradient_tracking_form
 from reference import katyusha_x as katyusha_x_form
 from reference import local_sgd as local_sgd_form
+from reference import powersgd as powersgd_form
 from reference import quantized_sgd as quantized_sgd_form
 from reference import sgp as sgp_form
 from reference import sign_sgd as sign_sgd_form
@@ -38,6 +39,7 @@ from outpace.algorithms import (
     katyusha_x,
     local_sgd,
     m_sync_sgd,
+    powersgd,
     quantized_sgd,
     ringmaster_asgd,
     sgp,
@@ -187,6 +189,20 @@ ROWS = [
             {"codec": "terngrad:shared=1", "step_size": 0.3, "schedule": STEPS_DOWN},
         ),
         refused=((2, {"codec": "qsgd:levels=128"}), (3, {"codec": "terngrad:levels=1"})),
+    ),
+    Row(
+        powersgd,
+        synchronous=True,
+        # of a model of two rows: a column of it and a row of it
+        cost=lambda n, dim, degrees: ring_allreduce(n, 8 * 2) + ring_allreduce(n, 8 * dim // 2),
+        reference=powersgd_form,
+        matrices=True,
+        variants=(
+            {"rank": 1, "momentum": 0.0},
+            {"rank": 1, "momentum": 0.5, "step_size": 0.1, "schedule": STEPS_DOWN, "sampling": "shuffle"},
+            {"momentum": 0.9, "step_size": 0.03},
+        ),
+        refused=((2, {"schedule": "linear"}),),
     ),
     Row(
         svrg,

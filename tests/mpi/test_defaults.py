@@ -20,6 +20,7 @@ from outpace.algorithms import (
     katyusha_x,
     local_sgd,
     m_sync_sgd,
+    powersgd,
     quantized_sgd,
     ringmaster_asgd,
     sgp,
@@ -60,6 +61,8 @@ DEFAULTS: list[tuple[ModuleType, dict[str, Any]]] = [
     (quantized_sgd, {"codec": "terngrad"}),
     (quantized_sgd, {"codec": "terngrad:shared=1"}),
     *((choco_sgd, {"compressor": compressor}) for compressor in choco_sgd.COMPRESSORS),
+    (powersgd, {}),
+    (powersgd, {"rank": 1, "momentum": 0.0, "step_size": 0.2}),
     (svrg, {}),
     (katyusha_x, {"variant": "w"}),  # X^s needs a strong convexity, which a network does not have
 ]

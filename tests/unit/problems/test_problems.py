@@ -1,5 +1,7 @@
 """Objectives against second sources: finite differences, scikit-learn, closed forms."""
 
+import math
+
 import numpy as np
 import pytest
 from harness import shares
@@ -99,6 +101,33 @@ def test_quadratic_is_the_same_whoever_builds_it() -> None:
     for two, five in zip(shares("quadratic:dim=5,zeta=1", 2), shares("quadratic:dim=5,zeta=1", 5), strict=False):
         assert (two.c == five.c).all()
         assert (two.a == five.a).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "due"),
+    [
+        ("digits:hidden=7", [(64, 7), (7,), (7, 10), (10,)]),
+        ("digits:hidden=0", [(64, 10), (10,)]),
+        ("quadratic:dim=12,rows=3", [(3, 4)]),
+        ("quadratic:dim=12", None),
+        ("logistic:samples=8,dim=3", None),
+    ],
+)
+def test_shapes_are_those_of_the_model(text: str, due: list[tuple[int, ...]] | None) -> None:
+    (problem,) = shares(text, 1)
+    assert problem.shapes == due
+    assert due is None or sum(map(math.prod, due)) == problem.dim
+
+
+def test_rows_change_nothing_but_the_shape() -> None:
+    plain, matrix = (shares(f"quadratic:dim=12,sigma=1{rows}", 1)[0] for rows in ("", ",rows=3"))
+    batch, x = np.arange(5), np.arange(12.0)
+    g, h = np.empty(12), np.empty(12)
+    plain.gradient(x, batch, g)
+    matrix.gradient(x, batch, h)
+    np.testing.assert_array_equal(g, h)
+    with pytest.raises(UserError, match="rows is 5, which does not divide dim, 12"):
+        shares("quadratic:dim=12,rows=5", 1)
 
 
 def test_sparse_noise_closed_forms() -> None:
