@@ -34,7 +34,7 @@ run: $(VENV)/installed  ## the main job: three programs on real images, without 
 test: unit mpi launch  ## the tests, with the MPICH wheel, but for those of `make more`
 
 more: mpi-5 mpi-8 mpi-9 $(VENV)/developed  ## the rest of them: more ranks, and what takes many launches
-	$(PYTEST) -q -n 2 -m long -o faulthandler_timeout=400 tests/launch
+	$(PYTEST) -q -n 2 -m long -o faulthandler_timeout=900 tests/launch
 
 unit: $(VENV)/developed
 	$(PYTEST) -q -n 2 tests/unit
