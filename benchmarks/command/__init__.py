@@ -188,9 +188,10 @@ def plot(options: argparse.Namespace) -> int:
     if not options.figure:
         print("\n".join(figures.describe()))
         return 0
-    out = options.out or Path(f"{options.figure}.pdf")
-    figures.draw(options.figure, options.files, out, options.where, options.group_by, options.loss)
-    print(f"wrote {out}")
+    out = options.out or Path(f"{options.figure}.{options.format or 'pdf'}")
+    looks = {"width": options.width, "legend": options.legend, "form": options.format or "", "data": options.data}
+    figures.draw(options.figure, options.files, out, options.where, options.group_by, options.loss, **looks)
+    print(f"wrote {out}" + (f" and {options.data}" if options.data else ""))
     return 0
 
 

@@ -94,6 +94,12 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("figure", nargs="?", metavar="FIGURE")
     one.add_argument("files", nargs="*", type=Path, metavar="FILE")
     one.add_argument("-o", "--out", type=Path, help="file to write, .pdf, .png or .svg; default FIGURE.pdf")
+    one.add_argument("--format", choices=("pdf", "png", "svg"), help="of the file, whatever its suffix")
+    one.add_argument("--width", type=float, metavar="INCHES", help="such as 3.3, a column; text stays as large")
+    one.add_argument(
+        "--legend", choices=("outside", "inside", "none"), default="outside", help="where it stands (default outside)"
+    )
+    one.add_argument("--data", type=Path, metavar="FILE.csv", help="write the numbers that are drawn, too")
     _add_where(one)
     one.add_argument(
         "--group-by", default="", metavar="NAME", help="a curve for each value of this attribute or flag, too"

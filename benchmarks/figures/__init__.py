@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from outpace.benchmarks.figures import numbers
 from outpace.benchmarks.figures.curves import (
     accuracy_epochs,
     accuracy_time,
@@ -28,7 +29,15 @@ from outpace.benchmarks.figures.curves import (
 )
 from outpace.benchmarks.figures.facets import bandwidth, heterogeneity, loss_facets, splits
 from outpace.benchmarks.figures.grouping import apart, compute_per_sample, difference, group_by
-from outpace.benchmarks.figures.page import HEIGHT, WIDTH, add_legend, facts_of, house_style
+from outpace.benchmarks.figures.page import (
+    HEIGHT,
+    LEGENDS,
+    WIDTH,
+    facts_of,
+    house_style,
+    narrowed,
+    set_width,
+)
 from outpace.benchmarks.figures.rates import batches, epoch_time, speed_up, step_sizes, steps_rate
 from outpace.benchmarks.figures.steps import shares, staleness, timeline
 from outpace.benchmarks.trace.files import output
@@ -92,28 +101,44 @@ def draw(
     where: Sequence[str] = (),
     by: str = "",
     loss: float | None = None,
+    width: float | None = None,
+    legend: str = "outside",
+    form: str = "",
+    data: Path | None = None,
 ) -> None:
-    """Draw the figure `name` over the traces at `paths` into the file `out`, whose suffix gives the format.
+    """Draw the figure `name` over the traces at `paths` into the file `out`, whose suffix gives the format, unless
+    `form` does; write its numbers into the CSV file `data`, too.
 
-    `where` are conditions `NAME=VALUE` on the traces; `by` and `loss` are as in `compose`. An existing `out` is
-    replaced at the end, in one step. Raises UserError: unknown figure or suffix, no folder for `out`, a trace that
-    cannot be read, traces that do not belong in one figure.
+    `where` are conditions `NAME=VALUE` on the traces; `by`, `loss`, `width` and `legend` are as in `compose`. An
+    existing `out` is replaced at the end, in one step. Raises UserError: unknown figure or suffix, no folder for `out`,
+    a trace that cannot be read, traces that do not belong in one figure.
     """
     out = Path(out)
     if name not in FIGURES:
         raise UserError(f"unknown figure '{name}'; allowed: {', '.join(FIGURES)}")
-    if out.suffix not in SUFFIXES:
+    if not form and out.suffix not in SUFFIXES:
         raise UserError(f"{out}: unknown format '{out.suffix}'; allowed: {', '.join(SUFFIXES)}")
     if not out.parent.is_dir():
         raise UserError(f"{out}: no folder {out.parent}")
-    figure = compose(name, chosen(load(paths), where), by, loss)
+    figure = compose(name, chosen(load(paths), where), by, loss, width, legend)
     with house_style(), output(out) as file:
-        figure.savefig(file, format=out.suffix[1:])
+        figure.savefig(file, format=form or out.suffix[1:])
+    if data:
+        with output(data) as file:
+            numbers.write(figure, file)
 
 
-def compose(name: str, runs: Sequence[Run], by: str = "", loss: float | None = None) -> "Figure":
+def compose(
+    name: str,
+    runs: Sequence[Run],
+    by: str = "",
+    loss: float | None = None,
+    width: float | None = None,
+    legend: str = "outside",
+) -> "Figure":
     """The figure `name` over the runs, as a matplotlib figure; curves are told apart by an attribute or flag `by`, too.
-    `loss` is that to which the figures of TO_A_LOSS take the time.
+    `loss` is that to which the figures of TO_A_LOSS take the time; `width` is in inches, the figure's own by default;
+    `legend` is one of LEGENDS.
 
     Raises UserError: no runs, runs that do not belong in one figure, a column the figure needs is missing.
     """
@@ -131,10 +156,14 @@ def compose(name: str, runs: Sequence[Run], by: str = "", loss: float | None = N
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
-        note = draws(runs, figure)
+        with narrowed(width):
+            note = draws(runs, figure)
+        if width is not None:
+            set_width(name, figure, width)
         facts = figure.suptitle(facts_of(runs, note, figure.get_figwidth()), x=0.01, ha="left", color="0.3")
         figure.set_figheight(figure.get_figheight() + facts.get_window_extent().height / figure.dpi)
-        add_legend(figure)
+        with narrowed(width):
+            LEGENDS[legend](figure)
     return figure
 
 

@@ -3,7 +3,9 @@
 import os
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from outpace.benchmarks.figures.grouping import compute_per_sample
@@ -19,8 +21,13 @@ HEIGHT: Final = 1.95  # inches: one panel with its labels, without the facts abo
 LINE: Final = 55  # characters of 8 pt in WIDTH
 ENTRY: Final = 42  # the same beside a handle of the legend or above a panel
 LINE_HEIGHT: Final = 0.14  # inches of a line of text
+NARROWEST: Final = 2.8  # inches that --width may be, for text of 8 pt
+WIDEST: Final = 20.0
+SHRUNK: Final = 0.8  # of its own width, to which a figure may be drawn narrower
 MOST_PANELS: Final = 10  # above one another
 NO_BREAK: Final = "\u00a0"  # a space at which no line ends
+
+_room: ContextVar[float] = ContextVar("room", default=1.0)  # for text, of that in WIDTH
 
 STYLE: Final = {
     "font.size": 8,
@@ -99,6 +106,45 @@ def add_legend(figure: "Figure") -> None:
     figure.set_figheight(figure.get_figheight() + box.height / figure.dpi)
 
 
+def _legend_inside(figure: "Figure") -> None:
+    """One legend in the first panel that has entries, where it covers least."""
+    entries: dict[str, Any] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    if entries:
+        panel = next(axes for axes in figure.axes if axes.get_legend_handles_labels()[1])
+        panel.legend(entries.values(), [wrapped(label, ENTRY // 2) for label in entries], loc="best")
+
+
+LEGENDS: Final[dict[str, Callable[["Figure"], None]]] = {
+    "outside": add_legend,
+    "inside": _legend_inside,
+    "none": lambda figure: None,
+}
+
+
+@contextmanager
+def narrowed(width: float | None) -> Iterator[None]:
+    """Text is wrapped for this width meanwhile. Raises UserError for one that no figure can have."""
+    if width is not None and not NARROWEST <= width <= WIDEST:
+        raise UserError(f"--width is {width:g}; it must be from {NARROWEST:g} to {WIDEST:g} inches")
+    token = _room.set(min(1.0, (width or WIDTH) / WIDTH))
+    try:
+        yield
+    finally:
+        _room.reset(token)
+
+
+def set_width(name: str, figure: "Figure", width: float) -> None:
+    """Make a figure so many inches wide. Raises UserError where its panels have no room then."""
+    own = figure.get_figwidth()
+    if width < SHRUNK * own:
+        least = f"side by side its panels need at least {SHRUNK * own:.2g} inches"
+        raise UserError(f"{name}: --width is {width:g}; {least}")
+    figure.set_figwidth(width)
+
+
 def check_panels(name: str, panels: Sequence[Any], most: int = MOST_PANELS) -> None:
     """Raise UserError for more panels above or beside one another than a page has room for."""
     if len(panels) > most:
@@ -107,7 +153,7 @@ def check_panels(name: str, panels: Sequence[Any], most: int = MOST_PANELS) -> N
 
 def wrapped(text: str, width: int = LINE) -> str:
     """The text in lines that fit; the commas of a SPEC become places to break."""
-    return textwrap.fill(re.sub(r",(?=\S)", ", ", text), width)
+    return textwrap.fill(re.sub(r",(?=\S)", ", ", text), int(width * _room.get()))
 
 
 def line_count(texts: list[str]) -> int:
