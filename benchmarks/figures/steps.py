@@ -130,7 +130,7 @@ def timeline(runs: Sequence[Run], figure: "Figure") -> str:
 def staleness(runs: Sequence[Run], figure: "Figure") -> str:
     """Share of the applied gradients by their staleness, with the mean and the reference n - 1."""
     every = repetitions(runs)
-    values = {run.path: run.column("steps", "staleness")[run.applied()] for run in runs}
+    values = {run.path: run.applied("staleness") for run in runs}
     for path, column in values.items():
         if not len(column):
             raise UserError(f"{path}: no gradient was applied, so no staleness")

@@ -80,7 +80,7 @@ def _common_loss(runs: Sequence[Run]) -> float | None:
 
 def row(run: Run, target: float | None) -> Row:
     """What one run was and what it reached, the `target` loss among it."""
-    steps, applied = len(run.column("steps", "t_s")), run.applied()
+    steps, applied = len(run.column("steps", "t_s")), len(run.applied("t_s"))
     slowed = run.slowed()
     values: Row = {"file": str(run.path)}
     values |= {name: value for name, value in run.attrs.items() if name not in LEFT_OUT}
@@ -95,14 +95,14 @@ def row(run: Run, target: float | None) -> Row:
         "slow_ranks": len(slowed[0]) if slowed else None,
         "slow_factor": slowed[1] if slowed else None,
         "gradients": steps,
-        "gradients_dropped": int(np.count_nonzero(~applied)),
-        "samples": int(run.column("steps", "samples")[applied].sum()),
-        "samples_per_s": run.samples_per_s() if applied.any() else None,
-        "epoch_s": run.epoch_time() if applied.any() else None,
+        "gradients_dropped": steps - applied,
+        "samples": int(run.applied("samples").sum()),
+        "samples_per_s": run.samples_per_s() if applied else None,
+        "epoch_s": run.epoch_time() if applied else None,
     }
     for name in ("compute_s", "injected_s", "wait_s"):
         values[f"{name[:-2]}_mean_s"] = float(run.column("steps", name).mean()) if steps else None
-    staleness = run.column("steps", "staleness")[applied]
+    staleness = run.applied("staleness")
     values["staleness_mean"] = float(staleness.mean()) if len(staleness) else None
     values["staleness_max"] = int(staleness.max()) if len(staleness) else None
     values["exchanges_per_gradient"] = exchanges_per_gradient(run)

@@ -74,7 +74,7 @@ def summary(run: Run) -> Table:
     table = Table(title=str(run.path), title_justify="left", show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    steps = {name: run.column("steps", name) for name in ("rank", "compute_s", "injected_s", "wait_s", "staleness")}
+    steps = {name: run.column("steps", name) for name in ("rank", "compute_s", "injected_s", "wait_s")}
     rows: dict[str, Any] = {
         "program": f"{run.name} ({a['algorithm']}), {a['status']}, {a['claim_class']}",
         "workers": f"{a['n_workers']}, {len(set(a['hostnames']))} node(s), {a['cores']} core(s)",
@@ -109,11 +109,10 @@ def summary(run: Run) -> Table:
         rows["time by rank, %"] = _time_by_rank(run)
         if exchanges := exchanges_per_gradient(run):
             rows["exchanges"] = f"{exchanges:.3g} per gradient"
-        applied = run.applied()
-        if dropped := np.count_nonzero(~applied):
-            rows["dropped"] = f"{dropped} gradients of {len(applied)}; samples/s and staleness are of the others"
-        if applied.any():
-            staleness = steps["staleness"][applied]
+        staleness = run.applied("staleness")
+        if dropped := len(steps["rank"]) - len(staleness):
+            rows["dropped"] = f"{dropped} gradients of {len(steps['rank'])}; samples/s and staleness are of the others"
+        if len(staleness):
             rows["staleness"] = f"mean {staleness.mean():.2f}, largest {staleness.max()}"
         rows["steps by rank"] = " ".join(map(str, np.bincount(steps["rank"], minlength=a["n_workers"])))
         for name in ("update_share", "data_share"):

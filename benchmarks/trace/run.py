@@ -96,22 +96,21 @@ class Run:
         except (KeyError, ValueError):
             return None
 
-    def applied(self) -> NDArray[np.bool_]:
-        """Of each row of /steps, whether its gradient was applied; some programs drop gradients that come late."""
-        if self.has("steps", "applied"):
-            return self.column("steps", "applied") > 0
-        return np.ones(len(self.column("steps", "t_s")), dtype=bool)
+    def applied(self, name: str) -> NDArray[Any]:
+        """A column of /steps without the rows of gradients that were dropped, as some programs do with late ones."""
+        column = self.column("steps", name)
+        return column[self.column("steps", "applied") > 0] if self.has("steps", "applied") else column
 
     def samples_per_s(self) -> float:
         """Samples used by all workers together per second of the timed part, up to the last gradient applied."""
-        samples, t_s = (self.column("steps", name)[self.applied()] for name in ("samples", "t_s"))
+        samples, t_s = self.applied("samples"), self.applied("t_s")
         if not len(t_s) or not t_s.max() > 0:
             raise UserError(f"{self.path}: no step in /steps, so no rate")
         return float(samples.sum() / t_s.max())
 
     def steps_per_s(self) -> float:
         """Applied gradients of all workers together per second of the timed part, up to the last one."""
-        samples = self.column("steps", "samples")[self.applied()]
+        samples = self.applied("samples")
         return self.samples_per_s() * len(samples) / float(samples.sum())
 
     def busiest_nbytes(self) -> float:

@@ -82,4 +82,4 @@ def test_a_run_without_drops_has_no_such_column(target: Path) -> None:
     part.close()
     run = merged(target)
     assert not run.has("steps", "applied")
-    assert run.applied().tolist() == [True, True]
+    assert run.applied("rank").tolist() == [0, 1]
