@@ -1,6 +1,7 @@
 """Every number that a user can give has bounds; at them and beyond it is refused in one line, or works."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from typing import Annotated, Any, get_args, get_origin
@@ -23,7 +24,7 @@ from outpace.comm.errors import UserError
 from outpace.comm.prox import PROXES
 from outpace.comm.prox import parse as prox
 from outpace.comm.schedules import SCHEDULES, step_sizes
-from outpace.comm.topology import TOPOLOGIES, mixing_matrix
+from outpace.comm.topology import TOPOLOGIES, mixing_matrices
 
 EXTREMES = ("0", "-1", "-1e308", "1e-320", "1e-300", "1e-10", "1", "1e15", "1e18", "1e100", "1e308", "1e999")
 EXTREMES += ("nan", "inf", str(2**53), str(2**63), str(2**64), "9" * 5000)
@@ -97,7 +98,7 @@ def tried(flag: str, text: str) -> None:
         delays = Delays(stragglers(text), 0, 0)
         assert all(0 <= delays.seconds(step, 0.005) < math.inf for step in range(2000))
     elif flag == "topology":
-        W = mixing_matrix(text, 4)
+        W = functools.reduce(np.matmul, mixing_matrices(text, 4))
         np.testing.assert_allclose(W.sum(axis=1), 1)
         assert topology.spectral_gap(W) > 0
     elif flag == "schedule":
