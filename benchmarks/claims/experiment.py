@@ -82,10 +82,18 @@ def measure(planned: Planned, scale: Scale) -> Measured:
     if claim.kind is Kind.TIMING:
         _refuse_busy(claim, repetitions)
     try:
-        values = [claim.estimate(one) for one in repetitions]
+        values = [_number(claim, one) for one in repetitions]
     except UserError as error:
         raise Untested(Verdict.NOT_HERE, str(error)) from None
     return exact(values) if claim.kind is Kind.EXACT else repeated(values, claim.threshold)
+
+
+def _number(claim: Claim, one: Repetition) -> float:
+    """The claim's number of a repetition; NaN where it has none, such as the logarithm of a model that has diverged."""
+    try:
+        return claim.estimate(one)
+    except (ArithmeticError, ValueError):
+        return math.nan
 
 
 def _repetitions(planned: Planned, scale: Scale) -> list[Repetition]:
@@ -114,8 +122,8 @@ def _refuse_busy(claim: Claim, repetitions: Sequence[Repetition]) -> None:
         raise Busy(f"other processes kept {most:.1f} cores busy")
     if claim.control:
         values = [claim.control(one) for one in repetitions]
-        moved = max(values) / min(values)
-        if not moved <= MOVED:
+        moved = max(values) / min(values) if min(values) > 0 else math.inf
+        if moved > MOVED:
             raise Busy(f"the control moved by {moved - 1:.0%}")
 
 
@@ -136,8 +144,3 @@ def busy(planned: Sequence[Planned], scale: Scale) -> list[Point]:
             except Untested:
                 pass
     return list(found.values())
-
-
-def finite(value: float | None) -> float:
-    """Infinite for what was never reached."""
-    return math.inf if value is None else value

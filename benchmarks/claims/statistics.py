@@ -38,17 +38,22 @@ class Measured:
 
 def exact(values: Sequence[float]) -> Measured:
     """Of numbers without chance: what lies between them all."""
-    return Measured(tuple(values), (min(values), max(values)))
+    return Measured(tuple(values), _ends(values))
 
 
 def repeated(values: Sequence[float], threshold: Threshold) -> Measured:
     """Of numbers with chance; those that are not finite prove nothing."""
     if len(values) < 2 or not np.isfinite(values).all():
-        return Measured(tuple(values), (min(values), max(values)))
+        return Measured(tuple(values), _ends(values))
     above, below = (_p(values, bound, side) for bound, side in ((threshold.least, 1), (threshold.most, -1)))
     under, over = (_p(values, bound, side) for bound, side in ((threshold.least, -1), (threshold.most, 1)))
     # Within a band both must be shown; out of it one of the two.
     return Measured(tuple(values), interval(values), max(above, below), min(under, over))
+
+
+def _ends(values: Sequence[float]) -> tuple[float, float]:
+    """The least and the greatest, both NaN where one of the values is."""
+    return float(np.min(values)), float(np.max(values))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:

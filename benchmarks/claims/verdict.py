@@ -1,5 +1,6 @@
 """The verdict on a claim."""
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -37,6 +38,9 @@ def decide(claim: Claim, measured: Measured, p_holds: float, p_fails: float) -> 
     outside = high < claim.threshold.least or low > claim.threshold.most
     if claim.kind is Kind.EXACT:
         return (Verdict.HOLDS, "exact") if inside else (Verdict.FAILS, "exact")
+    lost = sum(not math.isfinite(value) for value in measured.values)
+    if lost:
+        return Verdict.UNDECIDED, f"{lost} of {len(measured.values)} launches have no finite number"
     if inside and p_holds <= LEVEL:
         return Verdict.HOLDS, f"p = {p_holds:.2g} after Holm"
     if outside and p_fails <= LEVEL:

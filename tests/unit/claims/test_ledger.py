@@ -171,6 +171,15 @@ def test_what_is_missing_or_failed_is_said(tmp_path: Path) -> None:
     assert untested.value.verdict is Verdict.NOT_HERE
 
 
+@pytest.mark.parametrize("error", [ZeroDivisionError, ValueError])
+def test_a_diverged_run_has_no_number(error: type[Exception], tmp_path: Path) -> None:
+    def estimate(one: Repetition) -> float:
+        raise error
+
+    broken = made(tmp_path, dataclasses.replace(timing(), estimate=estimate))
+    assert np.isnan(experiment.measure(broken, Scale()).values).all()
+
+
 def test_a_run_is_chosen_by_its_flags(tmp_path: Path) -> None:
     planned = made(tmp_path, timing())
     launches = tuple((point, experiment.Run(point.target)) for point in planned.points)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from outpace.benchmarks.claims.claim import Claim, Grade, Kind, Threshold
-from outpace.benchmarks.claims.statistics import Measured
+from outpace.benchmarks.claims.statistics import Measured, exact
 from outpace.benchmarks.claims.verdict import Verdict, decide
 
 BAND = Threshold("a band", 1.0, 2.0)
@@ -43,6 +43,12 @@ def claim(kind: Kind = Kind.RANDOM, threshold: Threshold = BAND) -> Claim:
 def test_of_chance(interval: tuple[float, float], p_holds: float, p_fails: float, verdict: Verdict) -> None:
     for kind in (Kind.RANDOM, Kind.TIMING):
         assert decide(claim(kind), Measured((1.5,), interval), p_holds, p_fails)[0] is verdict
+
+
+def test_a_launch_without_a_number_decides_nothing() -> None:
+    measured = Measured((1.5, math.inf, math.nan), (1.2, 1.8))
+    assert decide(claim(), measured, 0.0, 1.0) == (Verdict.UNDECIDED, "2 of 3 launches have no finite number")
+    assert decide(claim(Kind.EXACT), exact([0.0, math.nan, 1.5]), 1.0, 1.0)[0] is Verdict.FAILS
 
 
 @pytest.mark.parametrize(
