@@ -116,7 +116,7 @@ def _of_servers(run: Run, paces: Paces, wires: Wires) -> list[Culprit]:
         if served_s > BUSY * wall_s:
             why = f"at work in {100 * served_s / wall_s:.0f} % of the time"
             found.append(Culprit(server, "server", waited, why))
-        elif wires.busy_s[server] > (WAITED if wires.slow[server] else BUSY) * wall_s:
+        elif wires.steady[server] and wires.busy_s[server] > (WAITED if wires.slow[server] else BUSY) * wall_s:
             found.append(Culprit(server, "link", waited, _of_link(wires, server)))
     return found
 
