@@ -14,6 +14,7 @@ import os
 import statistics
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from mpi4py import MPI
 from rich.console import Console
 from rich.table import Table
 
+from outpace.benchmarks import history
 from outpace.benchmarks.machine import launcher, links, namespaces, provenance, twins
 from outpace.benchmarks.problems import Problem
 from outpace.benchmarks.running.assembly import Assembly
@@ -38,10 +40,12 @@ from outpace.comm.vote import EXCHANGES
 
 RANKS: Final = {"gossip": 2, "record": 1, "step": 1, "sign": 1, "vote": 4}
 SAMPLE_S: Final = 0.05  # of something so short that it is repeated; at least
+Times = dict[str, list[float]]  # seconds of every sample, by what was measured
+
 ROUNDS: Final = 15  # interleaved repetitions; the median is given, with the quartiles
 
 
-def gossip(comm: MeteredComm) -> Table:
+def gossip(comm: MeteredComm, times: Times) -> Table:
     """Rank 1 asks, rank 0 answers, by the very functions of AD-PSGD, against one blocking Sendrecv of the same size,
     alone and with the plainest NumPy average around it."""
     if comm.size != 2:
@@ -58,7 +62,9 @@ def gossip(comm: MeteredComm) -> Table:
         variants = bare, averaging, functools.partial(_exchanges, comm, x)
         repeated = (functools.partial(variant, count) for variant in variants)
         samples = _interleaved(comm, *repeated, rounds=ROUNDS if kib < 4096 else 7)
-        medians = [f"{1e6 * statistics.median(times) / count:.1f}" for times in samples]
+        for name, seconds in zip(("Sendrecv", "Sendrecv + average", "exchange"), samples, strict=True):
+            times[f"{kib} KiB, {name}"] = [each / count for each in seconds]
+        medians = [f"{1e6 * statistics.median(seconds) / count:.1f}" for seconds in samples]
         table.add_row(f"{kib}", *medians, _ratio(samples[0], samples[2]), _ratio(samples[1], samples[2]))
     return table
 
@@ -112,7 +118,7 @@ def _validate_exchange(comm: MeteredComm, x: np.ndarray) -> None:
         raise RuntimeError(f"rank {comm.rank}: an exchange did not leave the average")
 
 
-def record(comm: MeteredComm) -> Table:
+def record(comm: MeteredComm, times: Times) -> Table:
     """Everything that a step records: its gradient and its exchange as events, its row, and the snapshot's clock."""
     table = _table(comm, "recording", ("calls", "us per step", "target us"))
     x = np.zeros(1000)
@@ -132,12 +138,13 @@ def record(comm: MeteredComm) -> Table:
     drained = trace.drain()
     if (len(drained["steps"]), len(drained["events"])) != (10 * 64, 30 * 48):
         raise RuntimeError("recording lost rows")
-    (times,) = _interleaved(comm, once)
-    table.add_row("20000", f"{1e6 * statistics.median(times) / 20_000:.2f}", "10")
+    (seconds,) = _interleaved(comm, once)
+    times["step"] = [each / 20_000 for each in seconds]
+    table.add_row("20000", f"{1e6 * statistics.median(times['step']):.2f}", "10")
     return table
 
 
-def step(comm: MeteredComm) -> Table:
+def step(comm: MeteredComm, times: Times) -> Table:
     """A whole step of each program on one rank with a gradient that costs nothing: the suite's own overhead."""
     table = _table(comm, "step overhead, no gradient, dim 1000", ("program", "us per step"))
 
@@ -161,12 +168,13 @@ def step(comm: MeteredComm) -> Table:
     for name in ("allreduce_sgd", "d_psgd", "ad_psgd"):
         program: Any = importlib.import_module(f"outpace.algorithms.{name}")
         plan = make_plan(name, program.Config(), Launch(), comm.size)
-        (times,) = _interleaved(comm, functools.partial(run, program, plan))
-        table.add_row(name, f"{1e6 * statistics.median(times) / 5000:.1f}")
+        (seconds,) = _interleaved(comm, functools.partial(run, program, plan))
+        times[name] = [each / 5000 for each in seconds]
+        table.add_row(name, f"{1e6 * statistics.median(times[name]):.1f}")
     return table
 
 
-def sign(comm: MeteredComm, xp: ModuleType) -> Table:
+def sign(comm: MeteredComm, times: Times, xp: ModuleType) -> Table:
     """Bytes that a kernel has to read and write, per second, over those of a copy of the vector."""
     dim, n, beta, step = 1 << 24, 8, 0.9, 0.1
     kernels = sign_kernels.kernels(xp)
@@ -198,11 +206,12 @@ def sign(comm: MeteredComm, xp: ModuleType) -> Table:
         kernel()
         synchronise(v)
 
-    times = _interleaved(comm, *(functools.partial(synchronised, kernel) for _, _, kernel in measured))
+    every = _interleaved(comm, *(functools.partial(synchronised, kernel) for _, _, kernel in measured))
     table = _table(comm, f"sign kernels, 2^24 float32, {xp.__name__}", ("kernel", "GB/s", "rate / copy"))
-    for (name, nbytes, _), samples in zip(measured, times, strict=True):
+    for (name, nbytes, _), samples in zip(measured, every, strict=True):
+        times[name] = samples
         rate = nbytes * dim / statistics.median(samples) / 1e9
-        table.add_row(name, f"{rate:.1f}", _ratio([t * nbytes / 8 for t in times[0]], samples))
+        table.add_row(name, f"{rate:.1f}", _ratio([t * nbytes / 8 for t in every[0]], samples))
     return table
 
 
@@ -220,7 +229,7 @@ def _numpy_pack(v: np.ndarray, words: np.ndarray, whole: bool, block: int = 1 <<
         packed[start // 8 : (start + block) // 8] = np.packbits(plus, bitorder="little")
 
 
-def vote(comm: MeteredComm, xp: ModuleType) -> Table:
+def vote(comm: MeteredComm, times: Times, xp: ModuleType) -> Table:
     """From every rank's vector to the outcome on every rank: pack, exchange, count, exchange."""
     names = tuple(f"{name} ms" for name in EXCHANGES)
     columns = ("coordinates", "Allreduce ms", *names, *(f"rate of {name}" for name in EXCHANGES))
@@ -237,9 +246,11 @@ def vote(comm: MeteredComm, xp: ModuleType) -> Table:
             variants.append(functools.partial(_vote, route, v, ballot, outcome))
             variants[-1]()
             _validate_vote(comm, v, outcome)
-        times = _interleaved(comm, *variants, rounds=ROUNDS if exponent < 25 else 5)
-        medians = [f"{1e3 * statistics.median(samples):.2f}" for samples in times]
-        table.add_row(f"2^{exponent}", *medians, *(_ratio(times[0], samples) for samples in times[1:]))
+        every = _interleaved(comm, *variants, rounds=ROUNDS if exponent < 25 else 5)
+        for name, samples in zip(("Allreduce", *EXCHANGES), every, strict=True):
+            times[f"2^{exponent}, {name}"] = samples
+        medians = [f"{1e3 * statistics.median(samples):.2f}" for samples in every]
+        table.add_row(f"2^{exponent}", *medians, *(_ratio(every[0], samples) for samples in every[1:]))
     return table
 
 
@@ -302,20 +313,26 @@ def _table(comm: MeteredComm, title: str, columns: tuple[str, ...]) -> Table:
 def main() -> None:
     comm = MeteredComm(MPI.COMM_WORLD)
     launcher.report(comm.rank)
-    name, backend, behind = sys.argv[1:]
+    name, backend, behind, *kept = sys.argv[1:]
+    links_spec, times = behind.removeprefix("--links="), Times()
     measures: dict[str, Callable[..., Table]] = {"sign": sign, "vote": vote}
     host_measures: dict[str, Callable[..., Table]] = {"gossip": gossip, "record": record, "step": step}
     try:
-        namespaces.check_behind(links.canonical(behind.removeprefix("--links=")))
+        namespaces.check_behind(links.canonical(links_spec))
         xp = arrays.load(backend, comm)
-        table = measures[name](comm, xp) if name in measures else host_measures[name](comm)
+        table = measures[name](comm, times, xp) if name in measures else host_measures[name](comm, times)
     except UserError as error:  # the same on every rank
         if comm.rank == 0:
             print(f"outpace: {error}", file=sys.stderr, flush=True)
         MPI.Finalize()
         sys.exit(2)
+    where = provenance.describe(comm, gpu=False) if kept else {}
     if comm.rank == 0:
         Console(width=120).print(table)
+    if comm.rank == 0 and kept:
+        machine = {key: where[key] for key in ("cpu_model", "cores", "mpi_library", "outpace_version", "git_commit")}
+        about = {"name": name, "backend": backend, "links": links_spec, "ranks": comm.size} | machine
+        history.write(Path(kept[0].removeprefix("--json=")), about, times)
 
 
 if __name__ == "__main__":

@@ -233,7 +233,31 @@ def micro(options: argparse.Namespace) -> int:
         raise UserError(f"unknown micro-benchmark '{options.name}'; allowed: {', '.join(RANKS)}")
     ranks = options.workers or RANKS[options.name]
     arguments = [options.name, options.backend, f"--links={options.links}"]
-    return _tell(launcher.launch("outpace.benchmarks.micro", ranks, arguments))
+    if not (options.json or options.compare):
+        return _tell(launcher.launch("outpace.benchmarks.micro", ranks, arguments))
+    return _micro_kept(options, ranks, arguments)
+
+
+def _micro_kept(options: argparse.Namespace, ranks: int, arguments: list[str]) -> int:
+    """Measure, keep it as JSON, and show it beside what was kept earlier."""
+    import tempfile
+
+    from rich.console import Console
+
+    from outpace.benchmarks import history
+
+    old = history.read(options.compare) if options.compare else None
+    with tempfile.TemporaryDirectory() as folder:
+        kept = options.json or Path(folder) / "new.json"
+        code = _tell(launcher.launch("outpace.benchmarks.micro", ranks, [*arguments, f"--json={kept}"]))
+        if code:
+            return code
+        new = history.read(kept)
+    if old:
+        Console(width=120).print(history.compared(old, new))
+    for warning in history.warnings(old, new) if old else history.spreads(new):
+        streams.say(f"outpace: {warning}")
+    return 0
 
 
 def check(options: argparse.Namespace) -> int:

@@ -6,6 +6,8 @@ import math
 from pathlib import Path
 from typing import Any, Final
 
+import shtab
+
 from outpace.benchmarks.machine.links import LINKS
 from outpace.benchmarks.sweeps.programs import config_of, name_of, programs
 from outpace.comm import spec
@@ -18,6 +20,7 @@ def parser() -> argparse.ArgumentParser:
         prog="outpace", description="Distributed SGD on machines whose workers do not run at one pace."
     )
     command.add_argument("--version", action="version", version=f"outpace {importlib.metadata.version('outpace')}")
+    shtab.add_argument_to(command, "--print-completion", help="print a completion script for this shell")
     commands = command.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     one = commands.add_parser(
@@ -154,6 +157,10 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--backend", choices=("numpy", "cupy"), default="numpy", help="of sign and vote (default numpy)")
     _add_links(one)
+    one.add_argument(
+        "--json", type=Path, metavar="OUT.json", help="keep medians with their intervals, to compare later"
+    )
+    one.add_argument("--compare", type=Path, metavar="OLD.json", help="show what --json kept earlier beside it")
     one.set_defaults(command="micro")
 
     one = commands.add_parser(
@@ -219,6 +226,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--epochs", type=float, default=15.0, help="passes over the data (default 15)")
     _add_links(one)
     one.set_defaults(command="race")
+    for each in commands.choices.values():
+        for action in each._actions:  # argparse has no public list of them
+            if action.type is Path:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
     return command
 
 

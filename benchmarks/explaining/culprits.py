@@ -23,7 +23,7 @@ DECISIVE: Final = 0.2  # of the usual time: an excess that counts
 SIGMAS: Final = 4.0  # standard deviations by which a worker is late more often than one of equals by chance
 LASTING: Final = 0.85  # probability that a gradient of a slow worker takes longer than another's
 BUSY: Final = 0.7  # share of the run in which a server, or its link, is at work, from which it is what all wait for
-WAITED: Final = 0.2  # share of the workers' time that they must then wait
+WAITED: Final = 0.2  # share of the workers' time that they must then wait; of the run that a slow link must be at work
 BY_BYTES: Final = 0.15  # share of a transfer's time that the bytes must explain, at the rate that was measured
 
 
@@ -116,7 +116,7 @@ def _of_servers(run: Run, paces: Paces, wires: Wires) -> list[Culprit]:
         if served_s > BUSY * wall_s:
             why = f"at work in {100 * served_s / wall_s:.0f} % of the time"
             found.append(Culprit(server, "server", waited, why))
-        elif wires.busy_s[server] > BUSY * wall_s:
+        elif wires.steady[server] and wires.busy_s[server] > (WAITED if wires.slow[server] else BUSY) * wall_s:
             found.append(Culprit(server, "link", waited, _of_link(wires, server)))
     return found
 

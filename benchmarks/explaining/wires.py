@@ -12,15 +12,18 @@ from outpace.benchmarks.trace.schema import COMMUNICATION, KIND
 
 SLOW: Final = pairs.STANDS_OUT  # of the median rate of the ranks' links
 REFUTED: Final = 2.0  # times the measured rate: one at which messages went shows that the measurement was disturbed
+STEADY: Final = 0.7  # median rate of a rank's pairs over the fastest: a link that is slow is so to everybody
 QUICK: Final = 0.1  # quantile of the times of messages by which they are judged
 
 
 @dataclass(frozen=True)
 class Wires:
     """Of each rank, shape (ranks,): bytes per second that its link gave when it was measured, NaN where it was not, or
-    where messages of the run itself went much faster; bytes that it sent and received."""
+    where messages of the run itself went much faster; whether it gave as much to all others, and not to each another
+    rate, as on a machine that is busy; bytes that it sent and received."""
 
     rate: NDArray[np.float64]
+    steady: NDArray[np.bool_]
     sent: NDArray[np.float64]
     received: NDArray[np.float64]
 
@@ -29,12 +32,14 @@ class Wires:
         """`seen` are bytes per second at which messages went over each rank's link, at least; shape (ranks,)."""
         ranks = len(run.attrs["hostnames"])
         network = pairs.of(run)
-        rate = np.full(ranks, np.nan)
-        for end in ("a", "b"):  # the fastest of a rank's pairs: a slow one may be the other's fault
-            np.fmax.at(rate, network[end], network["bytes_per_s"])
+        rate, steady = np.full(ranks, np.nan), np.zeros(ranks, bool)
+        for r in np.union1d(network["a"], network["b"]):
+            of_rank = network["bytes_per_s"][(network["a"] == r) | (network["b"] == r)]
+            rate[r] = of_rank.max()  # a slow pair may be the other's fault
+            steady[r] = np.median(of_rank) > STEADY * rate[r]
         rate[seen > REFUTED * rate] = np.nan
         nbytes = run.column("traffic", "nbytes").astype(np.float64)
-        return cls(rate, nbytes.sum(axis=1), nbytes.sum(axis=0))
+        return cls(rate, steady, nbytes.sum(axis=1), nbytes.sum(axis=0))
 
     @property
     def busiest(self) -> NDArray[np.float64]:
@@ -55,7 +60,7 @@ class Wires:
     @property
     def slow(self) -> NDArray[np.bool_]:
         """Which ranks have a link that stands out, shape (ranks,)."""
-        return self.rate < SLOW * self.usual
+        return self.steady & (self.rate < SLOW * self.usual)
 
 
 def seen(run: Run) -> NDArray[np.float64]:

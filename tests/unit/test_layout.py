@@ -18,7 +18,7 @@ FLOORS = (
     ("comm", "jobscripts"),
     ("config", "trace", "machine", "problems"),
     ("running", "figures", "explaining"),
-    ("program", "reports"),
+    ("program", "reports", "history"),
     ("algorithms",),
     ("sweeps", "studies", "micro", "conformance"),
     ("claims",),

@@ -100,7 +100,12 @@ def test_a_worker_behind_a_slow_link_waits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("serving", "rates", "nbytes", "cause"),
-    [(0.0066, None, 1000, ["server"]), (0.0002, [1e8] * 3 + [1e6], 6500, ["link"]), (0.0002, [1e8] * 4, 1000, [])],
+    [
+        (0.0066, None, 1000, ["server"]),
+        (0.0002, [1e6] * 4, 6500, ["link"]),
+        (0.0002, [1e8] * 3 + [1e6], 2500, ["link"]),
+        (0.0002, [1e6] * 4, 2500, []),
+    ],
 )
 def test_a_server_that_all_wait_for(tmp_path: Path, serving: float, rates: Any, nbytes: int, cause: list[str]) -> None:
     """At work all the time, its link full, or neither: then waiting alone accuses nobody."""
