@@ -1,0 +1,148 @@
+"""All programs beside one another: what each waits for, how fast it then is, and when it has learnt the same."""
+
+import functools
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from outpace.benchmarks import figures
+from outpace.benchmarks.running import stragglers
+from outpace.benchmarks.running.stragglers import Delays
+from outpace.benchmarks.studies import tuning
+from outpace.benchmarks.studies.first_of_n import never_waiting, rounds_of_m
+from outpace.benchmarks.studies.launches import trace
+from outpace.benchmarks.trace.common_loss import common_loss
+from outpace.benchmarks.trace.run import Run
+from outpace.comm import topology
+
+TUNING_SEED: Final = 100  # the grid is searched with this one; the runs that count have seeds from 0 on
+PROBLEM: Final = ("--problem", "digits:hidden=64", "--batch-size", "16", "--schedule", "constant")
+COMPUTE_S: Final = 0.01  # slept
+SIDE: Final = 2  # step sizes tried on each side of the first one, half a decade apart
+PERIOD: Final = 8  # local steps of a round
+ROUNDS: Final = 4000  # that a law is computed over
+LEVELS: Final = ("none", "fixed:rank=0,factor=10", "lognormal:sigma=1", "pareto:alpha=1.5")
+
+
+class Entrant(NamedTuple):
+    program: str
+    first: int  # rung of the first step size that is tried
+    waits: str  # for "all", "neighbours", "rounds" of local steps, the "first" m, or for "nobody"
+    flags: tuple[str, ...] = ()
+
+
+LOCAL: Final = ("--period", str(PERIOD))
+ENTRANTS: Final[dict[str, Entrant]] = {
+    "AllReduce-SGD": Entrant("allreduce_sgd", -1, "all"),
+    "D-PSGD": Entrant("d_psgd", -1, "neighbours"),
+    "D^2": Entrant("d2", -1, "neighbours"),
+    "AD-PSGD": Entrant("ad_psgd", -1, "nobody"),
+    "A-PSGD": Entrant("a_psgd", -1, "nobody"),
+    "EAMSGD": Entrant("eamsgd", -2, "nobody"),
+    "Signum": Entrant("sign_sgd", -5, "all", ("--variant", "signum")),
+    "QSGD": Entrant("quantized_sgd", -1, "all"),
+    "Local SGD": Entrant("local_sgd", -1, "rounds", LOCAL),
+    "DiLoCo": Entrant("local_sgd", -2, "rounds", (*LOCAL, "--outer", "nesterov")),
+    "Gossip local SGD": Entrant("gossip_local_sgd", -1, "pairs", LOCAL),
+    "m-sync SGD": Entrant("m_sync_sgd", -1, "first"),
+    "Ringmaster ASGD": Entrant("ringmaster_asgd", -1, "nobody"),
+    "Ringleader ASGD": Entrant("ringmaster_asgd", -1, "nobody", ("--variant", "ringleader")),
+    "SGP": Entrant("sgp", -1, "one-peer"),
+    "CHOCO-SGD": Entrant("choco_sgd", -1, "neighbours"),
+    "Gradient tracking": Entrant("gradient_tracking", -2, "neighbours"),
+    "D-Lion": Entrant("sign_sgd", -5, "all", ("--variant", "lion")),
+    "PowerSGD": Entrant("powersgd", -1, "all"),
+}
+
+
+def opponents(
+    folder: Path, launches: int = 3, workers: int = 8, epochs: float = 20, seconds: float = 12
+) -> dict[tuple[str, str], tuple[float, float]]:
+    """(program, stragglers) -> gradients/s and seconds to a common loss, medians of launches; infinite where the median
+    does not reach it within so many epochs and seconds.
+
+    Digits by a perceptron of 64 hidden units, 10 ms of slept compute. Every program has the same five step sizes tried,
+    half a decade apart around a first one, without stragglers: the one with the least loss after so many epochs is
+    taken. The common loss is that of the runs without stragglers. An hour with 3 launches. Draws `heterogeneity`.
+    """
+    shown = Table("", "loss by step size", title=f"the grid: seed {TUNING_SEED}, {epochs:g} epochs")
+    found: dict[tuple[str, str], list[Run]] = {}
+    for name, entrant in ENTRANTS.items():
+        run = functools.partial(_run, folder, name, workers, epochs, seconds)
+        gammas = [tuning.step_size(rung) for rung in range(entrant.first - SIDE, entrant.first + SIDE + 1)]
+        losses = {gamma: run(gamma, LEVELS[0], TUNING_SEED).final_loss() for gamma in gammas}
+        best = min(losses, key=lambda gamma: losses[gamma] if math.isfinite(losses[gamma]) else math.inf)
+        shown.add_row(name, ", ".join(f"{gamma:g}: {loss:.3g}" for gamma, loss in losses.items()))
+        for level in LEVELS:
+            found[name, level] = [run(best, level, seed) for seed in range(launches)]
+    console = Console(width=150)
+    console.print(shown)
+    target = common_loss([run for (_, level), runs in found.items() if level == LEVELS[0] for run in runs])
+    medians = {}
+    for level in LEVELS:
+        table = Table("program", "waits for", "gradients/s", "law", f"s to loss {target:g}", "accuracy", title=level)
+        for name, entrant in ENTRANTS.items():
+            runs = found[name, level]
+            rate = float(np.median([each.steps_per_s() for each in runs]))
+            times = [math.inf if (s := each.time_to_loss(target)) is None else s for each in runs]
+            medians[name, level] = rate, float(np.median(times))
+            accuracy = np.median([each.column("evaluations", "accuracy")[-1] for each in runs])
+            expected = law(entrant.waits, level, workers, COMPUTE_S)
+            to_loss = f"{np.median(times):.2f}" if math.isfinite(np.median(times)) else "not reached"
+            table.add_row(name, entrant.waits, f"{rate:.0f}", f"{expected:.0f}", to_loss, f"{accuracy:.3f}")
+        console.print(table)
+    paths = [run.path for runs in found.values() for run in runs]
+    figures.draw("heterogeneity", paths, folder / "heterogeneity.png", loss=target)
+    print(f"wrote {folder / 'heterogeneity.png'}")
+    return medians
+
+
+def _run(
+    folder: Path, name: str, workers: int, epochs: float, seconds: float, step_size: float, level: str, seed: int
+) -> Run:
+    entrant = ENTRANTS[name]
+    words = level.partition(":")[0]
+    out = folder / f"{name.replace(' ', '-')}-{step_size:g}-{words}-{seed}.h5"
+    flags = [*entrant.flags, *PROBLEM, "--step-size", f"{step_size:g}", "--compute-time", str(COMPUTE_S)]
+    flags += ["--stragglers", level, "--epochs", f"{epochs:g}", "--time-budget", f"{seconds:g}", "--seed", str(seed)]
+    return trace(out, entrant.program, workers, *flags, "--evaluations", "100")
+
+
+def law(waits: str, level: str, n: int, compute_s: float, rounds: int = ROUNDS) -> float:
+    """Gradients per second of n workers where messages and arithmetic take no time; dropped ones do not count."""
+    if waits == "nobody":
+        return never_waiting(level, n, compute_s, rounds)
+    if waits == "first":
+        return (n - 1) / rounds_of_m(level, n, n - 1, compute_s, rounds).round_s
+    steps = PERIOD if waits in ("rounds", "pairs") else 1
+    parsed = stragglers.parse(level)
+    delays = [Delays(parsed, 0, rank) for rank in range(n)]
+    busy = np.array([[compute_s + worker.seconds(k, compute_s) for k in range(rounds)] for worker in delays])
+    busy = busy.reshape(n, rounds // steps, steps).sum(axis=2)
+    heard = _heard(waits, n, busy.shape[1])
+    done = np.zeros(n)
+    for k, begun in enumerate(busy.T):
+        ready = done + begun
+        done = np.array([ready[row].max() for row in heard[k % len(heard)]])
+    return n * rounds / float(done.mean())
+
+
+def _heard(waits: str, n: int, rounds: int) -> Sequence[NDArray[np.bool_]]:
+    """Whom each worker waits for in each round of a period, itself among them, shape (n, n)."""
+    if waits in ("all", "rounds"):
+        return [np.ones((n, n), dtype=bool)]
+    if waits == "pairs":
+        rng = np.random.default_rng(0)
+        matched = []
+        for _ in range(rounds):
+            heard, order = np.eye(n, dtype=bool), rng.permutation(n)
+            heard[order[0::2], order[1::2]] = heard[order[1::2], order[0::2]] = True
+            matched.append(heard)
+        return matched
+    return [W != 0 for W in topology.mixing_matrices("one-peer" if waits == "one-peer" else "ring", n)]
