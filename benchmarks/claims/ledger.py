@@ -14,6 +14,8 @@ from outpace.benchmarks.claims import (
     experiment,
     external,
     katyusha_x,
+    late_workers,
+    networks,
     pace,
     report,
     sign_sgd,
@@ -26,7 +28,9 @@ from outpace.benchmarks.sweeps import runner
 from outpace.comm.errors import UserError
 
 CLAIMS: Final[dict[str, Claim]] = {
-    claim.id: claim for module in (ad_psgd, pace, sign_sgd, katyusha_x, d2, external) for claim in module.CLAIMS
+    claim.id: claim
+    for module in (ad_psgd, pace, sign_sgd, katyusha_x, d2, late_workers, networks, external)
+    for claim in module.CLAIMS
 }
 FAILED: Final = 1  # exit code of a sweep some points of which failed
 COLOURS: Final = {Verdict.HOLDS: "green", Verdict.FAILS: "red", Verdict.UNDECIDED: "yellow"}

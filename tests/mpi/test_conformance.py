@@ -283,7 +283,8 @@ ROWS = [
         refused=((2, {"compressor": "rand-k"}), (3, {"compressor": "top-k:share=2"}), (3, {"topology": "hypercube"})),
         variants=(
             {"consensus_step_size": 0.5},
-            {"compressor": "identity", "consensus_step_size": 1.0, "schedule": STEPS_DOWN, "sampling": "shuffle"},
+            {"compressor": "identity", "consensus_step_size": 1.0, "schedule": STEPS_DOWN, "step_size": 0.3},
+            {"sampling": "shuffle"},
             {"compressor": "top-k:share=0.2", "consensus_step_size": 0.4},
             {"compressor": "qsgd", "consensus_step_size": 0.7, "schedule": "sqrt", "step_size": 0.3},
             {"compressor": "qsgd:levels=1"},

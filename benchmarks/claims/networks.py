@@ -1,0 +1,68 @@
+"""Networks on real images, which take the extra `torch`, Fashion-MNIST, and minutes for each run."""
+
+from typing import Final
+
+from outpace.benchmarks.claims import ad_psgd, d2
+from outpace.benchmarks.claims.claim import Claim, Grade, Repetition, Scale, Table, Threshold
+
+FLAGS: Final = {
+    "problem": "torch:model=lenet5,data=fashion-mnist",
+    "dtype": "float32",
+    "sampling": "shuffle",
+    "step-size": 0.1,
+    "schedule": "cosine",
+    "epochs": 8,
+    "evaluations": 1,
+}
+THREE: Final = ("allreduce_sgd", "d_psgd", "ad_psgd")
+NOTE: Final = "takes half an hour and more on two cores, in an environment with PyTorch"
+
+
+def _shuffled(scale: Scale) -> Table:
+    return {"programs": list(THREE), "workers": scale.n(8), "flags": FLAGS | {"topology": "exponential"}}
+
+
+def _exclusive(scale: Scale) -> Table:
+    split = {"split": "labels:classes=2", "topology": "ring"}
+    return {"programs": ["allreduce_sgd", "d2"], "workers": 5, "flags": FLAGS | split}
+
+
+def _accuracy(one: Repetition, program: str) -> float:
+    return float(one.run(program).column("evaluations", "accuracy")[-1])
+
+
+def _spread(one: Repetition) -> float:
+    found = [_accuracy(one, program) for program in THREE]
+    return max(found) - min(found)
+
+
+CLAIMS: Final = (
+    Claim(
+        id="ad-psgd-images",
+        group=ad_psgd.GROUP,
+        source=f"{ad_psgd.SOURCE}, section 5: convergence by epochs",
+        sentence="AD-PSGD, D-PSGD and AllReduce-SGD reach the same accuracy after the same epochs.",
+        grade=Grade.CHOSEN,
+        estimator="greatest less least held-out accuracy of the three; LeNet-5, Fashion-MNIST, 8 workers, 8 epochs",
+        estimate=_spread,
+        threshold=Threshold("half a point", most=0.005),
+        repetitions=3,
+        sweep=_shuffled,
+        long=True,
+        note=NOTE,
+    ),
+    Claim(
+        id="d2-images",
+        group=d2.GROUP,
+        source=f"{d2.SOURCE}, section 6: classes that belong to one worker",
+        sentence="Where every class is on one worker alone, D^2 reaches the accuracy of AllReduce-SGD.",
+        grade=Grade.CHOSEN,
+        estimator="accuracy of AllReduce-SGD less that of D^2; LeNet-5, Fashion-MNIST, 5 workers with two classes each",
+        estimate=lambda one: _accuracy(one, "allreduce_sgd") - _accuracy(one, "d2"),
+        threshold=Threshold("one point", most=0.01),
+        repetitions=3,
+        sweep=_exclusive,
+        long=True,
+        note=NOTE,
+    ),
+)
