@@ -79,7 +79,7 @@ def _speed_up(one: Repetition) -> float:
 def _components(application: str, centre: int) -> Claim:
     def sweep(scale: Scale) -> Table:
         flags = {"application": application, "problem": f"svd:data=digits,centre={centre},rank=5", "stage": 5}
-        return {"programs": ["katyusha_x"], "workers": 2, "flags": flags | {"epochs": 20_000, "batch-size": 42}}
+        return {"programs": ["katyusha_x"], "workers": 1, "flags": flags | {"epochs": 20_000, "batch-size": 42}}
 
     def angle(one: Repetition) -> float:
         rows = pca.load(pca.Source(data="digits", centre=centre), one.seed, "digits")
@@ -107,7 +107,7 @@ def _components(application: str, centre: int) -> Claim:
 def _applied(application: str, problem: str, sentence: str) -> Claim:
     def sweep(scale: Scale) -> Table:
         flags = {"application": application, "problem": problem, "batch-size": 16, "epochs": 1500, "evaluations": 20}
-        return {"programs": ["katyusha_x"], "workers": 2, "flags": flags}
+        return {"programs": ["katyusha_x"], "workers": 1, "flags": flags}
 
     def left(one: Repetition) -> float:
         norm = one.runs[0].column("evaluations", "gradient_norm")
