@@ -3,6 +3,7 @@
     python -m outpace.benchmarks.studies unequal-data    D^2 and D-PSGD where workers hold different labels
     python -m outpace.benchmarks.studies busiest-rank    rates and traffic against the number of workers
     python -m outpace.benchmarks.studies opponents       all programs, tuned, with four kinds of stragglers
+    python -m outpace.benchmarks.studies opponents-linked  local steps and compression behind slow links
     python -m outpace.benchmarks.studies slow-worker     the pace of the others beside a slow worker
     python -m outpace.benchmarks.studies slow-data       where the model goes if a slow worker's data is its own
     python -m outpace.benchmarks.studies first-of-n      rounds of the first m of n gradients: the law, computed
@@ -41,7 +42,7 @@ from outpace.benchmarks.studies.busiest_rank import busiest_rank
 from outpace.benchmarks.studies.first_of_n import first_of_n
 from outpace.benchmarks.studies.flippers import flippers
 from outpace.benchmarks.studies.launches import RUNS
-from outpace.benchmarks.studies.opponents import opponents
+from outpace.benchmarks.studies.opponents import opponents, opponents_linked
 from outpace.benchmarks.studies.signum import signum
 from outpace.benchmarks.studies.slow_data import slow_data
 from outpace.benchmarks.studies.slow_worker import slow_worker
@@ -53,6 +54,7 @@ STUDIES: Final[dict[str, Callable[..., object]]] = {
     "unequal-data": unequal_data,
     "busiest-rank": busiest_rank,
     "opponents": opponents,
+    "opponents-linked": opponents_linked,
     "slow-worker": slow_worker,
     "slow-data": slow_data,
     "first-of-n": first_of_n,

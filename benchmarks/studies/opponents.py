@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -22,8 +22,10 @@ from outpace.benchmarks.trace.run import Run
 from outpace.comm import topology
 
 TUNING_SEED: Final = 100  # the grid is searched with this one; the runs that count have seeds from 0 on
-PROBLEM: Final = ("--problem", "digits:hidden=64", "--batch-size", "16", "--schedule", "constant")
 COMPUTE_S: Final = 0.01  # slept
+COMMON: Final = ("--batch-size", "16", "--schedule", "constant")
+PROBLEM: Final = ("--problem", "digits:hidden=64", "--compute-time", str(COMPUTE_S), *COMMON)
+LARGE: Final = ("--problem", "digits:hidden=13400", "--compute-time", "0.05", *COMMON)
 SIDE: Final = 2  # step sizes tried on each side of the first one, half a decade apart
 PERIOD: Final = 8  # local steps of a round
 ROUNDS: Final = 4000  # that a law is computed over
@@ -60,6 +62,17 @@ ENTRANTS: Final[dict[str, Entrant]] = {
     "PowerSGD": Entrant("powersgd", -1, "all"),
 }
 
+LINKED: Final[dict[str, Entrant]] = {
+    "AllReduce-SGD": Entrant("allreduce_sgd", 0, "all"),
+    "Local SGD, H = 1": Entrant("local_sgd", 0, "all", ("--period", "1")),
+    "Local SGD, H = 8": Entrant("local_sgd", 0, "rounds", LOCAL),
+    "Local SGD, H = 64": Entrant("local_sgd", 0, "rounds", ("--period", "64")),
+    "Gossip local SGD, H = 8": Entrant("gossip_local_sgd", 0, "pairs", LOCAL),
+    "CHOCO-SGD": Entrant("choco_sgd", 0, "neighbours", ("--dtype", "float32")),
+    "PowerSGD": Entrant("powersgd", 0, "all"),
+    "Signum": Entrant("sign_sgd", -7, "all", ("--variant", "signum")),
+}
+
 
 def opponents(
     folder: Path, launches: int = 3, workers: int = 8, epochs: float = 20, seconds: float = 12
@@ -73,14 +86,13 @@ def opponents(
     """
     shown = Table("", "loss by step size", title=f"the grid: seed {TUNING_SEED}, {epochs:g} epochs")
     found: dict[tuple[str, str], list[Run]] = {}
+    limits = ["--epochs", f"{epochs:g}", "--time-budget", f"{seconds:g}"]
     for name, entrant in ENTRANTS.items():
-        run = functools.partial(_run, folder, name, workers, epochs, seconds)
-        gammas = [tuning.step_size(rung) for rung in range(entrant.first - SIDE, entrant.first + SIDE + 1)]
-        losses = {gamma: run(gamma, LEVELS[0], TUNING_SEED).final_loss() for gamma in gammas}
-        best = min(losses, key=lambda gamma: losses[gamma] if math.isfinite(losses[gamma]) else math.inf)
-        shown.add_row(name, ", ".join(f"{gamma:g}: {loss:.3g}" for gamma, loss in losses.items()))
+        run = functools.partial(_run, folder, name, entrant, workers, [*PROBLEM, *limits])
+        best, losses = _best(run, entrant.first)
+        shown.add_row(name, losses)
         for level in LEVELS:
-            found[name, level] = [run(best, level, seed) for seed in range(launches)]
+            found[name, level] = [run(best, seed, "--stragglers", level) for seed in range(launches)]
     console = Console(width=150)
     console.print(shown)
     target = common_loss([run for (_, level), runs in found.items() if level == LEVELS[0] for run in runs])
@@ -103,15 +115,59 @@ def opponents(
     return medians
 
 
+def opponents_linked(folder: Path, workers: int = 4, epochs: float = 6, rate: float = 100) -> dict[str, float]:
+    """program -> seconds to a common loss behind links of `rate` Mbit/s, over AllReduce-SGD's; infinite where it is not
+    reached.
+
+    Digits by a perceptron of 1,005,000 parameters, 50 ms of slept compute, float32. Step sizes as for `opponents`,
+    tuned without links. Ten minutes. Draws `loss-time`.
+    """
+    title = f"behind links of {rate:g} Mbit/s, {workers} workers"
+    shown = Table("program", "loss by step size", "MB per step", "ms per step", "s to loss", "over", title=title)
+    grids: dict[str, str] = {}
+    found: dict[str, Run] = {}
+    for name, entrant in LINKED.items():
+        run = functools.partial(_run, folder, name, entrant, workers, [*LARGE, "--epochs", f"{epochs:g}"])
+        best, grids[name] = _best(run, entrant.first)
+        found[name] = run(best, 0, "--links", f"all:rate={rate:g}mbit")
+    target = common_loss(list(found.values()))
+    times = {name: math.inf if (s := each.time_to_loss(target)) is None else s for name, each in found.items()}
+    over = {name: seconds / times["AllReduce-SGD"] for name, seconds in times.items()}
+    for name, each in found.items():
+        step_s = float(each.column("steps", "t_s").max()) / (1 + int(each.column("steps", "step").max()))
+        numbers = each.busiest_nbytes() / 1e6, 1e3 * step_s, times[name], over[name]
+        shown.add_row(name, grids[name], *(f"{number:.3g}" for number in numbers))
+    console = Console(width=150)
+    console.print(shown, f"the loss is {target:g}")
+    figures.draw("loss-time", [each.path for each in found.values()], folder / "loss-time.png")
+    print(f"wrote {folder / 'loss-time.png'}")
+    return over
+
+
+def _best(run: Callable[[float, int], Run], first: int) -> tuple[float, str]:
+    """The best step size of the grid around the first rung, and the losses of all in words; by `run(gamma, seed)`."""
+    losses = {
+        gamma: run(gamma, TUNING_SEED).final_loss()
+        for gamma in map(tuning.step_size, range(first - SIDE, first + SIDE + 1))
+    }
+    best = min(losses, key=lambda gamma: losses[gamma] if math.isfinite(losses[gamma]) else math.inf)
+    return best, ", ".join(f"{gamma:g}: {loss:.3g}" for gamma, loss in losses.items())
+
+
 def _run(
-    folder: Path, name: str, workers: int, epochs: float, seconds: float, step_size: float, level: str, seed: int
+    folder: Path,
+    name: str,
+    entrant: Entrant,
+    workers: int,
+    flags: Sequence[str],
+    step_size: float,
+    seed: int,
+    *surroundings: str,
 ) -> Run:
-    entrant = ENTRANTS[name]
-    words = level.partition(":")[0]
+    words = surroundings[-1].partition(":")[0] if surroundings else "none"
     out = folder / f"{name.replace(' ', '-')}-{step_size:g}-{words}-{seed}.h5"
-    flags = [*entrant.flags, *PROBLEM, "--step-size", f"{step_size:g}", "--compute-time", str(COMPUTE_S)]
-    flags += ["--stragglers", level, "--epochs", f"{epochs:g}", "--time-budget", f"{seconds:g}", "--seed", str(seed)]
-    return trace(out, entrant.program, workers, *flags, "--evaluations", "100")
+    given = [*entrant.flags, *flags, "--step-size", f"{step_size:g}", *surroundings, "--seed", str(seed)]
+    return trace(out, entrant.program, workers, *given, "--evaluations", "100")
 
 
 def law(waits: str, level: str, n: int, compute_s: float, rounds: int = ROUNDS) -> float:
