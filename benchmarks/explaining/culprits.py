@@ -80,7 +80,7 @@ def of_rounds(run: Run, rounds: Rounds, wires: Wires) -> list[Culprit]:
 def of_paces(run: Run, paces: Paces, wires: Wires) -> list[Culprit]:
     """The culprits of an asynchronous program, the dearest first."""
     n = run.attrs["n_workers"]
-    found = []
+    servers, found = _of_servers(run, paces, wires), []
     for r in range(n):
         usual_s = float(np.median(np.delete(paces.cycle_s, r))) if n > 1 else float(paces.cycle_s[0])
         faster = paces.cycle_s.copy()
@@ -93,6 +93,8 @@ def of_paces(run: Run, paces: Paces, wires: Wires) -> list[Culprit]:
         of_each = {name: getattr(paces, f"{name}_s") for name in ("injected", "compute", "wait")}
         more = {name: times[r] - float(np.median(times)) for name, times in of_each.items()}
         most = max(more, key=lambda name: more[name])
+        if most == "wait" and servers:  # where all wait, some wait longer
+            continue
         longer = f"a gradient takes {paces.cycle_s[r] / usual_s:.3g} times as long as the others'"
         found.append(Culprit(r, {"wait": "link"}.get(most, most), share, longer))
     kept = paces.cycle_s - paces.injected_s
@@ -100,7 +102,7 @@ def of_paces(run: Run, paces: Paces, wires: Wires) -> list[Culprit]:
     share = 1 - paces.rate() / paces.rate(kept)
     if share >= LEAST_SHARE:
         found.append(Culprit(None, "injected", share, "delays hold up the gradients of one worker after the other"))
-    found += _of_servers(run, paces, wires)
+    found += servers
     found += _of_exchanges(run, wires, named(found))
     return sorted(found, key=lambda culprit: -culprit.share)
 

@@ -115,6 +115,11 @@ def test_a_server_that_all_wait_for(tmp_path: Path, serving: float, rates: Any, 
     assert if_(found, "waiting") == pytest.approx(10 * 0.008 / 0.02, rel=0.02)
 
 
+def test_who_waits_longest_at_a_server_is_not_to_blame_for_it(tmp_path: Path) -> None:
+    made = paces(tmp_path / "server.h5", [0.02, 0.02, 0.03], waits=[0.012, 0.012, 0.022], serving=0.0076)
+    assert named(explain(made)) == [(3, "server")]
+
+
 def test_a_slow_link_that_no_gradient_waits_for_costs_exchanges(tmp_path: Path) -> None:
     ring = [(r, (r + d) % 4) for r, d in itertools.product(range(4), (1, -1))]
     lasted = [(r, peer, 0.03 if 2 in (r, peer) else 0.001) for r, peer in ring * 20]
