@@ -50,9 +50,9 @@ def cases(slow_server: Path, links: bool) -> Iterator[Case]:
             slow = (1 + seed) % n
             delay = f"fixed:rank={slow},factor=3"  # +200 ms
             yield Case("equal", program, n, seed, (), None)
-            yield Case("fixed", program, n, seed, ("--stragglers", delay), (slow, "injected"))
-            yield Case("random", program, n, seed, ("--stragglers", "random:p=0.1,factor=6"), (None, "injected"))
-            yield Case("lognormal", program, n, seed, ("--stragglers", "lognormal:sigma=1"), (None, "injected"))
+            yield Case("fixed", program, n, seed, ("--stragglers", delay), (slow, "compute"))
+            yield Case("random", program, n, seed, ("--stragglers", "random:p=0.1,factor=6"), (None, "compute"))
+            yield Case("lognormal", program, n, seed, ("--stragglers", "lognormal:sigma=1"), (None, "compute"))
             if links:
                 flags = ("--links", f"fixed:rank={slow},{SLOW_LINK}")
                 yield Case("link", program, n, seed, flags, (slow, "link"))

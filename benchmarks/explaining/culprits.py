@@ -33,10 +33,11 @@ class Culprit:
     that of the run, or, where no gradient waits for it, that of the exchanges (`of`)."""
 
     rank: int | None
-    cause: str  # injected, compute, link or server
+    cause: str  # compute, link or server
     share: float
     why: str
     of: str = "run"
+    injected: bool = False  # most of it by the straggler dial
 
 
 def named(found: Iterable[Culprit]) -> list[int]:
@@ -61,13 +62,13 @@ def of_rounds(run: Run, rounds: Rounds, wires: Wires) -> list[Culprit]:
         injected = injected_s[last].sum() > lost_s[last].sum() / 2
         each = f"{1e3 * np.median(lost_s[last]):.3g} ms"
         why = f"ended {int(last.sum())} of {len(path)} rounds last, by {each} in the median"
-        found.append(Culprit(r, "injected" if injected else "compute", share, why))
+        found.append(Culprit(r, "compute", share, why, injected=bool(injected)))
     others = ~np.isin(path, named(found))
     share = float(np.minimum(injected_s, lost_s)[others].sum()) / wall_s
     if share >= LEAST_SHARE:
         count = int((others & (injected_s > DECISIVE * usual_s)).sum())
         why = f"{count} of {len(path)} rounds waited for a delay, now of this rank, now of that"
-        found.append(Culprit(None, "injected", share, why))
+        found.append(Culprit(None, "compute", share, why, injected=True))
     on_path = path >= 0
     transferring_s = wall_s - float(rounds.busy_s[path[on_path], np.flatnonzero(on_path)].sum())
     for r in np.flatnonzero(wires.slow).tolist():
@@ -96,12 +97,13 @@ def of_paces(run: Run, paces: Paces, wires: Wires) -> list[Culprit]:
         if most == "wait" and servers:  # where all wait, some wait longer
             continue
         longer = f"a gradient takes {paces.cycle_s[r] / usual_s:.3g} times as long as the others'"
-        found.append(Culprit(r, {"wait": "link"}.get(most, most), share, longer))
+        found.append(Culprit(r, "link" if most == "wait" else "compute", share, longer, injected=most == "injected"))
     kept = paces.cycle_s - paces.injected_s
     kept[named(found)] = paces.cycle_s[named(found)]
     share = 1 - paces.rate() / paces.rate(kept)
     if share >= LEAST_SHARE:
-        found.append(Culprit(None, "injected", share, "delays hold up the gradients of one worker after the other"))
+        why = "delays hold up the gradients of one worker after the other"
+        found.append(Culprit(None, "compute", share, why, injected=True))
     found += servers
     found += _of_exchanges(run, wires, named(found))
     return sorted(found, key=lambda culprit: -culprit.share)

@@ -85,4 +85,4 @@ def of_paces(run: Run, paces: Paces, wires: Wires, culprits: Sequence[Culprit]) 
 
 def slowed(culprits: Sequence[Culprit]) -> list[int]:
     """The ranks that are named for their gradients."""
-    return named(culprit for culprit in culprits if culprit.cause in ("injected", "compute"))
+    return named(culprit for culprit in culprits if culprit.cause == "compute")

@@ -10,8 +10,7 @@ from outpace.benchmarks.explaining.culprits import Culprit
 from outpace.benchmarks.trace import pairs, schema
 
 CAUSES: Final = {
-    "injected": "delays that were injected",
-    "compute": "its gradients take longer",
+    "compute": "gradients take longer",
     "link": "its link is slow",
     "server": "it serves all the time",
 }
@@ -31,11 +30,12 @@ def headline(explained: Explanation) -> str:
 def of_culprit(culprit: Culprit) -> str:
     """One culprit in a line.
 
-    >>> of_culprit(Culprit(1, "injected", 0.83, "ended 22 of 22 rounds last"))
-    "rank 1, delays that were injected: 83 % of the run's time; ended 22 of 22 rounds last"
+    >>> of_culprit(Culprit(1, "compute", 0.83, "ended 22 of 22 rounds last", injected=True))
+    "rank 1, gradients take longer, by injected delays: 83 % of the run's time; ended 22 of 22 rounds last"
     """
     who = "no single rank" if culprit.rank is None else f"rank {culprit.rank}"
-    return f"{who}, {CAUSES[culprit.cause]}: {100 * culprit.share:.0f} % of {OF[culprit.of]}; {culprit.why}"
+    cause = CAUSES[culprit.cause] + ", by injected delays" * culprit.injected
+    return f"{who}, {cause}: {100 * culprit.share:.0f} % of {OF[culprit.of]}; {culprit.why}"
 
 
 def blame(explained: Explanation) -> list[str]:

@@ -25,7 +25,7 @@ def even(n: int = 4, seed: int = 0) -> Any:
 
 
 def named(explained: Explanation) -> list[tuple[int | None, str]]:
-    return [(culprit.rank, culprit.cause) for culprit in explained.culprits]
+    return [(culprit.rank, "injected" if culprit.injected else culprit.cause) for culprit in explained.culprits]
 
 
 def if_(explained: Explanation, start: str, rank: int | None = None) -> float:
@@ -185,7 +185,10 @@ def test_words_and_json_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["explain", path, "--json"]) == 0
     plain = json.loads(capsys.readouterr().out)
     assert plain["culprits"][0]["rank"] == 1
-    assert f"rank 1, delays that were injected: {100 * plain['culprits'][0]['share']:.0f} % of the run's" in told
+    assert (
+        f"rank 1, gradients take longer, by injected delays: {100 * plain['culprits'][0]['share']:.0f} % of the run's"
+        in told
+    )
     assert all(each["what"].split()[0] in told for each in plain["what_if"])
     assert main(["explain", str(rounds(tmp_path / "even.h5", even()))]) == 0
     assert words.NOBODY in capsys.readouterr().out
