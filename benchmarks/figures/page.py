@@ -143,6 +143,8 @@ def set_width(name: str, figure: "Figure", width: float) -> None:
         least = f"side by side its panels need at least {SHRUNK * own:.2g} inches"
         raise UserError(f"{name}: --width is {width:g}; {least}")
     figure.set_figwidth(width)
+    for axes in figure.axes:
+        axes.set_xlabel(wrapped(axes.get_xlabel(), ENTRY))
 
 
 def check_panels(name: str, panels: Sequence[Any], most: int = MOST_PANELS) -> None:

@@ -29,7 +29,7 @@ def runs(tmp_path_factory):
     ]
 
 
-@pytest.mark.parametrize("name", ["loss-time", "epoch-time", "timeline", "staleness", "shares", "noise"])
+@pytest.mark.parametrize("name", ["loss-time", "epoch-time", "timeline", "staleness", "shares", "splits", "noise"])
 def test_a_figure_of_a_column_is_legible(runs, name):
     figure = compose(name, runs, width=COLUMN)
     assert figure.get_figwidth() == COLUMN
