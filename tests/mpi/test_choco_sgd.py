@@ -7,7 +7,7 @@ import pytest
 from harness import CheckedComm, RandomStart, Rounds, execute, share, shares
 from reference import Batches, mixing_matrix, start
 
-from outpace.algorithms import choco_sgd
+from outpace.algorithms import choco_sgd, d_psgd
 from outpace.benchmarks.conformance.row import ring_allreduce
 from outpace.benchmarks.conformance.trial import Shown
 from outpace.benchmarks.trace.recorder import Trace
@@ -31,7 +31,7 @@ def flags(compressor: str, **others: Any) -> dict[str, Any]:
 @pytest.mark.ranks(2, 3, 4)
 @pytest.mark.parametrize("graph", ["ring", "star", "path:lazy=1"])
 def test_without_compression_it_adapts_then_combines(comm: CheckedComm, graph: str) -> None:
-    """x <- W (x - gamma g), which is not D-PSGD's W x - gamma g."""
+    """x <- W (x - gamma g), which is D-PSGD's other order, not its own W x - gamma g."""
     x = execute(comm, choco_sgd, share(comm, PROBLEM), 30, topology=graph, **flags("identity")).x
     cfg = choco_sgd.Config(dtype="float64")
     everyone, W = shares(PROBLEM, comm.size), mixing_matrix(graph, comm.size)
@@ -39,6 +39,10 @@ def test_without_compression_it_adapts_then_combines(comm: CheckedComm, graph: s
     for _ in range(30):
         X = W @ (X - cfg.step_size * batches.gradients(X))
     np.testing.assert_allclose(x, X[comm.rank], rtol=0, atol=1e-12)
+    same = {"order": "adapt-combine", "step_size": cfg.step_size}
+    np.testing.assert_allclose(
+        x, execute(comm, d_psgd, share(comm, PROBLEM), 30, topology=graph, **same).x, rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.ranks(2, 3, 4)
