@@ -21,7 +21,7 @@ export PIP_USER = 0
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT
 
 .PHONY: help run test more unit mpi launch slurm test-openmpi models torched wheel lint format types soak flips torture \
-	claims mutations clean
+	idle claims mutations clean
 .DEFAULT_GOAL := help
 
 help:  ## these lines
@@ -49,10 +49,13 @@ mpi-9: $(VENV)/developed
 	$(MPIEXEC) -n 9 $(PYTEST) -q tests/mpi/test_sign_sgd.py
 
 launch: $(VENV)/developed
-	$(PYTEST) -q -n 2 -m 'not long' tests/launch
+	$(PYTEST) -q -n 2 -m 'not long and not idle' tests/launch
 
 slurm: $(VENV)/reframed  ## sweeps on a real Slurm, started on this host; skipped where slurm-wlm and munge are missing
 	$(PYTEST) -q -rs -o faulthandler_timeout=280 tests/slurm
+
+idle: $(VENV)/developed  ## tests of pace, which a busy machine fails
+	$(PYTEST) -q -m idle -o faulthandler_timeout=400 tests/launch
 
 soak: $(VENV)/developed  ## AD-PSGD: 200 short runs at n = 8
 	OUTPACE_SOAK=200 $(MPIEXEC) -n 8 $(PYTEST) -q tests/mpi/test_ad_psgd.py -k never_hang -o faulthandler_timeout=280

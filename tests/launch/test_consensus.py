@@ -11,7 +11,7 @@ from outpace.algorithms import ad_psgd
 from outpace.benchmarks.trace.run import Run
 from outpace.benchmarks.trace.schema import KIND
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.idle
 N, COMPUTE_S, SECONDS, PROBLEM = 8, 0.04, 8.0, "quadratic:dim=100,zeta=1"
 
 
