@@ -96,6 +96,7 @@ def _traffic_of(program: str) -> Claim:
         sweep=sweep,
         repetitions=5 if gossip else 2,
         kind=Kind.RANDOM if gossip else Kind.EXACT,
+        long=True,
         figure="steps-rate",
     )
 
@@ -163,6 +164,7 @@ CLAIMS: Final = (
         kind=Kind.TIMING,
         control=_exchanges,
         sweep=_noisy,
+        long=True,
     ),
     Claim(
         id="ad-psgd-fixed-point",

@@ -56,6 +56,7 @@ CLAIMS: Final = (
         kind=Kind.TIMING,
         sweep=_rounds,
         control=lambda one: _over_the_law(one, "none"),
+        long=True,
     ),
     Claim(
         id="ringleader-unequal-data",
@@ -68,5 +69,6 @@ CLAIMS: Final = (
         estimate=_nearer,
         threshold=Threshold("a hundred times nearer is no matter of step sizes", least=2),
         sweep=_own_minima,
+        long=True,
     ),
 )

@@ -141,6 +141,7 @@ CLAIMS: Final = (
         sweep=_more_workers,
         control=lambda one: rate(min(one.runs, key=lambda run: int(run.attrs["n_workers"]))),
         figure="steps-rate",
+        long=True,
     ),
     Claim(
         id="ad-psgd-slow-link",

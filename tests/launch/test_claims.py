@@ -16,7 +16,7 @@ OUTPACE = str(Path(sys.executable).parent / "outpace")
 VERDICTS = {"holds", "fails", "undecided", "cannot be tested here", "cannot be tested now"}
 # These hang on no pace of the machine, and three repetitions are enough.
 SURE = {claim.id for claim in CLAIMS.values() if not claim.sweep}
-SURE |= {"vote-bits", "vote-32-times-less", "d2-zeta", "d-psgd-consensus", "katyusha-x-is-svrg"}
+SURE |= {"vote-bits", "vote-32-times-less", "d-psgd-consensus", "katyusha-x-is-svrg"}
 
 
 def claims(folder: Path, *words: str) -> str:
@@ -57,6 +57,12 @@ def test_a_stopped_ledger_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
+def test_what_hangs_on_no_pace_holds(tmp_path: Path) -> None:
+    claims(tmp_path, *SURE)
+    assert verdicts(tmp_path) == dict.fromkeys(SURE, "holds")
+
+
+@pytest.mark.idle
 def test_the_quick_ledger(tmp_path: Path) -> None:
     """Every claim has a verdict, 24 or more of them by measuring; and a figure for each of these in the one page."""
     claims(tmp_path)

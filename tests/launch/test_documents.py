@@ -33,6 +33,7 @@ SHORTER = {  # what is added to a line that would take minutes
     "mpirun": "--epochs 2",
     "outpace sweep laptop": "--dry-run",
     "outpace micro": "-n 2",
+    "outpace claims": "--list",
 }
 
 

@@ -19,7 +19,7 @@ def test_the_first_run_shows_a_slow_worker(tmp_path: Path) -> None:
     """Shortened to two epochs, and otherwise to the letter. Without --compute-time, say, both programs were as fast."""
     section = README.read_text().partition("## A first run of your own\n")[2]
     lines = re.findall(r"^    (.*)$", section.partition("- `")[0], re.MULTILINE)
-    assert [line.split()[1] for line in lines] == ["run", "run", "show", "plot"]
+    assert [line.split()[1] for line in lines] == ["run", "run", "show", "explain", "plot"]
     for line in lines:
         command, *words = shlex.split(line)
         more = ["--epochs", "2"] if words[0] == "run" else []
