@@ -78,4 +78,4 @@ def test_every_command_does_what_it_says(tmp_path: Path) -> None:
         path.name for path in tmp_path.iterdir()
     }
     assert len(list((tmp_path / LAPTOP).glob("*.h5"))) == 8
-    assert {Run(tmp_path / name).attrs["n_workers"] for name in ("allreduce.h5", "ad.h5", "local.h5")} == {4}
+    assert {Run(tmp_path / name).attrs["n_workers"] for name in ("allreduce.h5", "ad.h5", "periodic.h5")} == {4}
