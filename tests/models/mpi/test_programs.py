@@ -15,6 +15,7 @@ from reference import d2 as d2_form
 from reference import d_psgd as d_psgd_form
 
 from outpace.algorithms import allreduce_sgd, d2, d_psgd
+from outpace.benchmarks.conformance.contracts import counted
 from outpace.benchmarks.conformance.row import Row, configurations
 from outpace.benchmarks.conformance.verdict import NotApplicable
 
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.ranks(4)
 FLAGS: dict[str, dict[str, Any]] = {
     "sign_sgd": {"step_size": 2e-3, "schedule": "constant"},
     "eamsgd": {"period": 1, "step_size": 0.05},
+    "gradient_tracking": {"step_size": 0.05},
     "quantized_sgd": {"batch_size": 64, "step_size": 0.05},
     "svrg": {"batch_size": 128, "step_size": 0.3},
     "katyusha_x": {"batch_size": 128, "step_size": 0.3, "sigma": 0.1},
@@ -51,7 +53,8 @@ def test_every_program_trains_lenet(comm: CheckedComm, row: Row, text: str) -> N
     problem = share(comm, text, "float32", servers=row.servers(config))
     steps, workers = STEPS.get(row.name, 40), comm.size - row.servers(config)
     outcome = execute(comm, row.program, problem, steps, dtype="float32", **config)
-    assert comm.allreduce(len(outcome.steps)) == steps * workers
+    made, _ = counted(comm, row, config, outcome)
+    assert made == row.gradients(config, workers, steps)
     if comm.rank < workers:
         before, after = (problem.held_out(x)[0] / 50 for x in (problem.x0(), outcome.mean))
     means = comm.allgather((before, after) if comm.rank < workers else None)
