@@ -28,7 +28,7 @@ def test_the_example_runs(tmp_path: Path) -> None:
     line = [sys.executable, "-W", "error", "-c", example]
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "allreduce_sgd-slow.h5 1 injected" in done.stdout
+    assert "allreduce_sgd-slow.h5 1 compute" in done.stdout
     assert "allreduce_sgd-equal.h5 " not in done.stdout
     assert {path.name for path in tmp_path.glob("*.png")} == {"loss-time.png", "mine.png"}
 

@@ -60,7 +60,7 @@ def test_a_page_has_everything_in_it(runs: list[Path], tmp_path: Path, monkeypat
     assert list(page.images) == ["loss-time", "timeline"]
     assert all(image.startswith(b"\x89PNG") for image in page.images.values())
     assert "speed-up: " in page.words
-    assert "rank 1, delays that were injected" in page.words
+    assert "rank 1, gradients take longer, by injected delays" in page.words
     assert "nobody: no rank" in page.words
     for text in ("all.h5", "gossip.h5", "A <b>CPU</b>", "outpace run a & b", SLOW):
         assert text in page.words
