@@ -32,10 +32,9 @@ from outpace.benchmarks.program import main
 from outpace.comm import schedules
 from outpace.comm.arrays import copy, twin
 from outpace.comm.batches import Batches, Sampling
-from outpace.comm.clock import wait
 from outpace.comm.layout import Layout
 from outpace.comm.schedules import step_sizes
-from outpace.comm.server import ANSWER, MESSAGE, exchanges, leave
+from outpace.comm.server import ask, exchanges, leave
 from outpace.comm.spec import PositiveFloat, PositiveInt, Seed
 
 
@@ -77,8 +76,7 @@ def run(comm, problem, cfg, budget, trace):
         problem.gradient(x_hat, batch, g)
         copy(g, g_wire)
         with trace.phase("push", nbytes=g.nbytes):
-            models = [wire.Irecv(x_wire[part], server, ANSWER) for server, part in slices.items()]
-            wait(comm, models + [wire.Isend(g_wire[part], server, MESSAGE) for server, part in slices.items()])
+            ask(wire, slices, g_wire, x_wire)
         copy(x_wire, x_hat)
         trace.record()
     leave(wire, slices)

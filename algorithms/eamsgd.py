@@ -37,10 +37,9 @@ from outpace.benchmarks.program import main
 from outpace.comm import schedules
 from outpace.comm.arrays import copy, twin
 from outpace.comm.batches import Batches, Sampling
-from outpace.comm.clock import wait
 from outpace.comm.layout import Layout
 from outpace.comm.schedules import step_sizes
-from outpace.comm.server import ANSWER, MESSAGE, exchanges, leave
+from outpace.comm.server import ask, exchanges, leave
 from outpace.comm.spec import Decay, PositiveFloat, PositiveInt, Range, Seed
 
 
@@ -86,8 +85,7 @@ def run(comm, problem, cfg, budget, trace):
         if trace.steps % cfg.period == 0:  # of its own steps
             copy(x, x_wire)
             with trace.phase("exchange", nbytes=x.nbytes):
-                centres = [wire.Irecv(e_wire[part], server, ANSWER) for server, part in slices.items()]
-                wait(comm, centres + [wire.Isend(x_wire[part], server, MESSAGE) for server, part in slices.items()])
+                ask(wire, slices, x_wire, e_wire)
             copy(e_wire, e)
             e -= x
             e *= alpha

@@ -4,7 +4,8 @@ The last ranks serve, so worker i is rank i everywhere. A worker sends its messa
 servers, which wait for nobody; so no worker ever waits for another one.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -55,6 +56,12 @@ def exchanges(comm: MPI.Intracomm, workers: int, x: np.ndarray) -> Iterator[tupl
     for worker, _ in mailbox:
         yield worker, mailbox.buffers[worker]
         mailbox.answer(worker)
+
+
+def ask(comm: MPI.Intracomm, slices: Mapping[int, slice], message: Any, answer: Any) -> None:
+    """Worker: send every server its slice of `message`, and wait for its slice of `answer`; both of shape (dim,)."""
+    answers = [comm.Irecv(answer[part], server, ANSWER) for server, part in slices.items()]
+    wait(comm, answers + [comm.Isend(message[part], server, MESSAGE) for server, part in slices.items()])
 
 
 def leave(comm: MPI.Intracomm, servers: Iterable[int]) -> None:
