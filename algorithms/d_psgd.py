@@ -55,10 +55,12 @@ class Config(ProgramConfig):
 def run(comm, problem, cfg, budget, trace):
     """One worker; collective over comm. Returns its local model x, shape (dim,)."""
     xp = problem.xp
-    x = problem.x0()
-    h, neighbourhood = neighbourhoods(comm, cfg.mixing(cfg.topology, comm.size), x)  # h is what is averaged
-    h_wire, g = twin(h, comm), xp.empty_like(x)
+    x0 = problem.x0()
+    h, neighbourhood = neighbourhoods(comm, cfg.mixing(cfg.topology, comm.size), x0)  # h is what is averaged
     overlaps = cfg.order == "consensus"
+    x = h if overlaps else xp.empty_like(h)
+    x[:] = x0
+    h_wire, g, x_mixed = twin(h, comm), xp.empty_like(x), xp.empty_like(x) if overlaps else x
 
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     gamma = step_sizes(cfg.schedule, cfg.step_size, cfg.steps_per_epoch(problem.n_total, comm.size), budget.total)
@@ -67,7 +69,6 @@ def run(comm, problem, cfg, budget, trace):
         here = neighbourhood[k % len(neighbourhood)]
         batch = batches.draw(cfg.batch_size)  # line 2
         if overlaps:
-            h[:] = x
             copy(h, h_wire)
             exchange = here.graph.Ineighbor_allgather(h_wire, here.wire)  # line 4, overlaps line 3
         problem.gradient(x, batch, g)  # line 3
@@ -79,9 +80,9 @@ def run(comm, problem, cfg, budget, trace):
         with trace.phase("exchange", nbytes=here.nbytes):
             exchange.Wait()
         trace.snapshot(x)
-        here.average(x)  # line 4
+        here.average(x_mixed)  # line 4
         if overlaps:
-            x -= g  # line 5
+            xp.subtract(x_mixed, g, out=x)  # line 5
         trace.record()
     for here in neighbourhood:
         here.graph.Free()
