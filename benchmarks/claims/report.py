@@ -8,7 +8,6 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from importlib import metadata
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from outpace.benchmarks import figures
 from outpace.benchmarks.claims.claim import Scale
 from outpace.benchmarks.claims.statistics import LEVEL
 from outpace.benchmarks.claims.verdict import Outcome, Verdict
-from outpace.benchmarks.figures.page import HEIGHT, WIDTH, house_style
+from outpace.benchmarks.figures.page import HEIGHT, WIDTH, house_style, png
 from outpace.benchmarks.machine import provenance
 from outpace.benchmarks.trace.files import output
 from outpace.benchmarks.trace.run import Run
@@ -77,8 +76,8 @@ def _counts(outcomes: Sequence[Outcome]) -> str:
 def _about(outcomes: Sequence[Outcome], scale: Scale, folder: Path) -> dict[str, Any]:
     """What stands in claims.json; docs/claims.md describes it."""
     flags = (["--quick"] if scale.quick else []) + ([f"--workers={scale.workers}"] if scale.workers else [])
-    traces = [Run(each.target) for outcome in outcomes for each in outcome.points[:1] if each.target.exists()]
-    machine = traces[0].attrs if traces else {}
+    made = (each.target for outcome in outcomes for each in outcome.points[:1] if each.target.exists())
+    machine = Run(first).attrs if (first := next(made, None)) else {}
     return {
         "outpace": metadata.version("outpace"),
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
@@ -128,7 +127,7 @@ def _figures(outcome: Outcome) -> list[tuple[str, bytes]]:
     if outcome.claim.figure:
         try:
             figure = figures.compose(outcome.claim.figure, [Run(each.target) for each in outcome.points])
-            drawn.append((f"{outcome.claim.id}-{outcome.claim.figure}.png", _png(figure)))
+            drawn.append((f"{outcome.claim.id}-{outcome.claim.figure}.png", png(figure, DPI)))
         except UserError as error:
             print(f"{outcome.claim.id}: no figure {outcome.claim.figure}: {error}")
     return drawn
@@ -158,11 +157,4 @@ def _strip(outcome: Outcome) -> bytes:
         axes.set_ylim(-0.5, 1)
         axes.set_yticks([])
         axes.set_xlabel("grey: the threshold; dots: launches; diamond: median, 95 %")
-        return _png(figure)
-
-
-def _png(figure: Any) -> bytes:
-    buffer = BytesIO()
-    with house_style():
-        figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
+        return png(figure, DPI)

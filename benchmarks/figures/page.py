@@ -1,5 +1,6 @@
 """The page of a figure: its sizes and style, text that fits, the facts above the panels and the legend below."""
 
+import io
 import os
 import re
 import textwrap
@@ -63,6 +64,14 @@ def house_style() -> Any:
     import matplotlib.style
 
     return matplotlib.style.context(["default", STYLE])
+
+
+def png(figure: "Figure", dpi: int) -> bytes:
+    """A figure as a picture, to stand in a page."""
+    picture = io.BytesIO()
+    with house_style():
+        figure.savefig(picture, format="png", dpi=dpi)
+    return picture.getvalue()
 
 
 def facts_of(runs: Sequence[Run], note: str, width: float) -> str:

@@ -4,7 +4,6 @@ Everything is in the file itself, figures included, so that it can be sent and k
 """
 
 import base64
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +13,7 @@ import numpy as np
 
 from outpace.benchmarks import figures
 from outpace.benchmarks.explaining import explain, words
-from outpace.benchmarks.figures.page import house_style
+from outpace.benchmarks.figures.page import png
 from outpace.benchmarks.trace.files import output
 from outpace.benchmarks.trace.run import Run, load
 from outpace.benchmarks.trace.selection import chosen
@@ -96,10 +95,7 @@ def _figures(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[tuple[str,
         except UserError as error:
             left_out.append((name, str(error)))
             continue
-        picture = io.BytesIO()
-        with house_style():
-            figure.savefig(picture, format="png", dpi=DPI)
-        image = base64.b64encode(picture.getvalue()).decode()
+        image = base64.b64encode(png(figure, DPI)).decode()
         about = (draws.__doc__ or "").splitlines()[0]
         width = round(SHOWN_DPI * figure.get_figwidth())
         drawn.append({"name": name, "about": about, "width": width, "image": image})
