@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
@@ -20,12 +21,17 @@ class Rounds(NamedTuple):
     dropped: float  # share of the gradients that came
 
 
+def busy_s(law: str, n: int, compute_s: float, gradients: int, seed: int = 0) -> NDArray[np.float64]:
+    """How long each of n workers takes for each of so many gradients, delays included, shape (n, gradients)."""
+    return np.array(
+        [[compute_s + worker.seconds(k, compute_s) for k in range(gradients)] for worker in _delays(law, n, seed)]
+    )
+
+
 def order_statistic_s(law: str, n: int, m: int, compute_s: float, rounds: int, seed: int = 0) -> float:
     """Mean time of a round where all n workers begin it together, as if late ones could be interrupted: the m-th
     smallest of n compute times, delays of a SPEC of stragglers included."""
-    workers = _delays(law, n, seed)
-    times = np.array([[compute_s + worker.seconds(k, compute_s) for worker in workers] for k in range(rounds)])
-    return float(np.partition(times, m - 1, axis=1)[:, m - 1].mean())
+    return float(np.partition(busy_s(law, n, compute_s, rounds, seed), m - 1, axis=0)[m - 1].mean())
 
 
 def rounds_of_m(
@@ -66,10 +72,7 @@ def rounds_of_m(
 
 def never_waiting(law: str, n: int, compute_s: float, gradients: int, seed: int = 0) -> float:
     """Gradients per second of n workers that wait for nobody, by the mean of so many compute times of each."""
-    return sum(
-        1 / (compute_s + float(np.mean([worker.seconds(k, compute_s) for k in range(gradients)])))
-        for worker in _delays(law, n, seed)
-    )
+    return float((1 / busy_s(law, n, compute_s, gradients, seed).mean(axis=1)).sum())
 
 
 def first_of_n(

@@ -12,10 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from outpace.benchmarks import figures
-from outpace.benchmarks.running import stragglers
-from outpace.benchmarks.running.stragglers import Delays
 from outpace.benchmarks.studies import tuning
-from outpace.benchmarks.studies.first_of_n import never_waiting, rounds_of_m
+from outpace.benchmarks.studies.first_of_n import busy_s, never_waiting, rounds_of_m
 from outpace.benchmarks.studies.launches import trace
 from outpace.benchmarks.trace.common_loss import common_loss
 from outpace.benchmarks.trace.run import Run
@@ -183,10 +181,7 @@ def law(waits: str, level: str, n: int, compute_s: float, rounds: int, seed: int
     if waits == "first":
         return (n - 1) / rounds_of_m(level, n, n - 1, compute_s, rounds, seed=seed).round_s
     steps = PERIOD if waits in ("rounds", "pairs") else 1
-    parsed = stragglers.parse(level)
-    delays = [Delays(parsed, seed, rank) for rank in range(n)]
-    busy = np.array([[compute_s + worker.seconds(k, compute_s) for k in range(rounds)] for worker in delays])
-    busy = busy.reshape(n, rounds // steps, steps).sum(axis=2)
+    busy = busy_s(level, n, compute_s, rounds, seed).reshape(n, rounds // steps, steps).sum(axis=2)
     heard = _heard(waits, n, busy.shape[1])
     done = np.zeros(n)
     for k, begun in enumerate(busy.T):
