@@ -19,7 +19,6 @@ from outpace.benchmarks.trace.common_loss import common_loss
 from outpace.benchmarks.trace.run import Run
 from outpace.comm import topology
 
-TUNING_SEED: Final = 100  # the grid is searched with this one; the runs that count have seeds from 0 on
 COMPUTE_S: Final = 0.01  # slept
 COMMON: Final = ("--batch-size", "16", "--schedule", "constant")
 PROBLEM: Final = ("--problem", "digits:hidden=64", "--compute-time", str(COMPUTE_S), *COMMON)
@@ -32,7 +31,7 @@ LEVELS: Final = ("none", "fixed:rank=0,factor=10", "lognormal:sigma=1", "pareto:
 class Entrant(NamedTuple):
     program: str
     first: int  # rung of the first step size that is tried
-    waits: str  # for "all", "neighbours", "rounds" of local steps, the "first" m, or for "nobody"
+    waits: str = ""  # for "all", "neighbours", "rounds" of local steps, the "first" m, "nobody", ...; for the law alone
     flags: tuple[str, ...] = ()
 
 
@@ -60,14 +59,14 @@ ENTRANTS: Final[dict[str, Entrant]] = {
 }
 
 LINKED: Final[dict[str, Entrant]] = {
-    "AllReduce-SGD": Entrant("allreduce_sgd", 0, "all"),
-    "Local SGD, H = 1": Entrant("local_sgd", 0, "all", ("--period", "1")),
-    "Local SGD, H = 8": Entrant("local_sgd", 0, "rounds", LOCAL),
-    "Local SGD, H = 64": Entrant("local_sgd", 0, "rounds", ("--period", "64")),
-    "Gossip local SGD, H = 8": Entrant("gossip_local_sgd", 0, "pairs", LOCAL),
-    "CHOCO-SGD": Entrant("choco_sgd", 0, "neighbours", ("--dtype", "float32")),
-    "PowerSGD": Entrant("powersgd", 0, "all"),
-    "Signum": Entrant("sign_sgd", -7, "all", ("--variant", "signum")),
+    "AllReduce-SGD": Entrant("allreduce_sgd", 0),
+    "Local SGD, H = 1": Entrant("local_sgd", 0, flags=("--period", "1")),
+    "Local SGD, H = 8": Entrant("local_sgd", 0, flags=LOCAL),
+    "Local SGD, H = 64": Entrant("local_sgd", 0, flags=("--period", "64")),
+    "Gossip local SGD, H = 8": Entrant("gossip_local_sgd", 0, flags=LOCAL),
+    "CHOCO-SGD": Entrant("choco_sgd", 0, flags=("--dtype", "float32")),
+    "PowerSGD": Entrant("powersgd", 0),
+    "Signum": Entrant("sign_sgd", -7, flags=("--variant", "signum")),
 }
 
 
@@ -81,7 +80,7 @@ def opponents(
     half a decade apart around a first one, without stragglers: the one with the least loss after so many epochs is
     taken. The common loss is that of the runs without stragglers. Forty minutes with 3 launches. Draws `loss-facets`.
     """
-    shown = Table("", "loss by step size", title=f"the grid: seed {TUNING_SEED}, {epochs:g} epochs")
+    shown = Table("", "loss by step size", title=f"the grid: seed {tuning.SEED}, {epochs:g} epochs")
     found: dict[tuple[str, str], list[Run]] = {}
     limits = ["--epochs", f"{epochs:g}", "--time-budget", f"{seconds:g}"]
     for name, entrant in ENTRANTS.items():
@@ -143,11 +142,7 @@ def opponents_linked(folder: Path, workers: int = 4, epochs: float = 6, rate: fl
 
 def _best(run: Callable[[float, int], Run], first: int) -> tuple[float, str]:
     """The best step size of the grid around the first rung, and the losses of all in words; by `run(gamma, seed)`."""
-    losses = {
-        gamma: run(gamma, TUNING_SEED).final_loss()
-        for gamma in map(tuning.step_size, range(first - SIDE, first + SIDE + 1))
-    }
-    best = min(losses, key=lambda gamma: losses[gamma] if math.isfinite(losses[gamma]) else math.inf)
+    best, losses = tuning.grid(lambda gamma: run(gamma, tuning.SEED).final_loss(), first, SIDE)
     return best, ", ".join(f"{gamma:g}: {loss:.3g}" for gamma, loss in losses.items())
 
 
