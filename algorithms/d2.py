@@ -32,6 +32,7 @@ from outpace.comm import schedules, topology
 from outpace.comm.arrays import copy, twin
 from outpace.comm.batches import Batches, Sampling
 from outpace.comm.errors import UserError
+from outpace.comm.neighbourhood import neighbourhoods
 from outpace.comm.schedules import step_sizes
 from outpace.comm.spec import PositiveFloat, PositiveInt, Seed
 
@@ -66,17 +67,10 @@ class Config(ProgramConfig):
 
 def run(comm, problem, cfg, budget, trace):
     """One worker; collective over comm. Returns its local model x, shape (dim,)."""
-    W = topology.mixing_matrix(cfg.topology, comm.size)
-    neighbours = topology.neighbours(W, comm.rank)
-    graph = comm.Create_dist_graph_adjacent(neighbours, neighbours)
-
     xp = problem.xp
     x = problem.x0()
-    X = xp.empty((1 + len(neighbours), problem.dim), x.dtype)  # what is averaged: the own part, then the neighbours'
-    h = X[0]
-    w = xp.asarray(W[comm.rank, [comm.rank, *neighbours]], x.dtype)
-    g, c = xp.empty_like(x), xp.zeros_like(x)
-    h_wire, X_wire = twin(h, comm), twin(X[1:], comm)
+    h, (here,) = neighbourhoods(comm, cfg.mixing(cfg.topology, comm.size), x)  # h is what is averaged
+    g, c, h_wire = xp.empty_like(x), xp.zeros_like(x), twin(h, comm)
 
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     gamma = step_sizes(cfg.schedule, cfg.step_size, cfg.steps_per_epoch(problem.n_total, comm.size), budget.total)
@@ -91,15 +85,14 @@ def run(comm, problem, cfg, budget, trace):
         xp.subtract(x, g, out=h)  # x_k - gamma_k g_k
         h += c  #                 + x_k - x_{k-1} + gamma_{k-1} g_{k-1}
         copy(h, h_wire)
-        with trace.phase("exchange", nbytes=len(neighbours) * h.nbytes):
-            graph.Ineighbor_allgather(h_wire, X_wire).Wait()
-        copy(X_wire, X[1:])
+        with trace.phase("exchange", nbytes=here.nbytes):
+            here.graph.Ineighbor_allgather(h_wire, here.wire).Wait()
         xp.subtract(g, x, out=c)
         trace.snapshot(x)
-        xp.dot(w, X, out=x)  # x_{k+1}
+        here.average(x)  # x_{k+1}
         c += x
         trace.record()
-    graph.Free()
+    here.graph.Free()
     return x
 
 

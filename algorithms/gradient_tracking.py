@@ -56,11 +56,10 @@ def run(comm, problem, cfg, budget, trace):
     """One worker; collective over comm. Returns its local model x, shape (dim,)."""
     xp, dim = problem.xp, problem.dim
     x0 = problem.x0()
-    xy = xp.zeros(2 * dim, x0.dtype)  # x_k, then y_{k-1}
-    x, y = xy[:dim], xy[dim:]
-    x[:] = x0
-    h, neighbourhood = neighbourhoods(comm, cfg.mixing(cfg.topology, comm.size), xy)
-    h_wire = twin(h, comm)
+    mixed = xp.empty(2 * dim, x0.dtype)
+    xy, neighbourhood = neighbourhoods(comm, cfg.mixing(cfg.topology, comm.size), mixed)  # x_k, then y_{k-1}
+    xy_wire, x, y = twin(xy, comm), xy[:dim], xy[dim:]
+    x[:], y[:] = x0, 0
     g, g_before = xp.empty_like(x0), xp.zeros_like(x0)
 
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
@@ -69,18 +68,17 @@ def run(comm, problem, cfg, budget, trace):
     for k in budget:
         here = neighbourhood[k % len(neighbourhood)]
         batch = batches.draw(cfg.batch_size)
-        h[:] = xy
-        copy(h, h_wire)
-        exchange = here.graph.Ineighbor_allgather(h_wire, here.wire)
+        copy(xy, xy_wire)
+        exchange = here.graph.Ineighbor_allgather(xy_wire, here.wire)
         problem.gradient(x, batch, g)
         with trace.phase("exchange", nbytes=here.nbytes):
             exchange.Wait()
         trace.snapshot(x)
-        here.average(xy)  # W x_k, W y_{k-1}
-        y += g
+        here.average(mixed)  # W x_k, W y_{k-1}
+        xp.add(mixed[dim:], g, out=y)
         y -= g_before  # y_k
         xp.multiply(y, gamma(k), out=g_before)
-        x -= g_before  # x_{k+1}
+        xp.subtract(mixed[:dim], g_before, out=x)  # x_{k+1}
         g_before[:] = g
         trace.record()
     for here in neighbourhood:
