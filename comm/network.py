@@ -129,6 +129,7 @@ class Network:
         self._out = [Port(limits[i], changes[i][0] if i in changes else None, self._send) for i in range(n)]
         self._in = [Port(limits[i], changes[i][1] if i in changes else None, self._take) for i in range(n)]
         self._pairs: dict[tuple[int, int], Pair] = {}
+        self.oversleep_s = machine.oversleep_s
         self._rng = np.random.default_rng([JITTER, seed])
         self._looks = _looks(machine.oversleep_s)
 
@@ -176,7 +177,7 @@ class Network:
             return 0.0
         if waited_s <= self._looks[-1]:
             return self._looks[bisect.bisect_left(self._looks, waited_s)] - waited_s
-        nap = LONGEST_NAP_S + self._machine.oversleep_s
+        nap = LONGEST_NAP_S + self.oversleep_s
         beyond = waited_s - self._looks[-1]
         return math.ceil(beyond / nap) * nap - beyond
 
