@@ -52,22 +52,31 @@ class Limits:
 
 
 class Transfer:
-    """A message under way: `sent` when the sender's buffer is free, `delivered` when all of it is there."""
+    """A message under way: `delivered` when all of it is there, `sent` when the sender's buffer is free."""
 
-    __slots__ = ("delivered", "sent")
+    __slots__ = ("_env", "_sent_at", "delivered")
 
-    def __init__(self, sent: simpy.Event, delivered: simpy.Event) -> None:
-        self.sent, self.delivered = sent, delivered
+    def __init__(self, env: simpy.Environment, delivered: simpy.Event, sent_at: float) -> None:
+        self._env, self.delivered, self._sent_at = env, delivered, sent_at
+
+    @property
+    def sent(self) -> simpy.Event:
+        return self._env.timeout(max(0.0, self._sent_at - self._env.now))  # few ask for it
 
 
 class Message(Transfer):
     """One that takes turns with others."""
 
-    __slots__ = ("left", "packet")
+    __slots__ = ("_sent", "left", "packet")
 
     def __init__(self, env: simpy.Environment, nbytes: float, packet: float) -> None:
-        super().__init__(env.event(), env.event())
+        super().__init__(env, env.event(), math.inf)
+        self._sent = env.event()
         self.left, self.packet = nbytes, packet  # bytes
+
+    @property
+    def sent(self) -> simpy.Event:
+        return self._sent
 
 
 class Pair:
@@ -158,14 +167,14 @@ class Network:
         pair = self._pairs.get((a, b)) or self._new_pair(a, b)
         env, now, out, take = self._env, self._env.now, pair.out, pair.take
         if a == b:
-            return Transfer(env.timeout(0.0), env.timeout(pair.after(now, 0.0)))
+            return Transfer(env, env.timeout(pair.after(now, 0.0)), now)
         packet = self._packet
         # Most messages are short, and find both ports idle: they take no turns.
         if nbytes <= packet and not (out.flows or take.flows or pair.gap) and max(out.free_at, take.free_at) <= now:
             leaving, taking = (nbytes * max(self._gaps[0], port.gap(now)) for port in (out, take))
             if taking >= leaving:
                 out.free_at, take.free_at = now + leaving, now + taking
-                return Transfer(env.timeout(leaving), env.timeout(pair.after(now, taking + self._latencies[0])))
+                return Transfer(env, env.timeout(pair.after(now, taking + self._latencies[0])), out.free_at)
         if nbytes > packet:
             packet = max(packet, nbytes / MOST_PACKETS)
             packet *= math.exp(self._machine.jitter * self._rng.standard_normal())

@@ -24,7 +24,9 @@ def machine(name: str, source: str, links: str, sizes: Mapping[str, int], sample
     """`sizes` are the bytes of the long messages. Of `samples` those of `measure.patterns` and `processors`, and
     seconds of a gradient as `compute SPEC`."""
     middle = {name: float(np.median(seconds)) for name, seconds in samples.items()}
-    gaps, latencies, spread = {}, {}, {}
+    gaps: dict[str, float] = {}
+    latencies: dict[str, float] = {}
+    spread: dict[str, float] = {}
     for pattern, nbytes in sizes.items():
         short, long = f"{pattern}, short", f"{pattern}, long"
         latencies[pattern] = max(0.0, middle[short]) / _cost(pattern, SHORT).rounds
