@@ -12,7 +12,7 @@ from outpace.comm import inputs, spec
 from outpace.comm.collectives import Algorithm
 from outpace.comm.errors import UserError
 from outpace.comm.presets import PRESETS
-from outpace.comm.spec import LARGE, NonNegativeFloat, NonNegativeInt, PositiveInt
+from outpace.comm.spec import LARGE, NonNegativeFloat, PositiveInt
 
 Numbers = Mapping[str, float]
 Texts = Mapping[str, str]
@@ -44,7 +44,6 @@ class Machine:
     packet_bytes: PositiveInt = 65_536  # how much goes through a port in a turn
     allreduce: Algorithm = "halving"  # of long vectors
     links: str = "none"  # the SPEC of --links behind which it was measured
-    cores: NonNegativeInt = 0  # that the ranks share; 0: each has its own
     compute_s_per_sample: Numbers = field(default_factory=dict)  # by problem
     spread: Numbers = field(default_factory=dict)  # of measured numbers: half the distance of quartiles over the median
     stated_error: Texts = field(default_factory=dict)  # of its predictions, by kind of setting

@@ -54,25 +54,41 @@ class Limits:
 class Transfer:
     """A message under way: `sent` when the sender's buffer is free, `delivered` when all of it is there."""
 
-    __slots__ = ("delivered", "left", "packet", "sent")
+    __slots__ = ("delivered", "sent")
+
+    def __init__(self, sent: simpy.Event, delivered: simpy.Event) -> None:
+        self.sent, self.delivered = sent, delivered
+
+
+class Message(Transfer):
+    """One that takes turns with others."""
+
+    __slots__ = ("left", "packet")
 
     def __init__(self, env: simpy.Environment, nbytes: float, packet: float) -> None:
+        super().__init__(env.event(), env.event())
         self.left, self.packet = nbytes, packet  # bytes
-        self.sent, self.delivered = env.event(), env.event()
 
 
 class Pair:
     """The messages from rank a to rank b, in order."""
 
-    __slots__ = ("arrived", "coming", "gap", "messages", "out", "queued", "ready", "take")
+    __slots__ = ("arrived", "gap", "messages", "out", "queued", "ready", "take", "there_at")
 
     def __init__(self, out: "Port", take: "Port", gap: float) -> None:
         self.out, self.take, self.gap = out, take, gap
-        self.messages: deque[Transfer] = deque()  # whose bytes have not all left
-        self.arrived: deque[tuple[float, Transfer | None]] = deque()  # packets: bytes, and the message if its last
+        self.messages: deque[Message] = deque()  # whose bytes have not all left
+        self.arrived: deque[tuple[float, Message | None]] = deque()  # packets: bytes, and the message if its last
         self.ready = 0  # how many of them no longer arrive: the pair has a turn at the port in
-        self.coming: deque[Transfer] = deque()  # messages that are through, but for the latency
         self.queued = False  # for its turn at the port out
+        self.there_at = -math.inf  # when the last message is delivered, or was
+
+    def after(self, now: float, delay: float) -> float:
+        """The delay with which the next message is delivered: after the last one, however times were rounded."""
+        if now + delay <= self.there_at:
+            delay = self.there_at - now + 2 * math.ulp(self.there_at)
+        self.there_at = now + delay
+        return delay
 
 
 class Port:
@@ -129,25 +145,37 @@ class Network:
         self._out = [Port(limits[i], changes[i][0] if i in changes else None, self._send) for i in range(n)]
         self._in = [Port(limits[i], changes[i][1] if i in changes else None, self._take) for i in range(n)]
         self._pairs: dict[tuple[int, int], Pair] = {}
+        self.oversleep_s = machine.oversleep_s
+        self._packet = float(machine.packet_bytes)
+        gaps, latencies = machine.gap_s_per_byte, machine.latency_s  # by how many ends have several flows
+        self._gaps = gaps.duplex, gaps.incast, gaps.neighbours
+        self._latencies = [each + links.delay_s for each in (latencies.duplex, latencies.incast, latencies.neighbours)]
         self._rng = np.random.default_rng([JITTER, seed])
         self._looks = _looks(machine.oversleep_s)
 
     def transfer(self, a: int, b: int, nbytes: int) -> Transfer:
         """Start a message from rank a to rank b."""
         pair = self._pairs.get((a, b)) or self._new_pair(a, b)
-        packet = max(float(self._machine.packet_bytes), nbytes / MOST_PACKETS)
-        if nbytes > packet:
-            packet *= math.exp(self._machine.jitter * self._rng.standard_normal())
-        transfer = Transfer(self._env, nbytes, packet)
+        env, now, out, take = self._env, self._env.now, pair.out, pair.take
         if a == b:
-            self._later(0.0, lambda _: (transfer.sent.succeed(), transfer.delivered.succeed()))
-            return transfer
+            return Transfer(env.timeout(0.0), env.timeout(pair.after(now, 0.0)))
+        packet = self._packet
+        # Most messages are short, and find both ports idle: they take no turns.
+        if nbytes <= packet and not (out.flows or take.flows or pair.gap) and max(out.free_at, take.free_at) <= now:
+            leaving, taking = (nbytes * max(self._gaps[0], port.gap(now)) for port in (out, take))
+            if taking >= leaving:
+                out.free_at, take.free_at = now + leaving, now + taking
+                return Transfer(env.timeout(leaving), env.timeout(pair.after(now, taking + self._latencies[0])))
+        if nbytes > packet:
+            packet = max(packet, nbytes / MOST_PACKETS)
+            packet *= math.exp(self._machine.jitter * self._rng.standard_normal())
+        message = Message(env, nbytes, packet)
         if not (pair.messages or pair.arrived):
-            pair.out.flows += 1
-            pair.take.flows += 1
-        pair.messages.append(transfer)
+            out.flows += 1
+            take.flows += 1
+        pair.messages.append(message)
         self._queue(pair)
-        return transfer
+        return message
 
     def collective(self, kind: Kind | Literal["neighbor_allgather"], ranks: Sequence[int], nbytes: int) -> simpy.Event:
         """All of `ranks` have arrived; the event is when it is over. `nbytes` as in `collectives`. In a neighbours'
@@ -176,7 +204,7 @@ class Network:
             return 0.0
         if waited_s <= self._looks[-1]:
             return self._looks[bisect.bisect_left(self._looks, waited_s)] - waited_s
-        nap = LONGEST_NAP_S + self._machine.oversleep_s
+        nap = LONGEST_NAP_S + self.oversleep_s
         beyond = waited_s - self._looks[-1]
         return math.ceil(beyond / nap) * nap - beyond
 
@@ -190,9 +218,8 @@ class Network:
             members = {*ranks}
             yield from (1 / rate for pair, rate in self._links.of_pair.items() if members.issuperset(pair))
 
-    def _pattern(self, pair: Pair) -> str:
-        several = (pair.out.flows > 1) + (pair.take.flows > 1)
-        return ("duplex", "incast", "neighbours")[several]
+    def _pattern(self, pair: Pair) -> int:
+        return (pair.out.flows > 1) + (pair.take.flows > 1)
 
     def _queue(self, pair: Pair) -> None:
         """Give the pair a turn at the port out, if it may have one."""
@@ -224,7 +251,7 @@ class Network:
         message.left -= size
         last = message.left <= 0
         now = self._env.now
-        of_machine = getattr(self._machine.gap_s_per_byte, self._pattern(pair))
+        of_machine = self._gaps[self._pattern(pair)]
         occupied = size * max(of_machine, port.gap(now))
         port.free_at = now + occupied
         leaving = max(occupied, size * pair.gap)
@@ -263,12 +290,11 @@ class Network:
             port.turn.append(pair)
         now = self._env.now
         pattern = self._pattern(pair)
-        taking = size * max(getattr(self._machine.gap_s_per_byte, pattern), port.gap(now))
+        taking = size * max(self._gaps[pattern], port.gap(now))
         port.free_at = now + taking
         if message:
-            pair.coming.append(message)  # whichever is first is delivered first: rounding of times changes no order
-            latency = getattr(self._machine.latency_s, pattern) + self._links.delay_s
-            self._later(taking + latency, lambda _: pair.coming.popleft().delivered.succeed())
+            there = pair.after(now, taking + self._latencies[pattern])
+            self._later(there, lambda _: message.delivered.succeed())
         if not (pair.messages or pair.arrived):
             pair.out.flows -= 1
             port.flows -= 1

@@ -20,7 +20,7 @@ FLOORS = (
     ("running", "figures", "explaining"),
     ("program", "reports", "history", "simulating"),
     ("algorithms",),
-    ("sweeps", "studies", "micro", "conformance"),
+    ("sweeps", "studies", "micro", "conformance", "calibration"),
     ("claims",),
     ("command",),
 )

@@ -24,6 +24,7 @@ WANTED = {
     "batches": "allreduce_sgd-4-(equal|batch)",
     "step-sizes": "allreduce_sgd-4-(equal|step)",
     "bandwidth": "-4-(equal|linked)",
+    "validation": "allreduce_sgd-4-(equal|simulated)",
 }
 
 

@@ -4,10 +4,12 @@ import itertools
 from pathlib import Path
 
 import pytest
+from simulated_machines import machine
 
-from outpace.benchmarks.machine import links
+from outpace.benchmarks.machine import link_limits, links
 from outpace.benchmarks.machine.link_changes import changes
 from outpace.benchmarks.machine.link_limits import limits
+from outpace.comm.errors import UserError
 from outpace.comm.network import Limits
 
 MBIT = links.GOODPUT * 1e6 / 8
@@ -39,3 +41,12 @@ def test_changes_are_those_of_a_real_run() -> None:
         real = itertools.islice(changes(links.parse(text), 3, rank), 9)  # type: ignore[arg-type]
         here = itertools.islice(found[rank], 9)
         assert list(here) == [(at_s, links.GOODPUT * rate) for at_s, rate in real]
+
+
+def test_a_machine_that_was_measured_behind_links_has_them_already() -> None:
+    slow = machine(links="all:rate=20mbit")
+    assert link_limits.on(slow, "all:rate=20000kbit", 3, seed=0) == Limits()
+    for other in ("none", "all:rate=50mbit"):
+        with pytest.raises(UserError, match="was measured behind all:rate=20mbit"):
+            link_limits.on(slow, other, 3, seed=0)
+    assert link_limits.on(machine(), "all:rate=20mbit", 3, seed=0) == of("all:rate=20mbit")
