@@ -28,11 +28,13 @@ ROUND_TRIPS: Final = 200  # per offset estimate; the fastest one is kept
 def by_communicator(function: Callable[Concatenate[MPI.Intracomm, P], T]) -> Callable[Concatenate[MPI.Intracomm, P], T]:
     """The function where its communicator is MPI's, else that communicator's method of this name."""
 
+    name = function.__name__
+
     @functools.wraps(function)
     def chosen(comm: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
         if isinstance(comm, MPI.Intracomm):
             return function(comm, *args, **kwargs)
-        return getattr(comm, function.__name__)(*args, **kwargs)  # type: ignore[no-any-return]
+        return getattr(comm, name)(*args, **kwargs)  # type: ignore[no-any-return]
 
     return chosen
 

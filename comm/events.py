@@ -28,6 +28,7 @@ class Context(greenlet):
     def __init__(self, engine: "Engine", rank: int, target: Callable[..., Any], *args: Any) -> None:
         super().__init__(self._run, engine.loop)  # to which its end, and its errors, go back
         self.rank, self.name, self.waits_for = rank, target.__name__, ""
+        self.busy_until = 0.0  # by work that it has done
         self.ended: simpy.Event = engine.env.event()
         self._engine, self._call = engine, (target, args)
 
@@ -54,11 +55,6 @@ class Engine:
         self.loop = getcurrent()
         self.contexts: set[Context] = set()  # that have not ended
 
-    @property
-    def now(self) -> float:
-        """Seconds since the start of the simulation."""
-        return float(self.env.now)
-
     def spawn(self, rank: int, target: Callable[..., Any], *args: Any) -> Context:
         context = Context(self, rank, target, *args)
         self.contexts.add(context)
@@ -69,17 +65,31 @@ class Engine:
 
     def wait(self, event: simpy.Event, why: object) -> Any:
         """Suspend this context until the event fires; its value. `why` completes "waits for" where that never is."""
-        if event.processed:
-            return event.value
-        context = getcurrent()
-        context.waits_for = why
-        event.callbacks.append(context.switch)
-        self.loop.switch()
+        if not event.processed:
+            event.callbacks.append(getcurrent().switch)
+            self.pause(why)
         return event.value
 
+    def pause(self, why: object) -> None:
+        """Suspend this context until something in the loop calls its `switch`."""
+        getcurrent().waits_for = why
+        self.loop.switch()
+
     def sleep(self, seconds: float) -> None:
+        """After all work that this context still owes."""
+        context = getcurrent()
+        owes = context.busy_until - self.env.now
+        if owes > 0:
+            seconds += owes
         if seconds > 0:
-            self.wait(self.env.timeout(seconds), "the end of a sleep")
+            self.env.timeout(seconds).callbacks.append(context.switch)
+            self.pause("the end of a sleep")
+
+    def work(self, seconds: float) -> None:
+        """So much of the processor, which this context owes until it next sends or sleeps: work and what is waited for
+        overlap."""
+        context = getcurrent()
+        context.busy_until = max(context.busy_until, self.env.now) + seconds
 
     def run(self) -> None:
         """Until all contexts have ended. Raises the first error of any of them, and Deadlock; then ends the others."""
@@ -95,7 +105,7 @@ class Engine:
         waiting = sorted((each.rank, str(each.waits_for)) for each in self.contexts)
         told = [f"rank {rank} waits for {what}" for rank, what in waiting[:MOST_TOLD]]
         more = [f"{len(waiting) - MOST_TOLD} more wait"] if len(waiting) > MOST_TOLD else []
-        return f"the run is at a standstill after {self.now:.6g} s of simulated time: {'; '.join(told + more)}"
+        return f"the run is at a standstill after {self.env.now:.6g} s of simulated time: {'; '.join(told + more)}"
 
 
 class Lock:

@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 import simpy
+from greenlet import getcurrent, greenlet
 from mpi4py import MPI
 
 from outpace.comm.errors import UserError
@@ -105,14 +106,6 @@ def all_inside(places: Sequence[Place], then: Callable[[], None]) -> None:
         place.when_inside(came)
 
 
-def when(event: simpy.Event, then: Callable[[], None]) -> None:
-    """Call `then` when the event fires, be it that it has."""
-    if event.processed:
-        then()
-    else:
-        event.callbacks.append(lambda _: then())
-
-
 class Request:
     """One side of a message, or of a collective. `what` completes "waits for"; `cpu_s` is what the rank has to compute
     when it is over."""
@@ -125,31 +118,31 @@ class Request:
         self._engine, self._place, self._what, self.cpu_s = engine, place, what, cpu_s
         self.over = False
         self.active = True  # until its end has been seen
-        self._waiting: simpy.Event | None = None
+        self._waiting: list[greenlet] = []
 
     def complete(self) -> None:
+        """In the loop, or where nobody waits yet."""
         self.over = True
-        if self._waiting:
-            self._waiting.succeed()
         self._place.tell()
+        for context in self._waiting:
+            context.switch()
 
     def suspend(self) -> None:
         """Wait until it is over."""
         if not self.over:
-            self._waiting = self._waiting or self._engine.env.event()
-            self._engine.wait(self._waiting, self._what)
+            self._waiting.append(getcurrent())
+            self._engine.pause(self._what)
 
     def finish(self, status: MPI.Status | None = None) -> None:
-        """See that it is over: the CPU's work, and the status. Raises MPI.Exception for a message that was longer than
-        its buffer."""
-        if self.active:
-            self.active = False
-            self._engine.sleep(self.cpu_s)
+        """See that it is over. Raises MPI.Exception for a message that was longer than its buffer."""
         if self.truncated:
             raise MPI.Exception(MPI.ERR_TRUNCATE)
         if status is not None:
             status.source, status.tag = self.source, self.tag
             status.Set_elements(MPI.BYTE, self.nbytes)
+        if self.active:
+            self.active = False
+            self._engine.work(self.cpu_s)
 
     def Wait(self, status: MPI.Status | None = None) -> bool:
         with self._place:
@@ -192,13 +185,44 @@ class Receive(Request):
 
 
 class Message:
-    """`data`, bytes, on its way to a mailbox; `found` is called with the receive that gets it."""
+    """`data`, bytes, on their way from one place to another, `wire` as long. `request` is the sender's."""
 
-    def __init__(self, source: int, tag: int, data: np.ndarray, found: Callable[[Receive], None]) -> None:
-        self.source, self.tag, self.data, self.found = source, tag, data, found
+    def __init__(
+        self, network: Network, places: tuple[Place, Place], box: "Mailbox", source: int, tag: int, data: np.ndarray
+    ) -> None:
+        self._network, self._places, self._box = network, places, box
+        self.source, self.tag, self.data = source, tag, data
+
+    def send(self, wire: int, request: Request) -> None:
+        """A short one leaves at once, and its buffer is free; of a long one there goes a word ahead."""
+        self._wire, self._request = wire, request
+        self._short = wire <= EAGER_NBYTES
+        if self._short:
+            self.data = self.data.copy()
+            request.over = True
+        self._transfer(wire if self._short else 0).delivered.callbacks.append(self._arrived)
 
     def fits(self, source: int, tag: int) -> bool:
         return source in (self.source, MPI.ANY_SOURCE) and tag in (self.tag, MPI.ANY_TAG)
+
+    def found(self, receive: Receive) -> None:
+        """This receive gets it."""
+        if self._short:
+            receive.accept(self)
+        else:
+            all_inside(self._places, lambda: self._move(receive))
+
+    def _arrived(self, _: simpy.Event) -> None:
+        self._box.deliver(self)
+
+    def _move(self, receive: Receive) -> None:
+        transfer = self._transfer(self._wire)
+        transfer.sent.callbacks.append(lambda _: self._request.complete())
+        transfer.delivered.callbacks.append(lambda _: receive.accept(self))
+
+    def _transfer(self, nbytes: int) -> Transfer:
+        here, there = self._places
+        return self._network.transfer(here.number, there.number, nbytes)
 
 
 class Mailbox:

@@ -32,13 +32,13 @@ from outpace.comm.matching import (
     Request,
     Round,
     all_inside,
-    when,
 )
 from outpace.comm.meter import Counting, CountingNeighbours, Meter
 
 T = TypeVar("T")
 M = TypeVar("M")  # a meeting or a round
 
+NOTHING: Final = np.empty(0, np.uint8)
 REDUCTIONS: Final = [  # MPI's operations cannot be keys
     (MPI.SUM, np.add),
     (MPI.PROD, np.multiply),
@@ -128,28 +128,10 @@ class Simulated:
     def Isend(self, buf: Any, dest: int, tag: int = 0) -> Request:
         data = _bytes(buf)
         wire = self._wire(data)
-        self._engine.sleep(self._cpu_s(data.nbytes))
-        network, mailbox = self._network, self.group.mailboxes[self._rank(dest)]
-        here, there = self.place, self.group.places[dest]
-        request = Request(self._engine, here, f"rank {dest} to receive its message with tag {tag}")
-
-        def found(receive: Receive) -> None:
-            if eager:
-                receive.accept(message)
-            else:
-                all_inside((here, there), functools.partial(move, receive))
-
-        def move(receive: Receive) -> None:
-            transfer = network.transfer(here.number, there.number, wire)
-            when(transfer.sent, request.complete)
-            when(transfer.delivered, functools.partial(receive.accept, message))
-
-        eager = wire <= EAGER_NBYTES
-        message = Message(self.rank, tag, data.copy() if eager else data, found)
-        transfer = network.transfer(here.number, there.number, wire if eager else 0)
-        if eager:
-            when(transfer.sent, request.complete)
-        when(transfer.delivered, functools.partial(mailbox.deliver, message))
+        self._engine.sleep(self._cpu_s(data.nbytes))  # with what is still to be done
+        box, places = self.group.mailboxes[self._rank(dest)], (self.place, self.group.places[dest])
+        request = Request(self._engine, self.place, f"rank {dest} to receive its message with tag {tag}")
+        Message(self._network, places, box, self.rank, tag, data).send(wire, request)
         return request
 
     def Irecv(self, buf: Any, source: int = MPI.ANY_SOURCE, tag: int = MPI.ANY_TAG) -> Request:
@@ -335,7 +317,7 @@ class Simulated:
     # Time and threads, by `clock` and `threads`
 
     def now(self) -> float:
-        return self._engine.now
+        return float(self._engine.env.now)
 
     def sleep(self, seconds: float) -> None:
         self._engine.sleep(seconds)
@@ -402,10 +384,10 @@ class Simulated:
         return self._network.message_cpu_s(wire) + self._network.pass_s(wire)
 
     def _nap(self, start: float, spin_s: float) -> None:
-        """How much later the end of a wait is seen that began at `start`."""
+        """Sleep on, as who naps in a wait that began at `start`."""
         waited_s = self.now() - start
         if waited_s > spin_s:
-            self.sleep(self._network.nap_s(waited_s))
+            self._engine.sleep(self._network.nap_s(waited_s))
 
     def _collective(self, kind: str, nbytes: int, part: Any, deliver: Callable[[list[Any]], None]) -> Request:
         """Come to a collective with this part. When all are there, and it is over, `deliver` gets the parts of all, by
@@ -424,7 +406,8 @@ class Simulated:
         """All are there: call `over` when it is over."""
 
         def start() -> None:
-            when(self._network.collective(kind, [place.number for place in places], nbytes), over)
+            event = self._network.collective(kind, [place.number for place in places], nbytes)
+            event.callbacks.append(lambda _: over())
 
         if len(places) == 1:
             over()
@@ -471,8 +454,7 @@ class SimulatedGraph(CountingNeighbours, Neighbours):
 
 def _numbers(buf: Any) -> np.ndarray:
     """The elements of a buffer argument, flat, in its memory."""
-    array = buf[0] if isinstance(buf, list | tuple) else buf
-    array = np.asarray(array)
+    array = np.asarray(buf[0] if type(buf) in (list, tuple) else buf)
     if not array.flags.c_contiguous:
         raise BufferError("ndarray is not C-contiguous")  # as mpi4py has it
     return array.reshape(-1)
@@ -480,9 +462,9 @@ def _numbers(buf: Any) -> np.ndarray:
 
 def _bytes(buf: Any) -> np.ndarray:
     """The bytes of a buffer argument, an array, `[array, type]`, `[array, count, type]` or one of None."""
-    if buf is None or (isinstance(buf, list | tuple) and buf[0] is None):
-        return np.empty(0, np.uint8)
+    if buf is None or (type(buf) in (list, tuple) and buf[0] is None):
+        return NOTHING
     data = _numbers(buf).view(np.uint8)
-    if isinstance(buf, list | tuple) and len(buf) == 3:
+    if type(buf) in (list, tuple) and len(buf) == 3:
         return data[: int(buf[1]) * buf[2].Get_size()]
     return data

@@ -1,5 +1,6 @@
 """The simplest network for simulated ranks, whose times can be told by head, and communicators for the contracts."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -15,13 +16,15 @@ class Transfer(NamedTuple):
 
 
 class Simple:
-    """A message takes `latency_s` and a second per 100 MB; nothing is shared."""
+    """A message takes `latency_s` and a second per 100 MB; pairs share nothing with one another."""
 
     def __init__(self, env: simpy.Environment, latency_s: float = 1e-4, cpu_s: float = 0.0, nap_s: float = 0.0) -> None:
         self._env, self._latency_s, self._cpu_s, self._nap_s = env, latency_s, cpu_s, nap_s
+        self._free_s: defaultdict[tuple[int, int], float] = defaultdict(float)  # when a pair's next message can leave
 
     def transfer(self, a: int, b: int, nbytes: int) -> Transfer:
-        way_s = nbytes / 1e8
+        self._free_s[a, b] = max(self._env.now, self._free_s[a, b]) + nbytes / 1e8
+        way_s = self._free_s[a, b] - self._env.now
         return Transfer(self._env.timeout(way_s), self._env.timeout(self._latency_s + way_s))
 
     def collective(self, kind: str, ranks: Sequence[int], nbytes: int) -> simpy.Event:

@@ -45,6 +45,8 @@ class Launch:
     split: Annotated[str, names("how samples are dealt to workers", SPLITS)] = "iid"
     stragglers: Annotated[str, names("delays of gradients, equal for all programs", STRAGGLERS)] = "none"
     links: Annotated[str, names("slow links between the ranks, by `outpace run` as root", LINKS)] = "none"
+    simulate: str | None = None  # predict the run on this machine, a TOML file or a preset's name, in simulated time
+    wire_bytes: Amount | None = None  # with --simulate: messages take as long as if the model had so many bytes
     backend: Literal["auto", "numpy", "cupy"] = "auto"  # auto is cupy where every rank has a GPU
     epochs: Amount | None = None  # passes over the data by all workers; 10 without a time budget
     time_budget: Amount | None = None  # seconds; whichever of the two ends first
@@ -131,6 +133,8 @@ def make_plan(
     }
     stragglers.check_ranks(stragglers.parse(launch.stragglers), layout.workers)
     links.check_ranks(links.parse(launch.links), ranks)
+    if launch.wire_bytes and not launch.simulate:
+        raise UserError("--wire-bytes is of --simulate; messages of a real run are as long as they are")
     problems.check(launch.problem, launch.split, layout.workers)
     hops = 1
     if config.topology is not None:
@@ -142,7 +146,7 @@ def make_plan(
     asked = dataclasses.asdict(config) | dataclasses.asdict(launch) | texts | {"program": name, "n": ranks}
     for output in ("ranks", "out", "scratch", "overwrite", "anew", "checkpoint_every"):
         del asked[output]
-    for flag, value in {"links": "none", **config.younger}.items():
+    for flag, value in {"links": "none", "simulate": None, "wire_bytes": None, **config.younger}.items():
         if asked[flag] == value:  # ids are older than the flag: sweeps and checkpoints from before it go on
             del asked[flag]
     if inputs:

@@ -18,7 +18,7 @@ FLOORS = (
     ("comm", "jobscripts"),
     ("config", "trace", "machine", "problems"),
     ("running", "figures", "explaining"),
-    ("program", "reports", "history"),
+    ("program", "reports", "history", "simulating"),
     ("algorithms",),
     ("sweeps", "studies", "micro", "conformance", "calibration"),
     ("claims",),
