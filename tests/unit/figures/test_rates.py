@@ -183,7 +183,10 @@ def test_step_sizes_are_in_units_of_the_analysis(tmp_path):
         path = tmp_path / f"{multiple}.h5"
         made.append(Run(write_trace(path, groups, flags, algorithm="svrg", constants=constants)))
     runs = made[:3]
-    (axes,) = compose("step-sizes", runs).axes
+    figure = compose("step-sizes", runs)
+    (axes,) = figure.axes
+    assert "b = 4; no point: not reached" in " ".join(figure.get_suptitle().split())
+    assert "no point" not in compose("step-sizes", runs[:2]).get_suptitle()
     np.testing.assert_array_equal(lines(axes)["SVRG"].get_xydata(), [[1, 300], [8, 37.5], [32, np.inf]])
     with pytest.raises(
         UserError, match=r"step-sizes: all runs have the step size 8 of the analysis; needs two or more"
