@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from outpace.comm import spec
 from outpace.comm.errors import UserError
 
 SLURM_JOB: Final = {"SLURM_JOB_ID", "SLURM_TASKS_PER_NODE"}  # with these Hydra starts ranks by srun ...
@@ -34,7 +35,7 @@ def mpiexec() -> list[str]:
 def one_a_node(hosts: str) -> tuple[int, list[str]]:
     """How many ranks, and the options with which the launcher starts one on each of the hosts, or without names on
     each node of this Slurm job. Raises UserError."""
-    nodes = len(hosts.split(",")) if hosts else int(os.environ.get("SLURM_JOB_NUM_NODES", "0"))
+    nodes = len(hosts.split(",")) if hosts else spec.plain_number(os.environ.get("SLURM_JOB_NUM_NODES", ""))
     if not nodes:
         raise UserError("--nodes: name the hosts, as in --nodes a,b, or run it in a Slurm job")
     launcher = mpiexec()

@@ -104,8 +104,8 @@ class Run:
     def samples_per_s(self) -> float:
         """Samples used by all workers together per second of the timed part, up to the last gradient applied."""
         samples, t_s = self.applied("samples"), self.applied("t_s")
-        if not len(t_s) or not t_s.max() > 0:
-            raise UserError(f"{self.path}: no step in /steps, so no rate")
+        if not samples.any() or not t_s.max() > 0:
+            raise UserError(f"{self.path}: no step of any sample in /steps, so no rate")
         return float(samples.sum() / t_s.max())
 
     def steps_per_s(self) -> float:
