@@ -25,8 +25,9 @@ DURATIONS: Final = (("steps", "compute_s"), ("steps", "injected_s"), ("steps", "
 LONGEST_S: Final = 1e9  # 31 years: no time is later, and none earlier before the start
 POSITIVE: Final = (("network", "rtt_s"), ("network", "bytes_per_s"), ("links", "bytes_per_s"))
 RANKS: Final = ("rank", "peer", "a", "b")  # columns
-# Of other columns; samples of a step so that the sum over all steps is a number of 64 bits.
+# Of other columns of whole numbers. Sums over all rows are numbers of 64 bits, too, of a million million samples each.
 MOST: Final = {"kind": max(schema.KIND.values()), "applied": 1, "samples": 2**40}
+COUNT: Final = 2**53  # of all others
 LEAST: Final = {"n_workers": 1, "n_total": 1, "dim": 1, "cores": 1, "wall_s": 1e-9, "load": 0}  # of attributes
 LARGEST: Final = {"wall_s": LONGEST_S}
 
@@ -153,11 +154,12 @@ def values(group: str, name: str, column: NDArray[Any], path: Path, found: dict[
     if column.dtype.kind == "i":
         ranks = found["n_workers"] if group == "steps" else len(found.get("hostnames", []))
         least = -1 if name == "peer" else 0
-        most = ranks - 1 if name in RANKS and ranks else MOST.get(name)
-        wrong = column[(column < least) | (column > (math.inf if most is None else most))]
+        most = ranks - 1 if name in RANKS and ranks else MOST.get(name, COUNT)
+        wrong = column[(column < least) | (column > most)]
         if wrong.size:
-            bounds = f"at least {least}" + (f" and at most {most}" if most is not None else "")
-            _refuse(path, f"/{group}/{name} has the number {wrong.flat[0]}; it must be {bounds}")
+            _refuse(
+                path, f"/{group}/{name} has the number {wrong.flat[0]}; it must be at least {least} and at most {most}"
+            )
 
 
 def _inside(group: h5py.Group, name: str, path: Path) -> Any:

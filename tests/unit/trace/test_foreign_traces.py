@@ -180,6 +180,8 @@ DAMAGES: dict[str, Damage] = {
     "negative staleness": changed("steps/staleness", lambda values: values - 100),
     "negative samples": changed("steps/samples", lambda values: -values),
     "no samples at all": changed("steps/samples", lambda values: 0 * values),
+    "bytes without end": changed("events/nbytes", lambda values: values + 2**62),
+    "traffic without end": changed("traffic/nbytes", lambda values: values + 2**62),
     "samples without end": changed("steps/samples", lambda values: values + 2**62),
     "peers that there are not": changed("events/peer", lambda values: values + 50),
     "times backwards": changed("steps/t_s", swapped),
@@ -217,7 +219,7 @@ DAMAGES: dict[str, Damage] = {
 }
 
 
-SHOWN_ONLY = ("peers that there are not", "a link of nobody", "links backwards", "a link of no rate")
+SHOWN_ONLY = ("peers that there are not", "bytes without end", "a link of nobody", "links backwards", "a link of no rate")
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
