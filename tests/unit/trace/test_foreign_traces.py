@@ -219,7 +219,13 @@ DAMAGES: dict[str, Damage] = {
 }
 
 
-SHOWN_ONLY = ("peers that there are not", "bytes without end", "a link of nobody", "links backwards", "a link of no rate")
+SHOWN_ONLY = (
+    "peers that there are not",
+    "bytes without end",
+    "a link of nobody",
+    "links backwards",
+    "a link of no rate",
+)
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
