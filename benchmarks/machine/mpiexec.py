@@ -19,10 +19,13 @@ HYDRA_CHOICES: Final = {  # ... unless told of other hosts or another way
 
 
 def mpiexec() -> list[str]:
-    """The launcher: OUTPACE_LAUNCHER if set, else the mpiexec beside this Python, else the one on the PATH."""
-    chosen = os.environ.get("OUTPACE_LAUNCHER")
-    if chosen:
-        return shlex.split(chosen)
+    """The launcher: OUTPACE_LAUNCHER if set, else the mpiexec beside this Python, else the one on the PATH. Raises
+    UserError."""
+    if chosen := os.environ.get("OUTPACE_LAUNCHER", "").strip():
+        try:
+            return shlex.split(chosen)
+        except ValueError as error:
+            raise UserError(f"OUTPACE_LAUNCHER is {chosen}, no command line: {error}") from None
     beside = Path(sys.executable).parent / "mpiexec"
     found = str(beside) if beside.exists() else shutil.which("mpiexec")
     if not found:

@@ -69,3 +69,11 @@ def test_one_rank_on_each_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OUTPACE_LAUNCHER", "/bin/true")
     with pytest.raises(UserError, match=r"not by /bin/true; start `.* -m outpace.benchmarks.machine.doctor --nodes`"):
         mpiexec.one_a_node("")
+
+
+def test_a_launcher_that_is_no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUTPACE_LAUNCHER", "srun --mpi='pmi2")
+    with pytest.raises(UserError, match="OUTPACE_LAUNCHER is srun --mpi='pmi2, no command line: No closing quotation"):
+        mpiexec.mpiexec()
+    monkeypatch.setenv("OUTPACE_LAUNCHER", " ")
+    assert mpiexec.mpiexec()[0].endswith("mpiexec")
