@@ -3,6 +3,7 @@
 import argparse
 import importlib.metadata
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -259,12 +260,12 @@ def _add_links(parser: argparse.ArgumentParser) -> None:
 
 def _add_loss(parser: argparse.ArgumentParser, whose: str) -> None:
     parser.add_argument(
-        "--loss", type=float, metavar="TARGET", help=f"the loss {whose}; default one that nine of ten runs reach"
+        "--loss", type=_finite, metavar="TARGET", help=f"the loss {whose}; default one that nine of ten runs reach"
     )
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = spec.plain_number(text) or 0
     if not 1 <= number <= MOST:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to {MOST}")
     return number
@@ -274,11 +275,18 @@ def _several(text: str) -> list[int]:
     return [_positive(part) for part in text.split(",")]
 
 
+def _finite(text: str) -> float:
+    with suppress(ValueError):
+        if math.isfinite(number := float(text)):
+            return number
+    raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+
+
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return seconds
+    with suppress(ValueError):
+        if 0 < (seconds := float(text)) < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text} is not a positive number")
 
 
 class HelpOfProgram(argparse.Action):

@@ -17,7 +17,7 @@ import numpy as np
 from mpi4py import MPI
 
 from outpace.benchmarks.machine import namespaces
-from outpace.comm import control_groups
+from outpace.comm import control_groups, spec
 from outpace.comm.errors import UserError
 
 THREAD_LEVELS: Final = {
@@ -108,7 +108,7 @@ def describe(comm: MPI.Intracomm, gpu: bool) -> dict[str, Any]:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isdigit() else None
+    return spec.plain_number(text) if text else None
 
 
 def _quota_cores(proc: Path = Path("/proc/self")) -> float:
