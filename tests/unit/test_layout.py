@@ -21,7 +21,7 @@ FLOORS = (
     ("running", "figures", "explaining"),
     ("program", "reports", "history"),
     ("algorithms",),
-    ("sweeps", "studies", "micro", "conformance"),
+    ("sweeps", "studies", "micro", "micro_sign", "conformance"),
     ("claims",),
     ("command",),
 )
