@@ -1,6 +1,5 @@
 """The straggler dial: the problem as a program sees it, its gradients timed, stretched and delayed."""
 
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -107,4 +106,4 @@ def median_gradient_s(problem: Problem, batch_size: int, comm: MPI.Intracomm) ->
         start = clock.now(comm)
         gradient()
         times.append(clock.now(comm) - start)
-    return statistics.median(times[1:])
+    return float(np.median(times[1:]))

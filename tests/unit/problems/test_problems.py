@@ -170,7 +170,9 @@ def test_digits_are_the_real_ones() -> None:
 
 def test_digits_are_read_without_scikit_learn() -> None:
     """Whose import takes longer than anything else of a start."""
-    code = "import sys; from outpace.benchmarks.problems import digits; digits.images(0); print('sklearn' in sys.modules)"
+    code = (
+        "import sys; from outpace.benchmarks.problems import digits; digits.images(0); print('sklearn' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False"]
 
