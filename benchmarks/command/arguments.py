@@ -290,11 +290,11 @@ class Completion(argparse.Action):
 
         if shell not in shtab.SUPPORTED_SHELLS:
             parser.error(f"--print-completion: unknown shell '{shell}'; allowed: {', '.join(shtab.SUPPORTED_SHELLS)}")
-        for command in (action for action in parser._actions if isinstance(action.choices, dict)):
-            for each in command.choices.values():
-                for action in each._actions:  # argparse has no public list of them
-                    if action.type is Path:
-                        action.complete = shtab.FILE  # type: ignore[attr-defined]
+        choices: list[Any] = [action.choices for action in parser._actions]  # argparse has no public list of them
+        for each in (each for commands in choices if isinstance(commands, dict) for each in commands.values()):
+            for action in each._actions:
+                if action.type is Path:
+                    action.complete = shtab.FILE
         print(shtab.complete(parser, shell))
         parser.exit()
 

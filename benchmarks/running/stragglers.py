@@ -174,6 +174,7 @@ class Delays:
         self._stragglers, self._seed, self._rank = stragglers, seed, rank
         self._recorded_s = stragglers.recorded_s(rank) if isinstance(stragglers, Replay) else None
         self._block, self._factors = -1, [1.0]
+        self.none = isinstance(stragglers, NoStragglers)
 
     def seconds(self, step: int, base_s: float, share: float = 1.0) -> float:
         """Seconds to inject into the gradient of `step`, a gradient over `share` batches.
