@@ -1,12 +1,23 @@
 """What the paced problem tells the problem behind it."""
 
+import sys
+import time
+from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from harness import CheckedComm, execute, shares
+from made_traces import recorder
 from mpi4py import MPI
 
 from outpace.algorithms import allreduce_sgd
+from outpace.benchmarks.problems import Problem
+from outpace.benchmarks.running import pace
+from outpace.benchmarks.running.pace import PacedProblem
+from outpace.benchmarks.running.stragglers import Delays, NoStragglers
+from outpace.benchmarks.trace.recorder import STEPS, Trace
 
 
 def test_a_gradient_knows_its_number() -> None:
@@ -24,3 +35,71 @@ def test_a_gradient_knows_its_number() -> None:
     comm.Free()
     assert outcome.pauses == 1
     assert seen == list(range(9))
+
+
+class Free(Problem):
+    """A gradient that costs nothing."""
+
+    xp, dim, n_samples, n_total = np, 100, 16, 16
+
+    def x0(self) -> np.ndarray:
+        return np.zeros(self.dim)
+
+    def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
+        return None
+
+
+def paced(diverged: Any = None, xp: Any = np) -> tuple[Any, Trace]:
+    """A paced problem without delays, and its trace."""
+    trace, problem = recorder(), Free()
+    problem.xp = xp
+    delays = Delays(NoStragglers(), seed=0, rank=0)
+    return PacedProblem(problem, MPI.COMM_SELF, trace, delays, 0.0, 16, diverged), trace
+
+
+def test_what_a_step_costs_beside_its_gradient() -> None:
+    """Calls of Python's and of C functions: pacing and recording cost some microseconds of a step because of these."""
+    problem, trace = paced()
+    x, batch, calls = problem.x0(), np.arange(16), Counter[str]()
+
+    def step() -> None:
+        problem.gradient(x, batch, x)
+        with trace.phase("allreduce", nbytes=x.nbytes):
+            pass
+        trace.snapshot(x)
+        trace.record()
+
+    step()
+    sys.setprofile(lambda frame, event, _: calls.update([event]))
+    step()
+    sys.setprofile(None)
+    assert calls["call"] + calls["c_call"] <= 35
+
+
+def test_an_update_on_a_device_is_no_part_of_the_next_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is still to be done of the model is waited for before the clock is read, as long as it takes."""
+    pending = [0.1]
+
+    def finish(x: Any) -> None:
+        time.sleep(pending.pop() if pending else 0.0)
+
+    monkeypatch.setattr(pace, "synchronise", finish)
+    problem, trace = paced(xp=SimpleNamespace(empty_like=np.empty_like))  # as of a device
+    pending[:] = [0.1]
+    problem.gradient(problem.x0(), None, problem.x0())
+    trace.record()
+    (row,) = np.frombuffer(trace.drain()["steps"], STEPS)
+    assert not pending
+    assert row["compute_s"] < 0.05
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_gradient_that_is_not_finite_is_told_once(value: float) -> None:
+    told: list[int] = []
+    problem, _ = paced(told.append)
+    good, bad = np.full(100, 1e200), np.zeros(100)  # whose square overflows
+    bad[57] = value
+    for g in (good, bad, bad):
+        problem.gradient(good, None, g)
+    assert told == [1]
