@@ -14,6 +14,8 @@ from outpace.comm import clock
 from outpace.comm.arrays import synchronise
 
 CALIBRATION_CALLS = 7
+LOOKED_AT = 1 << 16  # coordinates of a gradient that are looked at for what is not finite; in a longer one these, ...
+ROUNDS = 16  # ... or more, and each time the next ones, so that all are looked at in so many gradients
 
 
 class PacedProblem:
@@ -22,7 +24,7 @@ class PacedProblem:
 
     `base_s` is the compute time of one batch that the straggler factors multiply. `calls` counts the gradients, by
     whose numbers the delays are drawn. `diverged` is called once, with the worker's own step, for the first gradient
-    that is not finite.
+    that is seen not to be finite, of a long one within ROUNDS steps.
     """
 
     def __init__(
@@ -77,8 +79,12 @@ class PacedProblem:
 
     def _check(self, g: Any) -> None:
         # The sum is one pass without a temporary; only a suspicious one is looked at closely, since finite
-        # entries may have a sum that overflows.
-        if self._finite and not np.isfinite(float(g.sum())) and not bool(self.problem.xp.isfinite(g).all()):
+        # entries may have a sum that overflows. A pass over all of a long gradient would cost more than its update.
+        # What is missed stays in the model, and so in the gradients.
+        parts = max(1, min(ROUNDS, len(g) // LOOKED_AT))
+        size = -(-len(g) // parts)
+        part = g[self.calls % parts * size :][:size]
+        if self._finite and not np.isfinite(float(part.sum())) and not bool(self.problem.xp.isfinite(part).all()):
             self._finite = False
             self._diverged(self.calls)
 
