@@ -14,6 +14,8 @@ from outpace.comm import clock
 from outpace.comm.arrays import synchronise
 
 CALIBRATION_CALLS = 7
+LOOKED_AT = 1 << 16  # coordinates of a gradient that are looked at for what is not finite; in a longer one these, ...
+ROUNDS = 16  # ... or more, and each time the next ones, so that all are looked at in so many gradients
 
 
 class PacedProblem:
@@ -22,7 +24,7 @@ class PacedProblem:
 
     `base_s` is the compute time of one batch that the straggler factors multiply. `calls` counts the gradients, by
     whose numbers the delays are drawn. `diverged` is called once, with the worker's own step, for the first gradient
-    that is not finite.
+    that is seen not to be finite, of a long one within ROUNDS steps.
     """
 
     def __init__(
@@ -68,8 +70,9 @@ class PacedProblem:
             synchronise(out)
         # The square is one pass without a temporary; only a suspicious one is looked at closely, since that of finite
         # entries may overflow.
-        if not math.isfinite(out.dot(out)):
-            self._check(out)
+        part = out if len(out) < 2 * LOOKED_AT else self._part(out)
+        if not math.isfinite(part.dot(part)):
+            self._check(part)
         samples = self.problem.n_samples if batch is None else len(batch)
         share = samples / self._batch_size
         computed = end = self._sleep_until(start + self._compute_time * share)
@@ -85,6 +88,15 @@ class PacedProblem:
             return now
         clock.sleep(self._comm, then - now)
         return clock.now(self._comm)
+
+    def _part(self, g: Any) -> Any:
+        """What is looked at of a long gradient this time: a pass over all of it would cost more than its update.
+
+        What is missed stays in the model, and so in the gradients to come.
+        """
+        parts = min(ROUNDS, len(g) // LOOKED_AT)
+        size = -(-len(g) // parts)
+        return g[self.calls % parts * size :][:size]
 
     def _check(self, g: Any) -> None:
         if self._finite and not bool(self.problem.xp.isfinite(g).all()):

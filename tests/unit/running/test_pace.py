@@ -14,10 +14,11 @@ from mpi4py import MPI
 
 from outpace.algorithms import allreduce_sgd
 from outpace.benchmarks.problems import Problem
-from outpace.benchmarks.running import pace
+from outpace.benchmarks.running import pace, stragglers
 from outpace.benchmarks.running.pace import PacedProblem
 from outpace.benchmarks.running.stragglers import Delays, NoStragglers
 from outpace.benchmarks.trace.recorder import STEPS, Trace
+from outpace.benchmarks.trace.snapshots import Snapshots
 
 
 def test_a_gradient_knows_its_number() -> None:
@@ -103,3 +104,25 @@ def test_a_gradient_that_is_not_finite_is_told_once(value: float) -> None:
     for g in (good, bad, bad):
         problem.gradient(good, None, g)
     assert told == [1]
+
+
+@pytest.mark.parametrize(("dim", "within"), [(3, 1), (pace.LOOKED_AT, 1), (20 * pace.LOOKED_AT + 7, pace.ROUNDS)])
+@pytest.mark.parametrize("place", [0, 0.6, 1])
+def test_what_is_not_finite_is_seen(dim: int, within: int, place: float) -> None:
+    """At once in a short gradient, and wherever it stands in a long one."""
+    (problem,) = shares(f"quadratic:dim={dim},samples=2", 1)
+    gradient, at = problem.gradient, int(place * (dim - 1))
+
+    def broken(x: Any, batch: np.ndarray | None, out: Any) -> None:
+        gradient(x, batch, out)
+        out[at] = np.nan if problem.calls >= 2 else out[at]
+
+    problem.gradient = broken
+    seen = list[int]()
+    comm, x = MPI.COMM_SELF, problem.x0()
+    trace = Trace(comm, Snapshots(0, dim, x.dtype, per_step=True))
+    paced = pace.PacedProblem(problem, comm, trace, Delays(stragglers.parse("none"), 0, 0), 1e-9, 1, seen.append)
+    for _ in range(2 + pace.ROUNDS):
+        paced.gradient(x, None, np.empty_like(x))
+    assert len(seen) == 1
+    assert 2 <= seen[0] < 2 + within
