@@ -32,7 +32,9 @@ class Transfer(Protocol):
 
 class Network(Protocol):
     """What takes time, in seconds. Ranks are those of the world; `nbytes` are of a message, of a collective per rank
-    and receiver."""
+    and receiver. `oversleep_s` is by how much a sleep is longer than was asked for."""
+
+    oversleep_s: float
 
     def transfer(self, a: int, b: int, nbytes: int) -> Transfer:
         """A message from a to b that leaves now; those of one pair do not overtake each other."""

@@ -320,7 +320,7 @@ class Simulated:
         return float(self._engine.env.now)
 
     def sleep(self, seconds: float) -> None:
-        self._engine.sleep(seconds)
+        self._engine.sleep(seconds + self._network.oversleep_s)
 
     def wait(
         self, requests: Sequence[Request], statuses: list[MPI.Status] | None = None, under_way: bool = False

@@ -18,6 +18,8 @@ class Transfer(NamedTuple):
 class Simple:
     """A message takes `latency_s` and a second per 100 MB; pairs share nothing with one another."""
 
+    oversleep_s = 0.0
+
     def __init__(self, env: simpy.Environment, latency_s: float = 1e-4, cpu_s: float = 0.0, nap_s: float = 0.0) -> None:
         self._env, self._latency_s, self._cpu_s, self._nap_s = env, latency_s, cpu_s, nap_s
         self._free_s: defaultdict[tuple[int, int], float] = defaultdict(float)  # when a pair's next message can leave

@@ -176,6 +176,13 @@ def compose(
 
 
 def _check_shared(name: str, runs: Sequence[Run], by: str) -> None:
+    simulated = [run for run in runs if run.attrs["claim_class"] == "simulated"]
+    real = [run for run in runs if run not in simulated]
+    if name != "validation" and simulated and real:  # whatever they are grouped by
+        raise UserError(
+            f"{simulated[0].path} was simulated and {real[0].path} was not: only the figure validation sets such runs "
+            "beside one another; --where claim_class=VALUE takes one kind"
+        )
     for run in runs[1:]:
         for attribute in SHARED:
             values = runs[0].attrs[attribute], run.attrs[attribute]

@@ -13,7 +13,7 @@ import numpy as np
 from mpi4py import MPI
 
 from outpace.benchmarks import problems
-from outpace.benchmarks.machine import link_limits, links, provenance
+from outpace.benchmarks.machine import link_limits, provenance
 from outpace.benchmarks.problems import Problem, Setting, Unshared
 from outpace.benchmarks.problems.size import VECTORS
 from outpace.benchmarks.running import attributes, file_hashes, geometry, target
@@ -116,7 +116,7 @@ class Simulation:
     def to_its_end(self) -> int:
         """Run it, evaluate it, write its trace and say so; the exit code. Raises Deadlock and other UserErrors."""
         plan, launch, config = self.plan, self.plan.launch, self.plan.config
-        limits = link_limits.limits(links.parse(launch.links), plan.layout.ranks, config.seed)
+        limits = link_limits.on(self.machine, launch.links, plan.layout.ranks, config.seed)
         network = partial(Network, machine=self.machine, n=plan.layout.ranks, links=limits, seed=config.seed)
         ended = World(plan.layout.ranks, network).run(self._rank)
         reason = Stop(max(each.assembly.budget.reason for each in ended))
