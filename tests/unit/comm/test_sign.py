@@ -54,17 +54,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tmp_path_factory.mktemp("kernels")
 
 
-@pytest.fixture(params=["cpu", "emulated", pytest.param("gpu", marks=pytest.mark.gpu)], scope="module")
+@pytest.fixture(params=["cpu", "emulated", "strided", pytest.param("gpu", marks=pytest.mark.gpu)], scope="module")
 def side(request: pytest.FixtureRequest, folder: Any) -> Iterator[Side]:
     if request.param == "cpu":
         yield Side(sign, np)
-    elif request.param == "emulated":
+    elif request.param in ("emulated", "strided"):
         if cuda_on_cpu.COMPILER is None:
             pytest.skip("no C++ compiler to run the CUDA file on the CPU")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cuda, "module", cuda_on_cpu.modules(folder))
-            patch.setattr(cuda, "THREADS", 64)
-            patch.setattr(cuda, "BLOCKS", 3)  # so that threads have to stride
+            if request.param == "strided":  # few threads, no power of two; else those of a device
+                patch.setattr(cuda, "THREADS", 96)
+                patch.setattr(cuda, "BLOCKS", 2)
             yield Side(sign_gpu, np)
     else:
         reason = arrays.no_device()
