@@ -5,7 +5,7 @@ some seconds, to learn how many epochs that is, and once for so many epochs; the
 of the median step, of the time to a common loss and of the whole run.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -32,6 +32,9 @@ EVALUATIONS: Final = 40
 COMMON: Final = 0.7  # of the way that the logarithm of the loss comes in both runs
 
 
+Plan = dict[tuple[str, str], float]  # epochs, by program and network
+
+
 class Row(NamedTuple):
     """A program on a network: seconds of the real run and of the simulated one."""
 
@@ -47,8 +50,8 @@ def validation(folder: Path, workers: int = 8, seconds: float = 2) -> dict[str, 
     """bound -> the share of the medians of steps whose error is as promised. Ten minutes: the real runs want a machine
     that does nothing else. Writes validation.md and validation.png."""
     machines = dict(calibrated(folder))
-    predicted = list(simulated(folder, machines, workers, seconds))
-    runs = predicted + list(measured(folder, predicted))
+    epochs = planned(folder, machines, workers, seconds)
+    runs = [*simulated(folder, machines, workers, epochs), *measured(folder, workers, epochs)]
     rows = [row(*pair) for pair in pairs(runs)]
     with output(folder / "validation.md") as file:
         file.write(table(rows, next(run for run in runs if run.attrs["claim_class"] != SIMULATED)).encode())
@@ -69,24 +72,29 @@ def calibrated(folder: Path) -> Iterator[tuple[str, Path]]:
         yield name, file
 
 
-def simulated(folder: Path, machines: dict[str, Path], workers: int, seconds: float) -> Iterator[Run]:
-    """Every program on every machine, for as many epochs as it makes in so many seconds."""
-    for name, machine in machines.items():
+def planned(folder: Path, machines: dict[str, Path], workers: int, seconds: float) -> Plan:
+    """For how many epochs each program runs on each network: as many as it makes in so many seconds, simulated."""
+    epochs = {}
+    for network, machine in machines.items():
         for program in programs():
-            flags = [*_flags(NETWORKS[name]), "--simulate", str(machine)]
-            limited = [*flags, "--time-budget", f"{seconds:g}"]
-            probe = trace(folder / f"{program}-{name}-{workers}-probe.h5", program, workers, *limited)
-            epochs = float(probe.column("evaluations", "epoch")[-1])
-            out = folder / f"{program}-{name}-{workers}-simulated.h5"
-            yield trace(out, program, workers, *flags, "--epochs", f"{epochs:.10g}")
+            out = folder / f"{program}-{network}-{workers}-probe.h5"
+            limit = ["--simulate", str(machine), "--time-budget", f"{seconds:g}"]
+            probe = trace(out, program, workers, *_flags(NETWORKS[network]), *limit)
+            epochs[program, network] = float(probe.column("evaluations", "epoch")[-1])
+    return epochs
 
 
-def measured(folder: Path, predicted: Iterable[Run]) -> Iterator[Run]:
-    """The same for real."""
-    for run in predicted:
-        program, workers = run.attrs["algorithm"], run.attrs["n_workers"]
-        out = folder / run.path.name.replace("simulated", "real")
-        yield trace(out, program, workers, *_flags(run.links), "--epochs", f"{run.config['epochs']:.10g}")
+def simulated(folder: Path, machines: dict[str, Path], workers: int, plan: Plan) -> Iterator[Run]:
+    for (program, network), epochs in plan.items():
+        out = folder / f"{program}-{network}-{workers}-simulated.h5"
+        limit = ["--simulate", str(machines[network]), "--epochs", f"{epochs:.10g}"]
+        yield trace(out, program, workers, *_flags(NETWORKS[network]), *limit)
+
+
+def measured(folder: Path, workers: int, plan: Plan) -> Iterator[Run]:
+    for (program, network), epochs in plan.items():
+        out = folder / f"{program}-{network}-{workers}-real.h5"
+        yield trace(out, program, workers, *_flags(NETWORKS[network]), "--epochs", f"{epochs:.10g}")
 
 
 def _flags(spec: str) -> list[str]:
