@@ -24,8 +24,10 @@ Graph = Sequence[tuple[Sequence[int], Sequence[int]]]  # of every rank, those it
 class Transfer(Protocol):
     """A message on its way: when its sender's buffer is free, and when all of it is there."""
 
-    sent: simpy.Event
-    delivered: simpy.Event
+    @property
+    def sent(self) -> simpy.Event: ...
+    @property
+    def delivered(self) -> simpy.Event: ...
 
 
 class Network(Protocol):
@@ -39,7 +41,7 @@ class Network(Protocol):
     def transfer(self, a: int, b: int, nbytes: int) -> Transfer:
         """A message from a to b that leaves now; those of one pair do not overtake each other."""
 
-    def collective(self, kind: str, ranks: Sequence[int], nbytes: int) -> simpy.Event:
+    def collective(self, kind: Any, ranks: Sequence[int], nbytes: int) -> simpy.Event:
         """The end of a collective at which all ranks have arrived now."""
 
     def message_cpu_s(self, nbytes: int) -> float:

@@ -32,7 +32,7 @@ from outpace.comm.budget import Stop
 from outpace.comm.errors import UserError
 from outpace.comm.machines import Machine
 from outpace.comm.network import Network
-from outpace.comm.simulated import SimulatedComm, World
+from outpace.comm.simulated import World
 
 STARTED: Final = "1970-01-01T00:00:00+00:00"  # a simulated run has no date, so that its trace is the same on any day
 # Bytes of a rank beside its vectors: four contexts with their stacks, and what is in their queues; and for each other
@@ -80,10 +80,10 @@ def _check(launch: Launch, ranks: int) -> None:
 def _compute_time(plan: Plan, machine: Machine) -> float:
     """Seconds of a gradient over a batch: those given, else the machine's."""
     if plan.launch.compute_time:
-        return plan.launch.compute_time
+        return float(plan.launch.compute_time)
     for problem in (plan.texts["problem"], plan.launch.problem):
         if problem in machine.compute_s_per_sample:
-            return machine.compute_s_per_sample[problem] * plan.config.batch_size
+            return float(machine.compute_s_per_sample[problem] * plan.config.batch_size)
     raise UserError(
         f"--simulate: machine {machine.name} does not tell how long a gradient of {plan.launch.problem} takes; "
         "add --compute-time SECONDS"
@@ -138,7 +138,7 @@ class Simulation:
         step_size = self.derived.get("step_size", config.step_size)
         return tell(plan, written, step_size, reason, [each.assembly.diverged_step for each in ended])
 
-    def _rank(self, comm: SimulatedComm) -> Ended:
+    def _rank(self, comm: Any) -> Ended:
         """The whole of one rank."""
         plan, rank = self.plan, comm.rank
         held = self.held.get(rank)
@@ -152,7 +152,7 @@ class Simulation:
             assembly.diverged(assembly.trace.steps)
         return Ended(assembly, x, store, self._part(comm, problem, assembly))
 
-    def _part(self, comm: SimulatedComm, problem: Problem | Unshared, assembly: Assembly) -> Segment:
+    def _part(self, comm: Any, problem: Problem | Unshared, assembly: Assembly) -> Segment:
         """What a rank's part file would hold."""
         counts = problem.label_counts
         part = Segment(

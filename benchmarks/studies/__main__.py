@@ -25,6 +25,7 @@
     python -m outpace.benchmarks.studies unequal-images  the same network where workers hold different classes
     python -m outpace.benchmarks.studies step-times      ResNet-20 on images in data/cifar10-jpeg: where its time goes
     python -m outpace.benchmarks.studies validation      all programs, simulated and real, behind links and without
+    python -m outpace.benchmarks.studies beyond          all programs, simulated, on 16 to 1,024 workers
 
 A trace that is there already is not made again, so a study that was cut short goes on.
 """
@@ -37,6 +38,7 @@ from pathlib import Path
 from typing import Final
 
 from outpace.benchmarks.studies import networks, slow_networks, variance_reduction
+from outpace.benchmarks.studies.beyond import beyond
 from outpace.benchmarks.studies.bits import bits
 from outpace.benchmarks.studies.bounds import bounds
 from outpace.benchmarks.studies.busiest_rank import busiest_rank
@@ -78,6 +80,7 @@ STUDIES: Final[dict[str, Callable[..., object]]] = {
     "unequal-images": unequal_images,
     "step-times": networks.step_times,
     "validation": validation,
+    "beyond": beyond,
 }
 
 
