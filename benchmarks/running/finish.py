@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mpi4py import MPI
@@ -18,6 +18,9 @@ from outpace.benchmarks.trace.parts import Damaged
 from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import agreement, prox
 from outpace.comm.layout import Layout
+
+if TYPE_CHECKING:
+    from outpace.benchmarks.trace.archive import Parts
 
 Columns = dict[str, np.ndarray]
 
@@ -63,7 +66,7 @@ def finish(
     measure: Callable[[int, np.ndarray], tuple[dict[str, float], Columns]] | None = None,
     keep: bool = False,
     overwrite: bool = False,
-    parts: archive.Parts | None = None,
+    parts: "Parts | None" = None,
 ) -> Path | None:
     """Evaluate the course at its points and merge the parts into `target`; collective over the course's processes.
     Where the trace was written, on rank 0.
