@@ -21,7 +21,7 @@ from typing import Literal
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import schedules
+from outpace.comm import schedules, vectors
 from outpace.comm.arrays import copy, twin
 from outpace.comm.batches import Batches, Sampling
 from outpace.comm.neighbourhood import neighbourhoods
@@ -60,7 +60,8 @@ def run(comm, problem, cfg, budget, trace):
     overlaps = cfg.order == "consensus"
     x = h if overlaps else xp.empty_like(h)
     x[:] = x0
-    h_wire, g, x_mixed = twin(h, comm), xp.empty_like(x), xp.empty_like(x) if overlaps else x
+    h_wire, g = twin(h, comm), xp.empty_like(x)
+    descend_to, mix_and_descend = vectors.descend_to.like(x), vectors.mix_and_descend.like(x)
 
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     gamma = step_sizes(cfg.schedule, cfg.step_size, cfg.steps_per_epoch(problem.n_total, comm.size), budget.total)
@@ -72,17 +73,17 @@ def run(comm, problem, cfg, budget, trace):
             copy(h, h_wire)
             exchange = here.graph.Ineighbor_allgather(h_wire, here.wire)  # line 4, overlaps line 3
         problem.gradient(x, batch, g)  # line 3
-        g *= gamma(k)
         if not overlaps:
-            xp.subtract(x, g, out=h)
+            descend_to(gamma(k), g, x, h)
             copy(h, h_wire)
             exchange = here.graph.Ineighbor_allgather(h_wire, here.wire)
         with trace.phase("exchange", nbytes=here.nbytes):
             exchange.Wait()
         trace.snapshot(x)
-        here.average(x_mixed)  # line 4
         if overlaps:
-            xp.subtract(x_mixed, g, out=x)  # line 5
+            mix_and_descend(gamma(k), g, here.mean(), x)  # lines 4 and 5
+        else:
+            here.average(x)
         trace.record()
     for here in neighbourhood:
         here.graph.Free()

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from mpi4py import MPI
 
-from outpace.comm import topology
+from outpace.comm import topology, vectors
 from outpace.comm.arrays import copy, module, twin
 from outpace.comm.clock import poll, wait
 from outpace.comm.threads import Channel, lock
@@ -32,6 +32,7 @@ class SharedModel:
     def __init__(self, comm: MPI.Intracomm, x: Any, trace: TakesSnapshots) -> None:
         self.x = x
         self.averagings = 0
+        self._descend, self._add_difference = vectors.descend.like(x), vectors.add_difference.like(x)
         self._lock = lock(comm)
         self._trace = trace
 
@@ -46,21 +47,21 @@ class SharedModel:
         with self._lock:
             module(target).multiply(self.x, weight, out=target)
 
-    def subtract(self, update: Any) -> int:
-        """x -= update; the averagings that x had seen before."""
+    def descend(self, gamma: float, g: Any) -> int:
+        """x -= gamma g; the averagings that x had seen before."""
         with self._lock:
             self._trace.snapshot(self.x)
-            self.x -= update
+            self._descend(gamma, 1, g, self.x)
             return self.averagings
 
-    def average(self, difference: Any) -> None:
-        """x += difference, what the peer sent less what was sent to it.
+    def average(self, received: Any, sent: Any) -> None:
+        """x += received - sent, what came from the peer less what it got.
 
         The peer adds the opposite, to the bit, so the sum of both models stays, to the rounding of the additions.
         """
         with self._lock:
             self._trace.snapshot(self.x)
-            self.x += difference
+            self._add_difference(received, sent, self.x)
             self.averagings += 1
 
 
@@ -68,8 +69,8 @@ class Exchange:
     """One averaging, the same on both sides: send s = w x, receive r = w x_peer at the same time, add r - s.
 
     The weight w, between 0 and 1, is the peer's of `weights`; both sides must have the same; w = 1/2 is the mean.
-    Models travel in pieces, as messages with this tag, and r - s is taken of one piece while the next is under way. The
-    model gets the whole of it at once, so no reader sees half an averaging. `nbytes` is what a side sends.
+    Models travel in pieces, as messages with this tag. The model gets the whole of r - s at once, so no reader sees
+    half an averaging. `nbytes` is what a side sends.
     """
 
     def __init__(self, comm: MPI.Intracomm, model: SharedModel, tag: int, weights: Sequence[float]) -> None:
@@ -77,7 +78,7 @@ class Exchange:
         self._weights = weights
         self._s, self._r = model.x.copy(), model.x.copy()
         self._s_wire = twin(self._s, comm)
-        self._s_pieces, self._r_pieces, self._outgoing = _pieces(self._s), _pieces(self._r), _pieces(self._s_wire)
+        self._r_pieces, self._outgoing = _pieces(self._r), _pieces(self._s_wire)
         self._incoming = [twin(r, comm) for r in self._r_pieces]
 
     def average_with(self, peer: int, hail: Sequence[MPI.Request]) -> None:
@@ -88,12 +89,11 @@ class Exchange:
         arrivals = [self.comm.Irecv(piece, peer, self.tag) for piece in self._incoming]
         departures = [self.comm.Isend(piece, peer, self.tag) for piece in self._outgoing]
         wait(self.comm, hail)
-        for arrival, piece, r, s in zip(arrivals, self._incoming, self._r_pieces, self._s_pieces, strict=True):
+        for arrival, piece, r in zip(arrivals, self._incoming, self._r_pieces, strict=True):
             wait(self.comm, [arrival], under_way=True)
             copy(piece, r)
-            r -= s
         wait(self.comm, departures, under_way=True)
-        self.model.average(self._r)
+        self.model.average(self._r, self._s)
 
 
 def _pieces(x: Any) -> list[Any]:

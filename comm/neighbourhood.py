@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from outpace.comm import vectors
 from outpace.comm.arrays import copy, module, twin
 from outpace.comm.meter import MeteredComm
 from outpace.comm.topology import Matrix, neighbours
@@ -21,11 +22,16 @@ class Neighbourhood:
         self._X, self._heard = X[: 1 + len(hears)], X[1 : 1 + len(hears)]
         self._weights = module(X).asarray(W[comm.rank, [comm.rank, *hears]], X.dtype)
         self.wire = twin(self._heard, comm)
+        self._mix = vectors.mix.like(X[0])
 
     def average(self, out: Any) -> None:
         """out, shape (dim,), <- the average by W of the own vector and what has been heard."""
+        self._mix(self.mean(), out)
+
+    def mean(self) -> tuple[Any, Any]:
+        """That average as an argument of a fused operation, `vectors.Mean`."""
         copy(self.wire, self._heard)
-        module(out).dot(self._weights, self._X, out=out)
+        return self._weights, self._X
 
 
 def neighbourhoods(comm: MeteredComm, matrices: list[Matrix], x: Any) -> tuple[Any, list[Neighbourhood]]:

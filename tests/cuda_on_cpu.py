@@ -134,6 +134,60 @@ def _compile(text: str, dtype: str, target: Path, *flags: str) -> None:
     subprocess.run([str(COMPILER), *FLAGS, *flags, real, "-o", str(target), str(code)], check=True)
 
 
+class Elementwise:
+    """A kernel on NumPy arrays, as cupy.ElementwiseKernel makes it of the same text."""
+
+    def __init__(self, folder: Path, in_params: str, out_params: str, operation: str, name: str) -> None:
+        self._parameters = [each.rsplit(maxsplit=1) for each in f"{in_params}, {out_params}".split(", ")]
+        self._library, self._operation = folder / name, operation
+
+    def __call__(self, *arguments: Any) -> None:
+        size, dtype = arguments[-1].size, arguments[-1].dtype
+        declared = [kind for kind, _ in self._parameters]
+        kinds = [kind if hasattr(each, "size") else "number" for kind, each in zip(declared, arguments, strict=True)]
+        given = []
+        for kind, each in zip(kinds, arguments, strict=True):
+            if kind == "number":
+                given.append(np.ctypeslib.as_ctypes_type(dtype)(each))
+                continue
+            assert each.dtype == dtype
+            assert kind == "raw T" or each.shape == (size,)
+            given += [_c(each), ctypes.c_ssize_t(each.size)]
+        self._function(kinds, str(dtype))(ctypes.c_ssize_t(size), *given)
+
+    def _function(self, kinds: list[str], dtype: str) -> Any:
+        library = self._library.with_suffix(f".{dtype}.so")
+        if not library.exists():
+            parameters = ["ptrdiff_t size"]
+            raw, coordinates = [], []
+            for kind, (_, name) in zip(kinds, self._parameters, strict=True):
+                parameters.append(f"T {name}" if kind == "number" else f"T *{name}_data, ptrdiff_t {name}_size")
+                raw += [f"Raw {name}{{{name}_data, {name}_size}};"] if kind == "raw T" else []
+                coordinates += [f"[[maybe_unused]] T &{name} = {name}_data[i];"] if kind == "T" else []
+            code = f"""
+#include <cmath>
+#include <cstddef>
+using std::sqrt;
+using T = {cuda.C_NAMES[dtype]};
+struct Raw {{
+    T *data; ptrdiff_t n;
+    T &operator[](ptrdiff_t i) const {{ return data[i]; }}
+    ptrdiff_t size() const {{ return n; }}
+}};
+struct Index {{ ptrdiff_t n; ptrdiff_t size() const {{ return n; }} }};
+extern "C" void run({", ".join(parameters)}) {{
+    [[maybe_unused]] Index _ind{{size}};
+    {" ".join(raw)}
+    for (ptrdiff_t i = 0; i < size; ++i) {{ {" ".join(coordinates)}
+{self._operation}
+    }}
+}}
+"""
+            flags = ["-std=c++20", "-O1", "-Wall", "-Werror", "-ffp-contract=off", "-shared", "-fPIC", "-x", "c++", "-"]
+            subprocess.run([str(COMPILER), *flags, "-o", str(library)], input=code, text=True, check=True)
+        return ctypes.CDLL(str(library)).run
+
+
 def _c(argument: Any) -> Any:
     if isinstance(argument, np.ndarray):
         return ctypes.c_void_p(argument.ctypes.data)

@@ -5,6 +5,7 @@ arrays, a device array taken for a NumPy one. Kernels run by `cuda_on_cpu`.
 It checks a program's path on a device, not CuPy, nor what a kernel does on real hardware.
 """
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import cuda_on_cpu
 import numpy as np
 import pytest
 
-from outpace.comm import cuda
+from outpace.comm import cuda, vectors
 
 
 class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
@@ -123,6 +124,13 @@ def install(patch: pytest.MonkeyPatch, folder: Path) -> ModuleType:
 
         return SimpleNamespace(get_function=get_function)
 
+    def elementwise(*texts: str, options: tuple[str, ...]) -> Callable[..., None]:
+        assert "--fmad=false" in options
+        run = cuda_on_cpu.Elementwise(folder, *texts)
+        return lambda *arguments: run(*map(_host, arguments))
+
+    cupy.ElementwiseKernel = elementwise
+    patch.setattr(vectors, "kernel", functools.cache(vectors.kernel.__wrapped__))  # those of one test are of its folder
     patch.setattr(cuda, "module", module)
     patch.setattr(cuda, "THREADS", 32)
     patch.setattr(cuda, "BLOCKS", 2)  # so that threads have to stride

@@ -1,12 +1,10 @@
 """The words of the `outpace` command: its commands, their options, and what `--help` says of them."""
 
 import argparse
-import importlib.metadata
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
-
-import shtab
 
 from outpace.benchmarks.machine.links import LINKS
 from outpace.benchmarks.sweeps.programs import config_of, name_of, programs
@@ -19,8 +17,9 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(
         prog="outpace", description="Distributed SGD on machines whose workers do not run at one pace."
     )
-    command.add_argument("--version", action="version", version=f"outpace {importlib.metadata.version('outpace')}")
-    shtab.add_argument_to(command, "--print-completion", help="print a completion script for this shell")
+    command.add_argument("--version", action=Version, nargs=0, help="show program's version number and exit")
+    completion = "print a completion script for this shell, such as bash or zsh"
+    command.add_argument("--print-completion", action=Completion, metavar="SHELL", help=completion)
     commands = command.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     one = commands.add_parser(
@@ -226,10 +225,6 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--epochs", type=float, default=15.0, help="passes over the data (default 15)")
     _add_links(one)
     one.set_defaults(command="race")
-    for each in commands.choices.values():
-        for action in each._actions:  # argparse has no public list of them
-            if action.type is Path:
-                action.complete = shtab.FILE  # type: ignore[attr-defined]
     return command
 
 
@@ -259,12 +254,12 @@ def _add_links(parser: argparse.ArgumentParser) -> None:
 
 def _add_loss(parser: argparse.ArgumentParser, whose: str) -> None:
     parser.add_argument(
-        "--loss", type=float, metavar="TARGET", help=f"the loss {whose}; default one that nine of ten runs reach"
+        "--loss", type=_finite, metavar="TARGET", help=f"the loss {whose}; default one that nine of ten runs reach"
     )
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = spec.plain_number(text) or 0
     if not 1 <= number <= MOST:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to {MOST}")
     return number
@@ -274,11 +269,42 @@ def _several(text: str) -> list[int]:
     return [_positive(part) for part in text.split(",")]
 
 
+def _finite(text: str) -> float:
+    with suppress(ValueError):
+        if math.isfinite(number := float(text)):
+            return number
+    raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+
+
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return seconds
+    with suppress(ValueError):
+        if 0 < (seconds := float(text)) < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+
+
+class Version(argparse.Action):
+    """As argparse's own, which would look it up for every command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        import importlib.metadata  # slow
+
+        parser.exit(message=f"outpace {importlib.metadata.version('outpace')}\n")
+
+
+class Completion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, _: argparse.Namespace, shell: Any, *__: Any) -> None:
+        import shtab  # slow
+
+        if shell not in shtab.SUPPORTED_SHELLS:
+            parser.error(f"--print-completion: unknown shell '{shell}'; allowed: {', '.join(shtab.SUPPORTED_SHELLS)}")
+        choices: list[Any] = [action.choices for action in parser._actions]  # argparse has no public list of them
+        for each in (each for commands in choices if isinstance(commands, dict) for each in commands.values()):
+            for action in each._actions:
+                if action.type is Path:
+                    action.complete = shtab.FILE
+        print(shtab.complete(parser, shell))
+        parser.exit()
 
 
 class HelpOfProgram(argparse.Action):

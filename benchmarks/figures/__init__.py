@@ -91,7 +91,12 @@ SUFFIXES: Final = (".pdf", ".png", ".svg")
 def describe() -> list[str]:
     """One line for each figure: its name and what it shows."""
     width = max(map(len, FIGURES))
-    return [f"{name:{width}}  {(figure.__doc__ or '').splitlines()[0]}" for name, figure in FIGURES.items()]
+    return [f"{name:{width}}  {in_a_line(name)}" for name in FIGURES]
+
+
+def in_a_line(name: str) -> str:
+    """What a figure shows; nothing where Python leaves docstrings out, by -OO or PYTHONOPTIMIZE."""
+    return (FIGURES[name].__doc__ or "").partition("\n")[0]
 
 
 def draw(

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from outpace.benchmarks.figures.grouping import compute_per_sample
-from outpace.benchmarks.figures.looks import common
+from outpace.benchmarks.figures.looks import alike
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
@@ -84,7 +84,7 @@ def facts_of(runs: Sequence[Run], note: str, width: float) -> str:
         " and ".join(dict.fromkeys(texts))
         for texts in zip(*((run.attrs["split"], run.attrs["problem"], _claim(run)) for run in runs), strict=True)
     )
-    facts = [problems, f"split {kinds}", workers, *common(runs), note, claims]
+    facts = [problems, f"split {kinds}", workers, *alike(runs), note, claims]
     line = int(LINE * width / WIDTH)
     whole = [fact.replace(" ", NO_BREAK) if len(fact) < line else fact for fact in facts if fact]
     return wrapped("; ".join(whole), line)

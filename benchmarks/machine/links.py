@@ -161,9 +161,9 @@ def _require_least(rate: float, what: str) -> None:
 
 
 def _rank(text: str, ranks: int | None, label: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise UserError(f"{label} is '{text}', not a rank")
-    rank = int(text)
+    rank = spec.plain_number(text)
+    if rank is None:
+        raise UserError(f"{label} is '{text:.40}', not a rank")
     if ranks is not None and rank >= ranks:
         raise UserError(f"{label} is {rank}; it must be at most {ranks - 1}, the last rank")
     return rank

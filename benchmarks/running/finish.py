@@ -14,11 +14,12 @@ from mpi4py import MPI
 from outpace.benchmarks.problems import Problem
 from outpace.benchmarks.running.evaluate import evaluate
 from outpace.benchmarks.running.storage import Unwritten
-from outpace.benchmarks.trace import archive
 from outpace.benchmarks.trace.parts import Damaged
 from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import agreement, prox
 from outpace.comm.layout import Layout
+
+Columns = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def finish(
     target: Path,
     attributes: dict[str, Any],
     psi: prox.Prox,
-    measure: Callable[[int, np.ndarray], tuple[dict[str, float], archive.Columns]] | None = None,
+    measure: Callable[[int, np.ndarray], tuple[dict[str, float], Columns]] | None = None,
     keep: bool = False,
     overwrite: bool = False,
 ) -> Path | None:
@@ -70,7 +71,7 @@ def finish(
     rows of /noise for the number and the mean model of a point. The parts are removed unless they are to `keep`, and
     another run's trace at `target` is replaced only to `overwrite` it. Raises Unwritten.
     """
-    comm, shapes, noises = course.comm, list[dict[str, float]](), list[archive.Columns]()
+    comm, shapes, noises = course.comm, list[dict[str, float]](), list[Columns]()
 
     def at(x_bar: np.ndarray) -> None:
         if measure:
@@ -87,6 +88,8 @@ def finish(
         attributes = attributes | ({"answer": json.dumps(known)} if known else {})
 
     def merge() -> Path:
+        from outpace.benchmarks.trace import archive  # and h5py, which is slow and only rank 0 needs
+
         try:
             return archive.merge(target, attributes, tags, values, x_mean, course.ended, shape, noise, keep, overwrite)
         except OSError as error:

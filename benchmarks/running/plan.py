@@ -13,15 +13,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
-import tyro
-
 from outpace.benchmarks import problems
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.machine import links
 from outpace.benchmarks.machine.links import LINKS
 from outpace.benchmarks.problems import PROBLEMS, splits
 from outpace.benchmarks.problems.splits import SPLITS
-from outpace.benchmarks.running import stragglers
+from outpace.benchmarks.running import plain_flags, stragglers
 from outpace.benchmarks.running.file_hashes import own_file
 from outpace.benchmarks.running.stragglers import STRAGGLERS
 from outpace.comm import spec, topology
@@ -32,19 +30,22 @@ from outpace.comm.spec import Amount, PositiveInt, Range
 DEFAULT_EPOCHS: Final = 10.0
 
 
-def names(purpose: str, catalogue: Mapping[str, Any]) -> Any:
-    """The help of a flag that takes a SPEC: its purpose, and the names allowed with their keys."""
-    return tyro.conf.arg(help=f"SPEC of {purpose}: {'; '.join(spec.forms(catalogue))}")
+SPECS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {  # flags of `Launch` that take a SPEC: what of, and which
+    "problem": ("the objective", PROBLEMS),
+    "split": ("how samples are dealt to workers", SPLITS),
+    "stragglers": ("delays of gradients, equal for all programs", STRAGGLERS),
+    "links": ("slow links between the ranks, by `outpace run` as root", LINKS),
+}
 
 
 @dataclass(frozen=True)
 class Launch:
     """What is common to all programs."""
 
-    problem: Annotated[str, names("the objective", PROBLEMS)] = "digits"
-    split: Annotated[str, names("how samples are dealt to workers", SPLITS)] = "iid"
-    stragglers: Annotated[str, names("delays of gradients, equal for all programs", STRAGGLERS)] = "none"
-    links: Annotated[str, names("slow links between the ranks, by `outpace run` as root", LINKS)] = "none"
+    problem: str = "digits"
+    split: str = "iid"
+    stragglers: str = "none"
+    links: str = "none"
     backend: Literal["auto", "numpy", "cupy"] = "auto"  # auto is cupy where every rank has a GPU
     epochs: Amount | None = None  # passes over the data by all workers; 10 without a time budget
     time_budget: Amount | None = None  # seconds; whichever of the two ends first
@@ -65,6 +66,18 @@ def parse_flags(
     name: str, Config: type[ProgramConfig], arguments: Sequence[str], quiet: bool = False
 ) -> tuple[Any, Launch]:
     """The program's Config and the Launch that the flags mean, ranges checked. SystemExit as by argparse."""
+    config, launch = plain_flags.read([Config, Launch], arguments) or _by_tyro(name, Config, arguments, quiet)
+    spec.check(config)
+    spec.check(launch)
+    return config, launch
+
+
+def _by_tyro(name: str, Config: type[ProgramConfig], arguments: Sequence[str], quiet: bool) -> tuple[Any, Launch]:
+    import tyro  # slow
+
+    for flag, (purpose, catalogue) in SPECS.items():
+        text = f"SPEC of {purpose}: {'; '.join(spec.forms(catalogue))}"
+        Launch.__annotations__[flag] = Annotated[str, tyro.conf.arg(help=text)]
     Flags: Any = dataclasses.make_dataclass("Flags", [("program", Config), ("launch", Launch)])
     command = f"outpace run {own_file(Config) or name}"
     helped = {"-h", "--help"} & set(arguments)  # with a usage line; errors have none, and name the help by the command
@@ -78,8 +91,6 @@ def parse_flags(
             description=sys.modules[Config.__module__].__doc__,
             args=list(arguments),
         )
-    spec.check(flags.program)
-    spec.check(flags.launch)
     return flags.program, flags.launch
 
 

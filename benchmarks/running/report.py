@@ -4,14 +4,16 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mpi4py import MPI
 
 from outpace.benchmarks.running.plan import Plan
 from outpace.benchmarks.trace.checkpoint import GOES_ON
-from outpace.benchmarks.trace.run import Run
 from outpace.comm.budget import Stop
+
+if TYPE_CHECKING:
+    from outpace.benchmarks.trace.run import Run
 
 STATUS: Final = {
     Stop.NO: "complete",
@@ -42,6 +44,8 @@ def report(
         number = max(comm.allgather(signalled))
         code = GOES_ON if number == signal.SIGUSR1 else 128 + number
     if written:
+        from outpace.benchmarks.trace.run import Run  # and h5py, which is slow and only rank 0 needs
+
         run = Run(written)
         taken = "" if written == plan.target else f", since meanwhile {plan.target} has become another's"
         if failures:
@@ -60,7 +64,7 @@ def report(
     return code
 
 
-def _result(run: Run) -> str:
+def _result(run: "Run") -> str:
     """The result of a run in words. No rate without a valid result: the loss must be finite and have fallen."""
     loss = run.column("evaluations", "loss")
     text = f"loss {loss[0]:.4g} -> {loss[-1]:.4g} in {run.attrs['wall_s']:.2f} s"

@@ -20,6 +20,7 @@ from outpace.benchmarks.sweeps.manifest import Sweep, manifest, read_manifest
 from outpace.benchmarks.sweeps.point import Point
 from outpace.benchmarks.sweeps.scripts import SITE, SWEEP, installed, jobscripts
 from outpace.benchmarks.trace.files import whole
+from outpace.comm import spec
 from outpace.comm.errors import UserError
 
 FOLDER: Final = "slurm"  # of manifests and of the jobs' own output, in the folder of the sweep
@@ -129,8 +130,7 @@ def check_allocation() -> None:
 
 def room() -> int:
     """How many tasks the job has that we are in; 0 outside of one, and where Slurm does not say."""
-    tasks = of_job("SLURM_NTASKS")
-    return int(tasks) if tasks.isdigit() else 0
+    return spec.plain_number(of_job("SLURM_NTASKS")) or 0
 
 
 def requeue() -> None:

@@ -134,6 +134,7 @@ GROUPS: Final[dict[str, dict[str, Column]]] = {
 }
 OPTIONAL: Final = ("geometry", "noise", "network", "links")  # groups that a trace need not have
 SCALES: Final = {"workers": "worker", "clock": "rank", "model": "coordinate"}  # the others: "row"
+COUNTS_ONLY: Final = ("row", "coordinate")  # scales that hold no numbers: of long tables these would be half of a file
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,10 @@ class Snapshots:
 
     def offer(self, x: Any, steps: int, seconds: float) -> None:
         """Keep `x` for every due moment that has passed; the model has not changed since the last offer."""
-        position = steps if self.per_step else seconds / SLOT_S
+        self.keep(x, steps if self.per_step else seconds / SLOT_S)
+
+    def keep(self, x: Any, position: float) -> None:
+        """The same, at a position in the unit of the tags."""
         while self.due <= position and len(self._tags):
             self._keep(x)
             self.due += self.stride

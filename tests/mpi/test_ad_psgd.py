@@ -51,7 +51,7 @@ def test_each_side_sends_its_model_as_it_is(comm: CheckedComm) -> None:
     model = gossip.SharedModel(comm, starts[comm.rank].copy(), Trace(comm, Snapshots(0, 2, np.dtype("f8"), True)))
     exchange = gossip.Exchange(comm, model, 1, [0.5, 0.5])
     exchange.average_with(1 - comm.rank, [])
-    model.subtract(updates[comm.rank])
+    model.descend(1.0, updates[comm.rank])
     exchange.average_with(1 - comm.rank, [])
     np.testing.assert_array_equal(model.x, starts.mean(axis=0) - updates.mean(axis=0))
 

@@ -175,6 +175,13 @@ def test_no_backend_of_the_users_is_asked_for(tmp_path, backend):
     assert (tmp_path / "a.png").stat().st_size > 5000
 
 
+def test_figures_are_listed_without_docstrings():
+    line = [sys.executable, "-OO", "-c", "from outpace.benchmarks import figures; print(*figures.describe())"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == list(FIGURES)
+
+
 @pytest.mark.parametrize("name", ["cost in $", "a$b$", "$\\frac$", "\\$", "x^{2}$_$"])
 def test_names_are_no_mathematics(tmp_path, name):
     run = Run(simulate(tmp_path / "run.h5", title=name, problem=f"libsvm:path={name}"))

@@ -182,8 +182,9 @@ def test_tasks_are_those_of_a_job(monkeypatch):
     assert slurm.room() == 0
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert slurm.room() == 4
-    monkeypatch.setenv("SLURM_NTASKS", "")
-    assert slurm.room() == 0
+    for text in ("", "²", "9" * 5000):
+        monkeypatch.setenv("SLURM_NTASKS", text)
+        assert slurm.room() == 0
 
 
 def test_points_with_links_are_not_submitted_without_root(sbatch, tmp_path, monkeypatch):
