@@ -317,3 +317,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    MPI.Finalize()
