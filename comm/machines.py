@@ -86,8 +86,9 @@ def _line(key: str, value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    """TOML's basic strings are JSON's, but for the delete character."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """TOML's basic strings are JSON's. What a terminal would not show is spelled out."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted)
 
 
 def _build(kind: type[Any], table: Mapping[str, Any], what: str, path: str = "") -> Any:

@@ -4,7 +4,6 @@ The data is real and is copied as MPI would copy it. When that is done says the 
 wait for.
 """
 
-from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
@@ -163,6 +162,8 @@ class Request:
 class Receive(Request):
     """A posted receive into `buffer`, bytes. `cpu_s_of` says what a message of so many bytes takes."""
 
+    number = 0  # of those posted at a mailbox
+
     def __init__(
         self,
         engine: Engine,
@@ -233,8 +234,8 @@ class Mailbox:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._arrived: deque[Message] = deque()
-        self._posted: defaultdict[int, deque[tuple[int, Receive]]] = defaultdict(deque)  # numbered, by their source
+        self._arrived: list[Message] = []
+        self._posted: dict[int, list[Receive]] = {}  # by the source that they want
         self._count = 0
 
     def probe(self, source: int, tag: int) -> Message | None:
@@ -243,26 +244,28 @@ class Mailbox:
 
     def post(self, receive: Receive) -> None:
         message = self.probe(*receive.wants)
-        if message is None:
-            self._posted[receive.wants[0]].append((self._count, receive))
-            self._count += 1
-        else:
+        if message:
             self._arrived.remove(message)
             message.found(receive)
+        else:
+            self._count += 1
+            receive.number = self._count
+            self._posted.setdefault(receive.wants[0], []).append(receive)
 
     def deliver(self, message: Message) -> None:
         """To the first of the receives that it fits."""
-        fitting = []
-        for source in (message.source, MPI.ANY_SOURCE):
-            queue = self._posted.get(source, ())
-            fitting += [entry for entry in queue if message.fits(*entry[1].wants)][:1]
-        if not fitting:
+        queues = (self._posted.get(source, ()) for source in (message.source, MPI.ANY_SOURCE))
+        firsts = (next((each for each in queue if message.fits(*each.wants)), None) for queue in queues)
+        receive = min(filter(None, firsts), key=lambda each: each.number, default=None)
+        if receive is None:
             self._arrived.append(message)
             self._place.tell()
             return
-        entry = min(fitting, key=lambda entry: entry[0])
-        self._posted[entry[1].wants[0]].remove(entry)
-        message.found(entry[1])
+        queue = self._posted[receive.wants[0]]
+        queue.remove(receive)
+        if not queue:  # ranks have many neighbours, most of them quiet
+            del self._posted[receive.wants[0]]
+        message.found(receive)
 
 
 class Meeting:

@@ -246,7 +246,7 @@ class Simulated:
         return self._objects("bcast", obj if self.rank == root else None)[root]
 
     def scatter(self, obj: Any, root: int = 0) -> Any:
-        return self._objects("scatter", obj if self.rank == root else None)[root][self.rank]
+        return self._objects("gather", obj if self.rank == root else None)[root][self.rank]  # as a gather, backwards
 
     def gather(self, obj: Any, root: int = 0) -> list[Any] | None:
         everyones = self._objects("gather", obj)

@@ -54,7 +54,7 @@ class Ended:
 def simulate(run: RunFunction, name: str, config: Any, launch: Launch, ranks: int, flags: Sequence[str]) -> int:
     """Run the program on so many simulated ranks and write its trace; the exit code. `flags` are those that config and
     launch come from. Raises UserError."""
-    _check(launch)
+    _check(launch, ranks)
     machine = machines.read(str(launch.simulate))
     hashes = file_hashes.of_run(config, dataclasses.asdict(config) | dataclasses.asdict(launch))
     plan = make_plan(name, config, launch, ranks, hashes)
@@ -64,8 +64,10 @@ def simulate(run: RunFunction, name: str, config: Any, launch: Launch, ranks: in
         return Simulation(run, plan, machine, flags).to_its_end()
 
 
-def _check(launch: Launch) -> None:
-    """Refuse what only a real run has."""
+def _check(launch: Launch, ranks: int) -> None:
+    """Refuse what only a real run has, and a number of ranks that is not the one asked for."""
+    if launch.ranks not in (None, ranks):
+        raise UserError(f"--ranks is {launch.ranks}, and {ranks} are to be simulated")
     for flag, given in (
         ("--checkpoint-every", launch.checkpoint_every is not None),
         ("--scratch", launch.scratch is not None),
