@@ -15,8 +15,7 @@ from mpi4py import MPI
 from outpace.comm.errors import UserError
 from outpace.comm.events import Engine
 
-# A larger message leaves only when its receive is there, and is moved by ranks that are inside MPI (rendezvous); a
-# smaller one leaves at once. As MPICH and Open MPI have it over TCP, to a factor of a few.
+# A collective of more bytes is moved by ranks that are inside MPI, as MPICH and Open MPI have it, to a factor of a few.
 EAGER_NBYTES: Final = 2**16
 
 Graph = Sequence[tuple[Sequence[int], Sequence[int]]]  # of every rank, those it hears and those that hear it
@@ -31,9 +30,11 @@ class Transfer(Protocol):
 
 class Network(Protocol):
     """What takes time, in seconds. Ranks are those of the world; `nbytes` are of a message, of a collective per rank
-    and receiver. `oversleep_s` is by how much a sleep is longer than was asked for."""
+    and receiver. `oversleep_s` is by how much a sleep is longer than was asked for. A message of up to `eager_nbytes`
+    leaves at once; a longer one when its receive is there, and is moved by ranks that are inside MPI (rendezvous)."""
 
     oversleep_s: float
+    eager_nbytes: int
 
     def transfer(self, a: int, b: int, nbytes: int) -> Transfer:
         """A message from a to b that leaves now; those of one pair do not overtake each other."""
@@ -199,7 +200,7 @@ class Message:
     def send(self, wire: int, request: Request) -> None:
         """A short one leaves at once, and its buffer is free; of a long one there goes a word ahead."""
         self._wire, self._request = wire, request
-        self._short = wire <= EAGER_NBYTES
+        self._short = wire <= self._network.eager_nbytes
         if self._short:
             self.data = self.data.copy()
             request.over = True

@@ -29,6 +29,7 @@ ASKS: Final = 4  # of each worker in an exchange
 BATCH: Final = 16
 BURST: Final = 16  # messages that are there before they are received; with 200, MPICH over TCP was seen to stop
 NAP_S: Final = 1e-4
+LEAST_OVERLAP, OVERLAP_S = 2**12, 0.3  # bytes of the first message, seconds of the last
 PASS: Final = 2**22  # bytes
 
 Samples = dict[str, list[float]]  # seconds, by what took them
@@ -47,6 +48,30 @@ def patterns(comm: MeteredComm) -> tuple[dict[str, int], Samples]:
         sizes[name] = nbytes
         samples[f"{name}, long"] = _sampled(comm, pattern(comm, nbytes), ROUNDS)
     return sizes, samples
+
+
+def overlapping(comm: MeteredComm) -> int:
+    """The longest message that travels while its ranks sleep, of those that take up to OVERLAP_S; 0 for none.
+    Collective, with the same result on every rank."""
+    longest, nbytes, alone_s = 0, LEAST_OVERLAP, 0.0
+    while nbytes <= LONGEST and alone_s < OVERLAP_S:
+        alone_s = min(_sampled(comm, _duplex(comm, nbytes), 3))
+        if min(_left(comm, nbytes, 2 * alone_s) for _ in range(3)) < alone_s / 2:
+            longest = nbytes
+        nbytes *= 2
+    return longest
+
+
+def _left(comm: MeteredComm, nbytes: int, asleep_s: float) -> float:
+    """Seconds that an exchange still takes after so many seconds of sleep."""
+    peer = comm.rank ^ 1
+    out, into = np.ones((2, nbytes), np.uint8)
+    comm.Barrier()
+    requests = [comm.Irecv(into, peer), comm.Isend(out, peer)]
+    clock.sleep(comm, asleep_s)
+    start = clock.now(comm)
+    clock.wait(comm, requests, under_way=True)
+    return float(comm.allreduce(clock.now(comm) - start, MPI.MAX))
 
 
 def processors(comm: MeteredComm) -> Samples:

@@ -59,5 +59,5 @@ def test_what_is_refused(tmp_path):
         compose("validation", [alone])
     with pytest.raises(UserError, match=r"short\.h5: no two steps"):
         compose("validation", [real, short])
-    with pytest.raises(UserError, match="differ in claim_class"):
+    with pytest.raises(UserError, match=r"alone\.h5 was simulated and .*real\.h5 was not"):
         compose("loss-time", [real, alone])
