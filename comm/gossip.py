@@ -4,7 +4,6 @@ two workers average theirs, and what a communication thread hears."""
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-import numpy as np
 from mpi4py import MPI
 
 from outpace.comm import topology, vectors
@@ -110,10 +109,17 @@ def exchange_weights(W: topology.Matrix, rank: int) -> list[float]:
     >>> [exchange_weights(topology.mixing_matrix(text, 4), 0) for text in ("ring", "ring:lazy=1")]
     [[0.0, 0.5, 0.0, 0.5], [0.0, 0.25, 0.0, 0.25]]
     """
-    edges = W != 0
-    np.fill_diagonal(edges, False)
-    plain = topology.metropolis(edges)
-    return [min(0.5, 0.5 * float(W[rank, j] / plain[rank, j])) if edges[rank, j] else 0.0 for j in range(len(W))]
+    degree, weights = _degrees(W), [0.0] * len(W)
+    for j in topology.neighbours(W, rank):
+        plain = 1.0 / (1.0 + max(degree[rank], degree[j]))  # as `topology.metropolis`
+        weights[j] = min(0.5, 0.5 * float(W[rank, j] / plain))
+    return weights
+
+
+@topology.once
+def _degrees(W: topology.Matrix) -> list[int]:
+    """How many neighbours each worker has."""
+    return ((W != 0).sum(axis=1) - (W.diagonal() != 0)).tolist()  # type: ignore[no-any-return]
 
 
 def hear(comm: MPI.Intracomm, words: Channel[int], patient: bool = True) -> tuple[int, int] | None:

@@ -9,10 +9,16 @@ of its payload as a ring would send it, to the next rank (B bytes per rank, n ra
 """
 
 import threading
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mpi4py import MPI
+
+if TYPE_CHECKING:
+    Communicator = Any
+else:
+    Communicator = object  # what counts is mixed into MPI's communicators and into simulated ones
 
 
 class Meter:
@@ -58,27 +64,16 @@ def payload(buffer: Any) -> int:
     return int(buffer.nbytes)
 
 
-class MeteredComm(MPI.Intracomm):
-    """An intracommunicator with a `meter`. `Dup` and the graph communicators made from it share that meter."""
+class Counting(Communicator):
+    """What is counted of a communicator's messages and collectives, on its `meter`, before they are sent."""
 
     meter: Meter
-
-    def __new__(cls, comm: MPI.Intracomm, meter: Meter | None = None) -> "MeteredComm":
-        self = super().__new__(cls, comm)
-        self.meter = meter or Meter(comm.size)
-        return self
-
-    def Dup(self, info: MPI.Info | None = None) -> "MeteredComm":
-        return MeteredComm(MPI.Intracomm(self).Dup(info), self.meter)
-
-    def Create_dist_graph_adjacent(self, *args: Any, **kwargs: Any) -> "MeteredGraph":
-        return MeteredGraph(super().Create_dist_graph_adjacent(*args, **kwargs), self.meter)
 
     def Send(self, buf: Any, dest: int, tag: int = 0) -> None:
         self.meter.sent(dest, payload(buf))
         super().Send(buf, dest, tag)
 
-    def Isend(self, buf: Any, dest: int, tag: int = 0) -> MPI.Request:
+    def Isend(self, buf: Any, dest: int, tag: int = 0) -> Any:
         self.meter.sent(dest, payload(buf))
         return super().Isend(buf, dest, tag)
 
@@ -90,7 +85,7 @@ class MeteredComm(MPI.Intracomm):
         self._charge_allreduce(recvbuf)
         super().Allreduce(sendbuf, recvbuf, op)
 
-    def Iallreduce(self, sendbuf: Any, recvbuf: Any, op: MPI.Op = MPI.SUM) -> MPI.Request:
+    def Iallreduce(self, sendbuf: Any, recvbuf: Any, op: MPI.Op = MPI.SUM) -> Any:
         self._charge_allreduce(recvbuf)
         return super().Iallreduce(sendbuf, recvbuf, op)
 
@@ -125,19 +120,38 @@ class MeteredComm(MPI.Intracomm):
             self.meter.sent((self.rank + 1) % self.size, nbytes, 2 * (self.size - 1))
 
 
-class MeteredGraph(MPI.Distgraphcomm):
-    """A distributed-graph communicator that charges each neighbour message to its destination."""
+class CountingNeighbours(Communicator):
+    """The same of a graph communicator, whose neighbour messages are charged to their `destinations`."""
 
     meter: Meter
-    destinations: list[int]
+    destinations: Sequence[int]
+
+    def Ineighbor_allgather(self, sendbuf: Any, recvbuf: Any) -> Any:
+        for destination in self.destinations:
+            self.meter.sent(destination, payload(sendbuf))
+        return super().Ineighbor_allgather(sendbuf, recvbuf)
+
+
+class MeteredComm(Counting, MPI.Intracomm):
+    """An intracommunicator with a `meter`. `Dup` and the graph communicators made from it share that meter."""
+
+    def __new__(cls, comm: MPI.Intracomm, meter: Meter | None = None) -> "MeteredComm":
+        self = super().__new__(cls, comm)
+        self.meter = meter or Meter(comm.size)
+        return self
+
+    def Dup(self, info: MPI.Info | None = None) -> "MeteredComm":
+        return MeteredComm(MPI.Intracomm(self).Dup(info), self.meter)
+
+    def Create_dist_graph_adjacent(self, *args: Any, **kwargs: Any) -> "MeteredGraph":
+        return MeteredGraph(super().Create_dist_graph_adjacent(*args, **kwargs), self.meter)
+
+
+class MeteredGraph(CountingNeighbours, MPI.Distgraphcomm):
+    """A distributed-graph communicator that charges each neighbour message to its destination."""
 
     def __new__(cls, graph: MPI.Distgraphcomm, meter: Meter) -> "MeteredGraph":
         self = super().__new__(cls, graph)
         self.meter = meter
         self.destinations = graph.Get_dist_neighbors()[1]
         return self
-
-    def Ineighbor_allgather(self, sendbuf: Any, recvbuf: Any) -> MPI.Request:
-        for destination in self.destinations:
-            self.meter.sent(destination, payload(sendbuf))
-        return super().Ineighbor_allgather(sendbuf, recvbuf)

@@ -260,6 +260,19 @@ def _micro_kept(options: argparse.Namespace, ranks: int, arguments: list[str]) -
     return 0
 
 
+def calibrate(options: argparse.Namespace) -> int:
+    from outpace.comm import inputs
+
+    try:
+        from outpace.benchmarks.calibration.measure import RANKS
+        from outpace.comm import network  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(f"calibrate needs {error.name}: pip install outpace[simulate]") from None
+    inputs.folder(options.out.parent, "calibrate: -o: ")
+    arguments = [str(options.out), f"--links={options.links}", *(options.problem or ["digits"])]
+    return _tell(launcher.launch("outpace.benchmarks.calibration", RANKS, arguments))
+
+
 def check(options: argparse.Namespace) -> int:
     from outpace.benchmarks.conformance.check import check as start
 
@@ -293,5 +306,5 @@ def race(options: argparse.Namespace) -> int:
 
 LOOKING: Final = (show, explain, plot, report, export)  # at traces that there are
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
-    does.__name__: does for does in (run, sweep, jobscripts, *LOOKING, micro, check, claims, doctor, race)
+    does.__name__: does for does in (run, sweep, jobscripts, *LOOKING, micro, calibrate, check, claims, doctor, race)
 }

@@ -163,6 +163,19 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(command="micro")
 
     one = commands.add_parser(
+        "calibrate",
+        help="measure a machine for --simulate, on four ranks",
+        description="Measure what the simulation must know of this machine: time per byte and latency of each pattern "
+        "of messages, CPU time of a message, of a pass over a vector and of gradients. Needs the extra `simulate`.",
+    )
+    one.add_argument("-o", "--out", type=Path, required=True, metavar="MACHINE.toml", help="file to write")
+    one.add_argument(
+        "--problem", action="append", metavar="SPEC", help="whose gradients are timed; may be repeated; default digits"
+    )
+    _add_links(one)
+    one.set_defaults(command="calibrate")
+
+    one = commands.add_parser(
         "check",
         help="what a program of your own keeps of what every program must",
         description="Try a program on a few ranks against the contract of every program, and print what holds. "

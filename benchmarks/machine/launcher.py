@@ -42,9 +42,16 @@ UNTYPED: Final = ("OUTPACE_RANKS", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS
 _connections: Final[list[socket.socket]] = []  # of this rank to it, none or one, kept open until the process ends
 
 
+def simulated(arguments: Sequence[str]) -> bool:
+    """Whether a program with these arguments is run in simulated time."""
+    return value_of("--simulate", arguments) is not None
+
+
 def command(module: str, ranks: int, arguments: Sequence[str], placement: Sequence[str] = ()) -> list[str]:
     """The command line that runs `module`, a dotted name or the path of a .py file, on `ranks` ranks; `placement` is
-    the launcher's own options."""
+    the launcher's own options. Simulated ranks are all in one process."""
+    if simulated(arguments):
+        return [sys.executable, "-m", "outpace.benchmarks.simulating", module, str(ranks), *arguments]
     program = [module] if module.endswith(".py") else ["-m", module]
     return [*mpiexec(), *placement, "-n", str(ranks), sys.executable, "-m", "mpi4py", *program, *arguments]
 
@@ -66,6 +73,8 @@ def value_of(flag: str, arguments: Sequence[str]) -> str | None:
 def behind(arguments: Sequence[str], ranks: int) -> list[str]:
     """What goes before the launcher's line for a program with these arguments: nothing, or what puts its ranks behind
     the links of its flag --links. Raises UserError where that cannot be."""
+    if simulated(arguments):
+        return []
     return namespaces.inside(value_of("--links", arguments) or "none", ranks)
 
 
@@ -121,9 +130,10 @@ class Started:
         hold: Collection[int] = (),
         placement: Sequence[str] = (),
     ) -> None:
-        inside = behind(arguments, ranks)
+        inside, processes = behind(arguments, ranks), 1 if simulated(arguments) else ranks
         line = [*inside, *command(module, ranks, arguments, placement)]
-        refuse_broken(line[0])
+        if not simulated(arguments):
+            refuse_broken(line[0])
         variables = environment(ranks, elsewhere=bool(placement), logged=log is not None)
         shown = typed(line, variables)
         if log is None:
@@ -139,10 +149,10 @@ class Started:
         name = f"outpace-{uuid.uuid4().hex}"
         if not inside:  # else it gets its address from within, where this one is not seen
             listener.bind("\0" + name)  # in the abstract namespace: no file to clean up
-            listener.listen(ranks)
+            listener.listen(processes)
         given: dict[str, Any] = {
             "line": line,
-            "ranks": ranks if inside or (not placement and transport.one_host(os.environ)) else 0,
+            "ranks": processes if inside or (not placement and transport.one_host(os.environ)) else 0,
             "inside": bool(inside),
             "keep": list(hold),
             "orders": orders.fileno(),

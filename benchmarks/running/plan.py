@@ -22,6 +22,7 @@ from outpace.benchmarks.problems.splits import SPLITS
 from outpace.benchmarks.running import plain_flags, stragglers
 from outpace.benchmarks.running.file_hashes import own_file
 from outpace.benchmarks.running.stragglers import STRAGGLERS
+from outpace.benchmarks.trace.snapshots import SLOT_S
 from outpace.comm import spec, topology
 from outpace.comm.errors import UserError
 from outpace.comm.layout import Layout
@@ -46,6 +47,8 @@ class Launch:
     split: str = "iid"
     stragglers: str = "none"
     links: str = "none"
+    simulate: str | None = None  # predict the run on this machine, a TOML file or a preset's name, in simulated time
+    wire_bytes: Amount | None = None  # with --simulate: messages take as long as if the model had so many bytes
     backend: Literal["auto", "numpy", "cupy"] = "auto"  # auto is cupy where every rank has a GPU
     epochs: Amount | None = None  # passes over the data by all workers; 10 without a time budget
     time_budget: Amount | None = None  # seconds; whichever of the two ends first
@@ -120,6 +123,13 @@ class Plan:
         epochs = self.launch.epochs or (None if self.launch.time_budget else DEFAULT_EPOCHS)
         return None if epochs is None else max(1, round(self.config.steps_in(epochs, n_total, self.n)))
 
+    def length(self, n_total: int) -> int | None:
+        """How long the run will be in the unit of its snapshots' tags; None where that is not known beforehand."""
+        steps, seconds = self.steps(n_total), self.launch.time_budget
+        if self.shared:
+            return int(seconds / SLOT_S) if seconds and steps is None else None
+        return None if seconds else steps
+
 
 def make_plan(
     name: str, config: Any, launch: Launch, ranks: int, inputs: Mapping[str, str] = MappingProxyType({})
@@ -142,6 +152,8 @@ def make_plan(
     }
     stragglers.check_ranks(stragglers.parse(launch.stragglers), layout.workers)
     links.check_ranks(links.parse(launch.links), ranks)
+    if launch.wire_bytes and not launch.simulate:
+        raise UserError("--wire-bytes is of --simulate; messages of a real run are as long as they are")
     problems.check(launch.problem, launch.split, layout.workers)
     hops = 1
     if config.topology is not None:
@@ -153,7 +165,7 @@ def make_plan(
     asked = dataclasses.asdict(config) | dataclasses.asdict(launch) | texts | {"program": name, "n": ranks}
     for output in ("ranks", "out", "scratch", "overwrite", "anew", "checkpoint_every"):
         del asked[output]
-    for flag, value in {"links": "none", **config.younger}.items():
+    for flag, value in {"links": "none", "simulate": None, "wire_bytes": None, **config.younger}.items():
         if asked[flag] == value:  # ids are older than the flag: sweeps and checkpoints from before it go on
             del asked[flag]
     if inputs:

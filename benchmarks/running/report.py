@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -33,16 +34,28 @@ def report(
     diverged_step: int,
     signalled: int,
 ) -> int:
-    """Print the one result line, or what went wrong, on rank 0; the exit code on every rank. Collective.
+    """As `tell`, on every rank; collective. `diverged_step` is this rank's, `signalled` the last signal it took."""
+    number = max(comm.allgather(signalled))
+    return tell(plan, written, step_size, reason, comm.allgather(diverged_step), number)
 
-    `written` is where rank 0 has the trace, which is not the plan's target where that name was taken meanwhile.
-    `diverged_step` is this rank's, -1 where nothing diverged; `signalled` is the last signal that it took.
+
+def tell(
+    plan: Plan,
+    written: Path | None,
+    step_size: float | None,
+    reason: Stop,
+    diverged_steps: Sequence[int],
+    signalled: int = 0,
+) -> int:
+    """Print the one result line, or what went wrong, where the trace is; the exit code.
+
+    `written` is where the trace is, which is not the plan's target where that name was taken meanwhile; None where this
+    process has not written it. `diverged_steps` are those of all ranks, -1 where nothing diverged.
     """
-    failures = [(step, rank) for rank, step in enumerate(comm.allgather(diverged_step)) if step >= 0]
+    failures = [(step, rank) for rank, step in enumerate(diverged_steps) if step >= 0]
     code = 1 if failures else 0
     if reason is Stop.SIGNAL:
-        number = max(comm.allgather(signalled))
-        code = GOES_ON if number == signal.SIGUSR1 else 128 + number
+        code = GOES_ON if signalled == signal.SIGUSR1 else 128 + signalled
     if written:
         from outpace.benchmarks.trace.run import Run  # and h5py, which is slow and only rank 0 needs
 

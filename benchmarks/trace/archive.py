@@ -161,6 +161,7 @@ def evaluation_times(steps: Columns, tags: np.ndarray, per_step: bool, n: int) -
 
 
 def merge(
+    parts: Parts,
     target: Path,
     attributes: dict[str, Any],
     tags: np.ndarray,
@@ -169,17 +170,14 @@ def merge(
     ended: bool,
     geometry: Columns | None = None,
     noise: Columns | None = None,
-    keep: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Write `target` from its parts and the evaluations `values` at the start, at `tags` and, of a run that `ended`, at
-    its end; then remove the parts, unless a run is to `keep` them to go on. Errors of the disk leave the parts, and no
-    new target.
+    its end. Errors of the disk leave no new target.
 
     Where the trace was written: a file that is no earlier trace of this run is only replaced to `overwrite` it, else
     the trace gets a name beside it.
     """
-    parts = Parts.read(target, salvage="damage" in attributes)
     header = parts.headers[0]
     steps = parts.steps()
     used = server_log.used(steps)
@@ -208,11 +206,13 @@ def merge(
     if noise:
         groups["noise"] = noise
     tables = {"traffic": parts.traffic()} | ({} if labels is None else {"labels": {"samples": labels}})
-    written = write(target, attributes, groups, tables, overwrite or replaceable(target, attributes["config_id"]))
-    if not keep:
-        for path in leftovers(target):
-            path.unlink()
-    return written
+    return write(target, attributes, groups, tables, overwrite or replaceable(target, attributes["config_id"]))
+
+
+def forget(target: Path) -> None:
+    """Remove the part files of a run."""
+    for path in leftovers(target):
+        path.unlink()
 
 
 def replaceable(target: Path, config_id: str) -> bool:

@@ -219,5 +219,7 @@ OPTIONAL_ATTRIBUTES: Final[dict[str, type]] = {
     "links": str,  # the links between the ranks; none where it is missing
     "constants": str,  # JSON: what the program took from the problem's constants
     "parameters": str,  # JSON: the shape of every parameter of a network, by its name, in the model's order
+    "machine": str,  # TOML: the machine on which a simulated run was predicted
+    "stated_error": str,  # JSON: by how much predictions for that machine have been wrong, by kind of setting
     "answer": str,  # JSON: how far the final model is from what LAPACK finds
 }

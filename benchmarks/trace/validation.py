@@ -19,7 +19,7 @@ from outpace.comm import memory
 from outpace.comm.errors import UserError
 
 CHOICES: Final = {"status": schema.STATUSES, "claim_class": schema.CLAIM_CLASSES, "progress": schema.PROGRESS}
-OBJECTS: Final = ("config", "constants", "answer", "inputs", "parameters")  # attributes of JSON
+OBJECTS: Final = ("config", "constants", "answer", "inputs", "parameters", "stated_error")  # attributes of JSON
 ORDERED: Final = (("evaluations", "t_s"), ("steps", "t_s"), ("events", "t_start_s"), ("links", "t_s"))
 DURATIONS: Final = (("steps", "compute_s"), ("steps", "injected_s"), ("steps", "wait_s"))
 LONGEST_S: Final = 1e9  # 31 years: no time is later, and none earlier before the start
@@ -94,8 +94,10 @@ def objects(found: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
             _refuse(path, f"attribute {name} is not JSON")
         if not isinstance(parsed[name], dict):
             _refuse(path, f"attribute {name} is no JSON object")
-    for flag, least in (("batch_size", 1), ("compute_time", 0)):
+    for flag, least in (("batch_size", 1), ("compute_time", 0), ("wire_bytes", 0)):
         value = parsed["config"].get(flag, least)
+        if flag == "wire_bytes" and value is None:  # of no simulated run
+            continue
         if type(value) not in (int, float) or not least <= value < math.inf:
             _refuse(path, f"{flag} in the attribute config is {value!r}; it must be a number of at least {least}")
     for name in ("constants", "answer"):

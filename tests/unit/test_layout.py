@@ -19,9 +19,9 @@ FLOORS = (
     ("comm", "jobscripts"),
     ("config", "trace", "machine", "problems"),
     ("running", "figures", "explaining"),
-    ("program", "reports", "history"),
+    ("program", "reports", "history", "simulating"),
     ("algorithms",),
-    ("sweeps", "studies", "micro", "micro_sign", "conformance"),
+    ("sweeps", "studies", "micro", "micro_sign", "conformance", "calibration"),
     ("claims",),
     ("command",),
 )

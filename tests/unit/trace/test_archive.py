@@ -100,7 +100,7 @@ def test_attributes_of_thousands_of_ranks(tmp_path: Path) -> None:
     attributes |= {"claim_class": "measured", "started_utc": "", "config_id": "0"}
     written(target, 0, [(np.nan, 1.0)], ranks=1, started_s=0.0, per_step=True, labels=[], attributes=attributes)
     losses = {name: np.zeros(1) for name in ("loss", "gradient_norm", "consensus")}
-    archive.merge(target, {}, np.empty(0, dtype=np.int64), losses, np.zeros(1), ended=False)
+    archive.merge(Parts.read(target), target, {}, np.empty(0, dtype=np.int64), losses, np.zeros(1), ended=False)
     with h5py.File(target) as file:
         assert list(file.attrs["hostnames"]) == hosts
 
