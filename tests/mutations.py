@@ -134,7 +134,8 @@ def verdict(copy: Path, mutation: Mutation, look: Callable[[], Looked]) -> str:
     path = copy / mutation.file
     original, stat = path.read_text(), path.stat()
     path.write_text(mutation.apply(original))
-    compile(path.read_text(), mutation.file, "exec")
+    if path.suffix == ".py":
+        compile(path.read_text(), mutation.file, "exec")
     try:
         looked = look()
     finally:
