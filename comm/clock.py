@@ -77,8 +77,8 @@ def _poll(test: Callable[[], T | None], spin_s: float) -> T:
 
 @functools.cache
 def patience() -> float:
-    """How many ranks of this node share a core, by its launcher, from 1 to MOST_PATIENCE. Naps are so much longer: threads
-    that looked for messages all the time would leave no core to who has them to send."""
+    """How many ranks of this node share a core, by its launcher, from 1 to MOST_PATIENCE. Naps are so much longer:
+    threads that looked for messages all the time would leave no core to who has them to send."""
     ranks = next((int(os.environ[name]) for name in LOCAL_RANKS if os.environ.get(name, "").isdigit()), 1)
     return min(MOST_PATIENCE, max(1.0, ranks / len(os.sched_getaffinity(0))))
 
