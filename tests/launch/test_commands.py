@@ -279,6 +279,11 @@ def test_doctor_and_micro(tmp_path: Path) -> None:
         done = outpace("micro", name, cwd=tmp_path)
         assert done.returncode == 0
         assert "us per step" in done.stdout
+    done = outpace("micro", "step", "--dim", 100, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "fused / ours" in done.stdout
+    done = outpace("micro", "vote", "--dim", 100, cwd=tmp_path)
+    assert done.returncode == 2
     done = outpace("micro", "gossip", "-n", 3, cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines()[1:] == ["outpace: gossip is measured between 2 ranks; -n is 3"]

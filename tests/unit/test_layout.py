@@ -20,7 +20,7 @@ FLOORS = (
     ("running", "figures", "explaining"),
     ("program", "reports", "history"),
     ("algorithms",),
-    ("sweeps", "studies", "micro", "conformance"),
+    ("sweeps", "studies", "micro", "micro_step", "conformance"),
     ("claims",),
     ("command",),
 )
