@@ -35,7 +35,7 @@ PROGRAMS: Final[dict[str, dict[str, Any]]] = {
 }
 Array = np.ndarray[Any, Any]
 
-compiled: Any = functools.partial(njit, nogil=True, cache=True)
+compiled = functools.partial(njit, nogil=True, cache=True)
 
 
 class Constant(Problem):
