@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import numpy as np
 from mpi4py import MPI
-from numba import njit
 
 from outpace.benchmarks.problems import Problem
 from outpace.benchmarks.running.assembly import Assembly
@@ -23,6 +22,7 @@ from outpace.benchmarks.trace.recorder import STEPS
 from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import clock
 from outpace.comm.meter import MeteredComm
+from outpace.comm.sign import compiled
 from outpace.comm.topology import mixing_matrix
 
 GAMMA: Final = 0.25
@@ -34,8 +34,6 @@ PROGRAMS: Final[dict[str, dict[str, Any]]] = {
     "a_psgd": {},
 }
 Array = np.ndarray[Any, Any]
-
-compiled = functools.partial(njit, nogil=True, cache=True)
 
 
 class Constant(Problem):
