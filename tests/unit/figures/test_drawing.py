@@ -84,7 +84,7 @@ def test_what_differs_is_refused_by_its_name_and_drawn_as_a_curve_on_request(tmp
     paths = []
     for k, value in enumerate(values):
         if name == "n_nodes":
-            place = {"hostnames": [f"host{node}" for node in range(value)]}
+            place = {"hostnames": [f"host{rank % value}" for rank in range(4)]}
         elif "-" in name:
             place = {"config": {name.replace("-", "_"): value}}
         else:
@@ -113,6 +113,14 @@ def test_groups_are_ordered_as_numbers(tmp_path):
     ]
     with pytest.raises(UserError, match=r"^--group-by: unknown attribute or flag 'worker'; allowed: .*n_workers"):
         compose("loss-time", runs, by="worker")
+
+
+def test_a_run_without_what_is_grouped_by_keeps_its_name(tmp_path):
+    """A flag that some of the programs do not have."""
+    periods = ({}, {"period": 16}, {"period": 2})
+    runs = [losses(tmp_path / f"{k}.h5", [2.0, 1.0], config=config) for k, config in enumerate(periods)]
+    drawn = lines(compose("loss-time", runs, by="period").axes[0])
+    assert list(drawn) == ["AD-PSGD", "AD-PSGD, period 2", "AD-PSGD, period 16"]
 
 
 def test_traces_are_chosen_by_any_name(tmp_path):
