@@ -29,12 +29,16 @@ sqrt: Final = np.sqrt  # of a formula
 
 LONG: Final = 1 << 16  # coordinates that make a compiled loop worth the import of numba, a fifth of a second
 BLOCK: Final = 1 << 13  # coordinates that stay in the cache from one look at them to the next
+# So many where a mean is summed up in a block. In longer ones the rows are read one after the other for so long that a
+# processor forgets to fetch the others beforehand: with 8192 a pass takes twice as long.
+BLOCK_OF_MEAN: Final = 1 << 10
 
 # The loop of an operation by NumPy, and by numba. Arguments are named like NAME_, their blocks NAME_part.
 BY_BLOCKS: Final = """
 def {name}({arguments}):
     ...numbers
     ...check
+    ...buffers
     for start in range(0, {last}_.size, BLOCK):
         ...parts
         ...means
@@ -46,6 +50,7 @@ BY_COORDINATES: Final = """
 def {name}({arguments}):
     ...numbers
     ...check
+    ...buffers
     for start in range(0, {last}_.size, BLOCK):
         ...parts
         ...means
@@ -99,14 +104,14 @@ class Fused:
     @functools.cached_property
     def by_blocks(self) -> Callable[..., None]:
         """The operation by NumPy."""
-        return self.function(BY_BLOCKS, _part_of_mean)
+        return self.function(BY_BLOCKS, BLOCK, _part_of_mean)
 
     def names(self, *kinds: str) -> list[str]:
         """The parameters of these kinds."""
         return [name for name, kind in self.kinds.items() if kind in kinds]
 
-    def function(self, template: str, part_of_mean: Callable[..., Any]) -> Callable[..., None]:
-        """The function whose text fills a template."""
+    def function(self, template: str, block: int, part_of_mean: Callable[..., Any]) -> Callable[..., None]:
+        """The function whose text fills a template, for blocks of so many coordinates."""
         vectors, means, arrays = self.names("Vector"), self.names("Mean"), self.names("Vector", "Mean")
         last = vectors[-1]
         unequal = " or ".join(f"{name}_.size != {last}_.size" for name in vectors)
@@ -114,7 +119,11 @@ class Fused:
             "numbers": [f"{name} = {last}_.dtype.type({name}_)" for name in self.names("float")],
             "check": [f"if {unequal}: raise ValueError('the vectors differ in size')"],
             "parts": [f"{name}_part = {name}_[start : start + BLOCK]" for name in vectors],
-            "means": [f"{name}_part = part_of_mean({name}_[0], {name}_[1], start)" for name in means],
+            "buffers": [f"{name}_weights, {name}_rows = {name}_" for name in means]
+            + [f"{name}_buffer = empty(BLOCK, {last}_.dtype)" for name in means],
+            "means": [
+                f"{name}_part = part_of_mean({name}_weights, {name}_rows, start, {name}_buffer)" for name in means
+            ],
             "of_parts": [f"{name} = {name}_part" for name in arrays],
             "of_coordinates": [f"{name} = {name}_part[i]" for name in arrays],
             "statements": self.statements,
@@ -128,24 +137,27 @@ class Fused:
         text = "\n".join(lines).format(
             name=self.__name__, arguments=", ".join(f"{name}_" for name in self.kinds), last=last
         )
-        scope = {"__name__": __name__, "BLOCK": BLOCK, "sqrt": sqrt, "part_of_mean": part_of_mean}
+        scope = {"__name__": __name__, "BLOCK": block, "sqrt": sqrt, "empty": np.empty, "part_of_mean": part_of_mean}
         exec(compile(text, __file__, "exec"), scope)  # as of this file, beside which numba keeps what it compiles
         return scope[self.__name__]  # type: ignore[return-value]
 
 
-def _part_of_mean(weights: Any, rows: Any, start: int) -> Any:
+def _part_of_mean(weights: Any, rows: Any, start: int, buffer: Any) -> Any:
     """A block of sum_r weights[r] rows[r], by NumPy."""
-    return weights.dot(rows[:, start : start + BLOCK])
+    part = rows[:, start : start + len(buffer)]
+    return weights.dot(part, out=buffer[: part.shape[1]])
 
 
-def _part_of_mean_in_loops(weights: Any, rows: Any, start: int) -> Any:
+def _part_of_mean_in_loops(weights: Any, rows: Any, start: int, buffer: Any) -> Any:
     """The same for numba."""
-    part = np.empty_like(rows[0, start : start + BLOCK])
-    for r in range(weights.size):
-        weight, row = weights[r], rows[r, start : start + BLOCK]
-        for i in range(part.size):
-            part[i] = weight * row[i] + part[i] if r else weight * row[i]
-    return part
+    weight, row = weights[0], rows[0, start : start + buffer.size]
+    for i in range(row.size):
+        buffer[i] = weight * row[i]
+    for r in range(1, weights.size):
+        weight, row = weights[r], rows[r, start : start + buffer.size]
+        for i in range(row.size):
+            buffer[i] += weight * row[i]
+    return buffer
 
 
 @functools.cache
@@ -155,7 +167,8 @@ def loop(operation: Fused, dtype: np.dtype[Any]) -> Callable[..., None] | None:
         import numba
 
         compiled: Any = functools.partial(numba.njit, nogil=True, cache=True, error_model="numpy")
-        function = compiled(operation.function(BY_COORDINATES, compiled(_part_of_mean_in_loops)))
+        block = BLOCK_OF_MEAN if operation.names("Mean") else BLOCK
+        function = compiled(operation.function(BY_COORDINATES, block, compiled(_part_of_mean_in_loops)))
     except (ImportError, RuntimeError):
         return None
     real = numba.from_dtype(dtype)

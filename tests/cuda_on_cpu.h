@@ -24,7 +24,6 @@ const unsigned WARP = 32, MOST_THREADS = 1024, STACK = 1 << 16;
 #include <sanitizer/tsan_interface.h>
 #define UNSEEN __attribute__((no_sanitize("thread"), noinline))
 static void *new_fiber() { return __tsan_create_fiber(0); }
-static void end_fiber(void *fiber) { __tsan_destroy_fiber(fiber); }
 static void *this_fiber() { return __tsan_get_current_fiber(); }
 static void enter_fiber(void *fiber) { __tsan_switch_to_fiber(fiber, __tsan_switch_to_fiber_no_sync); }
 static void before(void *meeting) { __tsan_release(meeting); }
@@ -32,7 +31,6 @@ static void after(void *meeting) { __tsan_acquire(meeting); }
 #else
 #define UNSEEN
 static void *new_fiber() { return nullptr; }
-static void end_fiber(void *) {}
 static void *this_fiber() { return nullptr; }
 static void enter_fiber(void *) {}
 static void before(void *) {}
@@ -56,7 +54,7 @@ static char stacks[MOST_THREADS][STACK];
 static Thread *current;
 static ucontext_t scheduler;
 static void *scheduler_fiber;
-static char of_block, of_launch;  // what the sanitizer knows a barrier and a launch by
+static char of_block, of_start, of_end;  // what the sanitizer knows a barrier and the ends of a block by
 static void (*kernel_body)(const void *);
 static const void *kernel_arguments;
 
@@ -92,8 +90,9 @@ static unsigned __shfl_xor_sync(unsigned, unsigned value, unsigned far, int line
 }
 
 UNSEEN static void live() {
+    after(&of_start);
     kernel_body(kernel_arguments);
-    before(&of_launch);
+    before(&of_end);
     meet(ENDED, 0, 0);
 }
 
@@ -140,21 +139,21 @@ UNSEEN static void start(unsigned t) {
     thread.context.uc_stack.ss_sp = stacks[t];
     thread.context.uc_stack.ss_size = STACK;
     makecontext(&thread.context, live, 0);
-    thread.fiber = new_fiber();
+    if (!thread.fiber) thread.fiber = new_fiber();
     thread.index = {t, 0};
     thread.state = READY;
 }
 
 UNSEEN static std::string run_block(unsigned size) {
     for (unsigned t = 0; t < size; ++t) start(t);
+    before(&of_start);
     for (bool moved = true; moved;) {
         for (unsigned t = 0; t < size; ++t)
             if (threads[t].state == READY) give_turn(threads[t]);
         moved = release(0, size, AT_BARRIER);
         for (unsigned first = 0; first + WARP <= size; first += WARP) moved |= release(first, first + WARP, AT_VOTE);
     }
-    after(&of_launch);
-    for (unsigned t = 0; t < size; ++t) end_fiber(threads[t].fiber);
+    after(&of_end);
     return stuck(size);
 }
 

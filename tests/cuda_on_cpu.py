@@ -24,8 +24,7 @@ KERNEL = re.compile(r'extern "C" __global__ void (\w+)\((.*?)\)\s*\{', re.DOTALL
 DTYPES = {"word": "uint32", "index": "int64", "int": "int32", "double": "float64", "signed char": "int8"}
 FLAGS = ("-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-Wno-unknown-pragmas")
 SANITIZERS = {
-    "thread": ("-g", "-fsanitize=thread,undefined", "-fno-sanitize-recover=undefined"),
-    "address": ("-g", "-fsanitize=address"),
+    each: ("-O0", f"-fsanitize={each},undefined", "-fno-sanitize-recover=undefined") for each in ("thread", "address")
 }
 
 

@@ -22,6 +22,7 @@ from outpace.benchmarks.problems.splits import SPLITS
 from outpace.benchmarks.running import plain_flags, stragglers
 from outpace.benchmarks.running.file_hashes import own_file
 from outpace.benchmarks.running.stragglers import STRAGGLERS
+from outpace.benchmarks.trace.snapshots import SLOT_S
 from outpace.comm import spec, topology
 from outpace.comm.errors import UserError
 from outpace.comm.layout import Layout
@@ -121,6 +122,13 @@ class Plan:
         """Steps of a worker, on average where they share them, for a problem of n_total samples; None: no limit."""
         epochs = self.launch.epochs or (None if self.launch.time_budget else DEFAULT_EPOCHS)
         return None if epochs is None else max(1, round(self.config.steps_in(epochs, n_total, self.n)))
+
+    def length(self, n_total: int) -> int | None:
+        """How long the run will be in the unit of its snapshots' tags; None where that is not known beforehand."""
+        steps, seconds = self.steps(n_total), self.launch.time_budget
+        if self.shared:
+            return int(seconds / SLOT_S) if seconds and steps is None else None
+        return None if seconds else steps
 
 
 def make_plan(

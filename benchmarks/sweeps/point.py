@@ -28,6 +28,7 @@ from outpace.benchmarks.trace.inspection import validate
 from outpace.benchmarks.trace.lock import NoLocks
 from outpace.benchmarks.trace.parts import leftovers, part_path
 from outpace.benchmarks.trace.run import Run
+from outpace.comm import inputs
 from outpace.comm.errors import UserError
 
 ENDED_EARLY: Final = {  # exit code -> the signal that the run met
@@ -77,8 +78,12 @@ class Point:
         return shlex.join([self.program, "-n", str(self.ranks), *self.flags])
 
     def beside(self, suffix: str) -> Path:
-        """A file of this point beside its trace."""
-        return self.target.with_suffix(suffix)
+        """A file of this point beside its trace. Raises UserError where something else has its name: to open a pipe
+        would wait for ever."""
+        path = self.target.with_suffix(suffix)
+        if (flaw := inputs.flaw(path)) not in (None, inputs.MISSING):
+            raise UserError(f"{path}: {flaw}")
+        return path
 
 
 @dataclass(frozen=True)

@@ -51,11 +51,12 @@ def test_compiles(source: Path, device: str, dtype: str) -> None:
 
 
 def compiled(source: Path, device: int, dtype: str) -> bytes:
-    """Machine code, by the options that CuPy is given. A warning is an error."""
+    """Machine code, by the options that CuPy is given. A warning is an error, and so is a spilled register."""
     program = check(None, nvrtc.nvrtcCreateProgram(source.read_bytes(), source.name.encode(), 0, [], []))
-    flags = [*cuda.options(dtype), f"--gpu-architecture=sm_{device}"]
+    flags = [*cuda.options(dtype), f"--gpu-architecture=sm_{device}", "--ptxas-options=-v"]
     check(program, nvrtc.nvrtcCompileProgram(program, len(flags), [flag.encode() for flag in flags]))
     assert not [line for line in log(program).splitlines() if "warning" in line and "deprecated" not in line]
+    assert set(re.findall(r"(\d+) bytes (?:spill|stack)", log(program))) == {"0"}
     code = bytes(check(program, nvrtc.nvrtcGetCUBINSize(program)))
     check(program, nvrtc.nvrtcGetCUBIN(program, code))
     check(program, nvrtc.nvrtcDestroyProgram(program))
