@@ -51,7 +51,7 @@ class Engine:
     """The loop and its contexts. `run` it in the greenlet that made it, which is the `loop`."""
 
     def __init__(self) -> None:
-        self.env = simpy.Environment()
+        self.env = simpy.Environment(0.0)
         self.loop = getcurrent()
         self.contexts: set[Context] = set()  # that have not ended
 

@@ -243,7 +243,10 @@ class Mailbox:
 
     def probe(self, source: int, tag: int) -> Message | None:
         """The first one there is for such a receive."""
-        return next((message for message in self._arrived if message.fits(source, tag)), None)
+        for message in self._arrived:
+            if message.fits(source, tag):
+                return message
+        return None
 
     def post(self, receive: Receive) -> None:
         message = self.probe(*receive.wants)
@@ -257,9 +260,13 @@ class Mailbox:
 
     def deliver(self, message: Message) -> None:
         """To the first of the receives that it fits."""
-        queues = (self._posted.get(source, ()) for source in (message.source, MPI.ANY_SOURCE))
-        firsts = (next((each for each in queue if message.fits(*each.wants)), None) for queue in queues)
-        receive = min(filter(None, firsts), key=lambda each: each.number, default=None)
+        receive = None
+        for source in (message.source, MPI.ANY_SOURCE):
+            for each in self._posted.get(source, ()):
+                if message.fits(*each.wants):
+                    if receive is None or each.number < receive.number:
+                        receive = each
+                    break
         if receive is None:
             self._arrived.append(message)
             self._place.tell()

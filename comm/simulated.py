@@ -63,6 +63,7 @@ class World:
         self.engine = Engine()
         self.network = network(self.engine.env)
         self.places = [Place(self.engine, rank) for rank in range(n)]
+        self.cpu_s = functools.cache(self._cpu_s)  # of a message, by its bytes, of which there are few sizes
 
     def run(self, target: Callable[..., T], *args: Any, kind: "type[SimulatedComm] | None" = None) -> list[T]:
         """`target(comm, *args)` on every rank, each with a communicator of all, of this kind; what they returned.
@@ -73,6 +74,9 @@ class World:
         contexts = [self.engine.spawn(comm.rank, target, comm, *args) for comm in comms]
         self.engine.run()
         return [context.ended.value for context in contexts]  # type: ignore[misc]
+
+    def _cpu_s(self, nbytes: int) -> float:
+        return self.network.message_cpu_s(nbytes) + self.network.pass_s(nbytes)
 
 
 class Group:
@@ -102,6 +106,7 @@ class Simulated:
         self.group, self.rank, self.size = group, rank, len(group.places)
         self.place, self.wire_scale = group.places[rank], 1.0
         self._engine, self._network = group.world.engine, group.world.network
+        self._env = self._engine.env
 
     def __getattr__(self, name: str) -> NoReturn:
         if hasattr(MPI.Comm, name) or hasattr(MPI.Intracomm, name) or hasattr(MPI.Distgraphcomm, name):
@@ -317,7 +322,7 @@ class Simulated:
     # Time and threads, by `clock` and `threads`
 
     def now(self) -> float:
-        return float(self._engine.env.now)
+        return self._env.now  # type: ignore[no-any-return]
 
     def sleep(self, seconds: float) -> None:
         self._engine.sleep(seconds + self._network.oversleep_s)
@@ -325,10 +330,11 @@ class Simulated:
     def wait(
         self, requests: Sequence[Request], statuses: list[MPI.Status] | None = None, under_way: bool = False
     ) -> None:
-        requests, start = list(requests), self.now()
+        requests, start = list(requests), self._env.now
         with self.place:
             for request in requests:
-                request.suspend()
+                if not request.over:
+                    request.suspend()
         self._nap(start, UNDER_WAY_SPIN_S if under_way else SPIN_S)
         for number, request in enumerate(requests):
             request.finish(statuses[number] if statuses else None)
@@ -340,7 +346,7 @@ class Simulated:
         return done
 
     def poll(self, test: Callable[[], T | None]) -> T:
-        start = self.now()
+        start = self._env.now
         with self.place:
             while not (result := test()):
                 self._engine.wait(self.place.news(), "a message or a word of its own threads")
@@ -380,12 +386,11 @@ class Simulated:
 
     def _cpu_s(self, nbytes: int) -> float:
         """What sending or receiving a message takes of the rank, which also looks through it once."""
-        wire = round(nbytes * self.wire_scale)
-        return self._network.message_cpu_s(wire) + self._network.pass_s(wire)
+        return self.group.world.cpu_s(round(nbytes * self.wire_scale))
 
     def _nap(self, start: float, spin_s: float) -> None:
         """Sleep on, as who naps in a wait that began at `start`."""
-        waited_s = self.now() - start
+        waited_s = self._env.now - start
         if waited_s > spin_s:
             self._engine.sleep(self._network.nap_s(waited_s))
 
