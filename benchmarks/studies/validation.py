@@ -51,8 +51,8 @@ def validation(folder: Path, workers: int = 8, seconds: float = 2) -> dict[str, 
     files = dict(calibrated(folder))
     runs = [*simulated(folder, files, workers, seconds), *measured(folder, workers, seconds)]
     rows = [row(*pair) for pair in pairs(runs)]
-    with output(folder / "validation.md") as file:
-        file.write(table(rows, next(run for run in runs if run.attrs["claim_class"] != SIMULATED)).encode())
+    with output(folder / "validation.md") as out:
+        out.write(table(rows, next(run for run in runs if run.attrs["claim_class"] != SIMULATED)).encode())
     print(f"wrote {folder / 'validation.md'}")
     for name, file in files.items():
         state(file, [each for each in rows if each.links == NETWORKS[name]], workers)
