@@ -84,12 +84,12 @@ def test_a_gradient_costs_no_more_among_many() -> None:
     calls = []
     for n in (32, 128):
         totals = []
-        for steps in (2, 4):
+        for steps in (1, 2, 4):  # the first finds what is then known of the graph
             profile = cProfile.Profile()
             flags = "--topology=ring", f"--epochs={n * steps * 16 / 1024}"
             profile.runcall(simulated, "ad_psgd", n, *flags, out=f"{n}-{steps}.h5")
             totals.append(sum(entry.callcount for entry in profile.getstats()))
-        calls.append((totals[1] - totals[0]) / (2 * n))
+        calls.append((totals[2] - totals[1]) / (2 * n))
     assert calls[1] == pytest.approx(calls[0], rel=0.1)
 
 
