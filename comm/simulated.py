@@ -322,7 +322,8 @@ class Simulated:
     # Time and threads, by `clock` and `threads`
 
     def now(self) -> float:
-        return self._env.now  # type: ignore[no-any-return]
+        seconds: float = self._env.now
+        return seconds
 
     def sleep(self, seconds: float) -> None:
         self._engine.sleep(seconds + self._network.oversleep_s)
