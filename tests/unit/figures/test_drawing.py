@@ -115,6 +115,14 @@ def test_groups_are_ordered_as_numbers(tmp_path):
         compose("loss-time", runs, by="worker")
 
 
+def test_a_run_without_what_is_grouped_by_keeps_its_name(tmp_path):
+    """A flag that some of the programs do not have."""
+    periods = ({}, {"period": 16}, {"period": 2})
+    runs = [losses(tmp_path / f"{k}.h5", [2.0, 1.0], config=config) for k, config in enumerate(periods)]
+    drawn = lines(compose("loss-time", runs, by="period").axes[0])
+    assert list(drawn) == ["AD-PSGD", "AD-PSGD, period 2", "AD-PSGD, period 16"]
+
+
 def test_traces_are_chosen_by_any_name(tmp_path):
     runs = [
         losses(tmp_path / f"{n}-{size}.h5", [2.0], n_workers=n, config={"step_size": size, "nesterov": size > 0.1})
