@@ -41,7 +41,7 @@ class Machine:
     pass_s_per_byte: NonNegativeFloat  # of a pass over a vector
     oversleep_s: NonNegativeFloat = 0.0  # what a sleep takes beyond what was asked for
     jitter: NonNegativeFloat = 0.3  # standard deviation of the logarithm of a flow's share of a port
-    packet_bytes: PositiveInt = 65_536  # how much goes through a port in a turn
+    packet_bytes: PositiveInt = 8_192  # how much goes through a port in a turn
     eager_bytes: NonNegativeInt = 65_536  # of a message that travels while its ranks are outside MPI
     allreduce: Algorithm = "halving"  # of long vectors
     links: str = "none"  # the SPEC of --links behind which it was measured

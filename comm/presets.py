@@ -12,7 +12,7 @@ source = "{rate} Gbit/s Ethernet, TCP: gaps by the standard, the rest assumed"
 cpu_per_message_s = 5e-6  # assumed: a system call on either side
 pass_s_per_byte = 1e-10  # assumed: a core reads or writes 10 GB/s
 jitter = 0.3  # assumed: as where flows into a server were measured
-packet_bytes = 65536  # assumed: what TCP hands over at a time
+packet_bytes = 8192  # assumed
 eager_bytes = 4194304  # assumed: what Linux's socket buffers take while a rank computes
 allreduce = "ring"  # of long vectors
 
@@ -43,7 +43,7 @@ source = "HDR InfiniBand, 4 lanes: gaps by the standard, the rest assumed"
 cpu_per_message_s = 5e-7  # assumed: the adapter moves the data
 pass_s_per_byte = 1e-10  # assumed: a core reads or writes 10 GB/s
 jitter = 0.1  # assumed: links with credits lose no packets
-packet_bytes = 65536  # assumed
+packet_bytes = 8192  # assumed
 eager_bytes = 16384  # assumed
 allreduce = "ring"  # of long vectors
 

@@ -6,6 +6,7 @@ of the seconds in which all workers together make a gradient.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -17,6 +18,7 @@ from outpace.benchmarks.studies.launches import draw, trace
 from outpace.benchmarks.sweeps.programs import programs
 from outpace.benchmarks.trace.files import output
 from outpace.benchmarks.trace.run import Run
+from outpace.comm import machines
 from outpace.comm.errors import UserError
 
 NETWORKS: Final = {
@@ -46,12 +48,14 @@ class Row(NamedTuple):
 def validation(folder: Path, workers: int = 8, seconds: float = 2) -> dict[str, float]:
     """bound -> the share of the medians of steps whose error is as promised. Ten minutes: the real runs want a machine
     that does nothing else. Writes validation.md and validation.png."""
-    machines = dict(calibrated(folder))
-    runs = [*simulated(folder, machines, workers, seconds), *measured(folder, workers, seconds)]
+    files = dict(calibrated(folder))
+    runs = [*simulated(folder, files, workers, seconds), *measured(folder, workers, seconds)]
     rows = [row(*pair) for pair in pairs(runs)]
-    with output(folder / "validation.md") as file:
-        file.write(table(rows, next(run for run in runs if run.attrs["claim_class"] != SIMULATED)).encode())
+    with output(folder / "validation.md") as out:
+        out.write(table(rows, next(run for run in runs if run.attrs["claim_class"] != SIMULATED)).encode())
     print(f"wrote {folder / 'validation.md'}")
+    for name, file in files.items():
+        state(file, [each for each in rows if each.links == NETWORKS[name]], workers)
     draw("validation", runs, folder / "validation.png")
     return {kind: _kept([each for each in rows if each.bound == kind], promise) for kind, promise in PROMISED.items()}
 
@@ -68,8 +72,8 @@ def calibrated(folder: Path) -> Iterator[tuple[str, Path]]:
         yield name, file
 
 
-def simulated(folder: Path, machines: dict[str, Path], workers: int, seconds: float) -> Iterator[Run]:
-    for network, machine in machines.items():
+def simulated(folder: Path, files: dict[str, Path], workers: int, seconds: float) -> Iterator[Run]:
+    for network, machine in files.items():
         for program in programs():
             out = folder / f"{program}-{network}-{workers}-simulated.h5"
             yield trace(out, program, workers, *_flags(network, seconds), "--simulate", str(machine))
@@ -95,6 +99,18 @@ def row(real: Sequence[Run], predicted: Sequence[Run]) -> Row:
     loss = tuple(np.nan if time is None else time for time in times)
     steps, wholes = ((measure(run), measure(other)) for measure in (step_s, gradient_s))
     return Row(run.name, run.links, bound(run), steps, loss, wholes)  # type: ignore[arg-type]
+
+
+def state(file: Path, rows: Sequence[Row], workers: int) -> None:
+    """Write into a machine's file how wrong its predictions were."""
+    said = {}
+    for kind in PROMISED:
+        errors = [abs(_error(each.step)) for each in rows if each.bound == kind]
+        if errors:
+            worst = f"{100 * max(errors):.0f} %, in the median {100 * float(np.median(errors)):.0f} %"
+            said[kind] = f"step at most {worst}, {len(errors)} programs on {workers} workers"
+    with output(file) as out:
+        out.write(replace(machines.read(str(file)), stated_error=said).to_toml().encode())
 
 
 def common_loss(*runs: Run) -> float:
@@ -133,8 +149,8 @@ def table(rows: Sequence[Row], run: Run) -> str:
 HEAD: Final = """\
 # Simulated runs beside real ones
 
-{date}, {cpu_model}, {cores} cores, {mpi_library}. {n_workers} workers, {problem}, float32, {compute_ms:g} ms of slept
-compute. Each network was measured by four ranks (`outpace calibrate`).
+{date}, {cpu_model}, {cores} cores, {mpi_library}. {n_workers} workers, `{problem}`, float32,
+{compute_ms:g} ms of slept compute. Each network was measured by four ranks (`outpace calibrate`).
 
 Seconds of the real run, and the error of the simulated one: of the median step, of the time to a common loss, and of
 the whole run, by the seconds in which all workers together make a gradient.

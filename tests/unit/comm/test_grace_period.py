@@ -25,16 +25,16 @@ def times(grace_s: float) -> list[float]:
         goes_on = True
         while goes_on:
             round_s = LOCAL_STEPS * STEP_S[number]
-            due_s[number] = engine.now + round_s
+            due_s[number] = engine.env.now + round_s
             engine.sleep(round_s)
-            arrivals.put((number, engine.now))
+            arrivals.put((number, engine.env.now))
             goes_on = answers[number].get()
 
     def server() -> None:
         steps = 0
         while steps < LAST:
             arrived = [arrivals.get()]
-            within = engine.now + grace_s + ROUNDING_S
+            within = engine.env.now + grace_s + ROUNDING_S
             while len(arrived) < sum(due <= within for due in due_s):
                 arrived.append(arrivals.get())
             for number, end_s in arrived:

@@ -5,10 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made_traces import write_trace
+from simulated_machines import machine
 
 from outpace.benchmarks.figures.validation import pairs
 from outpace.benchmarks.studies import validation
 from outpace.benchmarks.trace.run import Run
+from outpace.comm import machines
 
 WHERE = {"cpu_model": "a CPU", "cores": 2, "mpi_library": "An MPI   1", "started_utc": "2026-11-29T10:00:00+00:00"}
 
@@ -46,6 +48,15 @@ def test_the_table(runs: list[Run]) -> None:
     assert "| AD-PSGD | none | compute | 0.05 | +4.0% | 0.35 | +4.0% | 0.025 | +4.0% |" in text
     assert "| compute: 5% | 1 | 1 | 1 | 1 |" in text
     assert "| communication: 15% | 1 | 0 | 0 | 0 |" in text
+
+
+def test_the_machine_states_its_error(runs: list[Run], tmp_path: Path) -> None:
+    file = tmp_path / "machine.toml"
+    file.write_text(machine().to_toml())
+    validation.state(file, [validation.row(*pair) for pair in pairs(runs)], 2)
+    stated = machines.read(str(file)).stated_error
+    assert stated["compute"] == "step at most 4 %, in the median 4 %, 1 programs on 2 workers"
+    assert stated["communication"].startswith("step at most 20 %")
 
 
 def test_the_common_loss_is_one_that_both_reach(tmp_path: Path) -> None:
