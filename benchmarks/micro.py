@@ -2,13 +2,13 @@
 
 gossip   one pairwise averaging of AD-PSGD against a bare Sendrecv of the same size
 record   what recording costs per step
-step     what a step of each program costs beyond its gradient and its messages
+step     what a step of each program costs beyond its gradient and its messages; of models of --dim numbers, beside the
+         same step by hand
 sign     the sign kernels against a copy on the same core or device, on a core also against NumPy's own packing
 vote     a majority vote, from vectors to the outcome on every rank, against an Allreduce of float32
 """
 
 import functools
-import importlib
 import math
 import os
 import statistics
@@ -23,11 +23,8 @@ from mpi4py import MPI
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks import history, micro_sign
+from outpace.benchmarks import history, micro_sign, micro_step
 from outpace.benchmarks.machine import launcher, links, namespaces, provenance
-from outpace.benchmarks.problems import Problem
-from outpace.benchmarks.running.assembly import Assembly
-from outpace.benchmarks.running.plan import Launch, Plan, make_plan
 from outpace.benchmarks.trace.recorder import Trace
 from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import arrays, clock
@@ -144,31 +141,30 @@ def record(comm: MeteredComm, times: Times) -> Table:
     return table
 
 
+def steps_by_hand(comm: MeteredComm, times: Times, dim: int) -> Table:
+    """Steps of programs on models of `dim` numbers, beside the same steps by hand."""
+    if comm.size != 2:
+        raise UserError(f"step --dim is measured between 2 ranks; -n is {comm.size}")
+    kinds = ("ours", *micro_step.PASSES)
+    table = _table(
+        comm, f"steps of {dim} float32", ("program", *(f"{kind} us" for kind in kinds), "NumPy / ours", "fused / ours")
+    )
+    rounds, count = ROUNDS if dim < 10**7 else 7, max(5, min(2000, 10**8 // dim))
+    for name, samples in micro_step.measure(comm, dim, rounds, count):
+        times.update({f"{name}, {kind}": seconds for kind, seconds in samples.items()})
+        if comm.rank == 0:
+            medians = [f"{1e6 * statistics.median(samples[kind]):.1f}" for kind in kinds]
+            ratios = [_ratio(samples["ours"], samples[kind]) for kind in ("NumPy", "fused")]
+            table.add_row(name, *medians, *ratios)
+    return table
+
+
 def step(comm: MeteredComm, times: Times) -> Table:
     """A whole step of each program on one rank with a gradient that costs nothing: the suite's own overhead."""
     table = _table(comm, "step overhead, no gradient, dim 1000", ("program", "us per step"))
 
-    class Free(Problem):
-        xp, dim, n_samples, n_total = np, 1000, 1000, 1000
-
-        def x0(self) -> np.ndarray:
-            return np.zeros(self.dim, dtype=np.float32)
-
-        def gradient(self, x: np.ndarray, batch: np.ndarray | None, out: np.ndarray) -> None:
-            out[:] = 0
-
-    def run(program: Any, plan: Plan, steps: int = 5000) -> None:
-        problem = Free()
-        assembly = Assembly(comm, plan, problem, Snapshots(0, 1000, np.dtype("f4"), per_step=True), steps)
-        # Not the paced problem: pacing is no part of the overhead.
-        program.run(comm, problem, plan.config, assembly.budget, assembly.trace)
-        if assembly.trace.steps != steps:
-            raise RuntimeError(f"{plan.name} made {assembly.trace.steps} steps of {steps}")
-
-    for name in ("allreduce_sgd", "d_psgd", "ad_psgd"):
-        program: Any = importlib.import_module(f"outpace.algorithms.{name}")
-        plan = make_plan(name, program.Config(), Launch(), comm.size)
-        (seconds,) = _interleaved(comm, functools.partial(run, program, plan))
+    for name, run in micro_step.alone(comm, 5000):
+        (seconds,) = _interleaved(comm, run)
         times[name] = [each / 5000 for each in seconds]
         table.add_row(name, f"{1e6 * statistics.median(times[name]):.1f}")
     return table
@@ -293,10 +289,12 @@ def _table(comm: MeteredComm, title: str, columns: tuple[str, ...], gpu: bool = 
 def main() -> None:
     comm = MeteredComm(MPI.COMM_WORLD)
     launcher.report(comm.rank)
-    name, backend, behind, *kept = sys.argv[1:]
-    links_spec, times = behind.removeprefix("--links="), Times()
+    name, backend, behind, size, *kept = sys.argv[1:]
+    links_spec, times, dim = behind.removeprefix("--links="), Times(), int(size.removeprefix("--dim="))
     measures: dict[str, Callable[..., Table]] = {"sign": sign, "vote": vote}
     host_measures: dict[str, Callable[..., Table]] = {"gossip": gossip, "record": record, "step": step}
+    if dim:
+        host_measures["step"] = functools.partial(steps_by_hand, dim=dim)
     try:
         namespaces.check_behind(links.canonical(links_spec))
         xp = arrays.load(backend, comm)
@@ -317,3 +315,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    MPI.Finalize()

@@ -21,6 +21,9 @@ SPIN_S: Final = 2e-4  # yield the core this long before sleeping: what is about 
 UNDER_WAY_SPIN_S: Final = 2e-2  # the same where both sides are known to be transferring
 NAP_SHARE: Final = 0.1  # a nap is this share of the time waited so far, so it delays the end by no more than that
 LONGEST_NAP_S: Final = 1e-3
+SHORTEST_NAP_S: Final = NAP_SHARE * SPIN_S
+MOST_PATIENCE: Final = 5.0
+LOCAL_RANKS: Final = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")  # by Hydra and by Open MPI
 LONGEST_S: Final = 1e9  # of a sleep, 31 years: Python has none of three centuries
 ROUND_TRIPS: Final = 200  # per offset estimate; the fastest one is kept
 
@@ -79,14 +82,25 @@ def poll(comm: MPI.Intracomm, test: Callable[[], T | None]) -> T:
 
 
 def _poll(test: Callable[[], T | None], spin_s: float) -> T:
-    start = time.monotonic()
+    start, patient = time.monotonic(), patience()
+    if patient > 1 and spin_s < UNDER_WAY_SPIN_S:
+        spin_s = 0.0  # others need the core, and every look at a message costs some of it
     while not (result := test()):
         waited = time.monotonic() - start
         if waited < spin_s:
             os.sched_yield()
         else:
-            time.sleep(min(NAP_SHARE * waited, LONGEST_NAP_S))
+            nap_s = max(SHORTEST_NAP_S, patient * NAP_SHARE * waited)
+            time.sleep(min(nap_s, patient * LONGEST_NAP_S))
     return result
+
+
+@functools.cache
+def patience() -> float:
+    """How many ranks of this node share a core, by its launcher, from 1 to MOST_PATIENCE. Naps are so much longer:
+    threads that looked for messages all the time would leave no core to who has them to send."""
+    ranks = next((int(os.environ[name]) for name in LOCAL_RANKS if os.environ.get(name, "").isdigit()), 1)
+    return min(MOST_PATIENCE, max(1.0, ranks / len(os.sched_getaffinity(0))))
 
 
 @dataclass(frozen=True)

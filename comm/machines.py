@@ -12,7 +12,7 @@ from outpace.comm import inputs, spec
 from outpace.comm.collectives import Algorithm
 from outpace.comm.errors import UserError
 from outpace.comm.presets import PRESETS
-from outpace.comm.spec import LARGE, NonNegativeFloat, PositiveInt
+from outpace.comm.spec import LARGE, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 Numbers = Mapping[str, float]
 Texts = Mapping[str, str]
@@ -42,6 +42,7 @@ class Machine:
     oversleep_s: NonNegativeFloat = 0.0  # what a sleep takes beyond what was asked for
     jitter: NonNegativeFloat = 0.3  # standard deviation of the logarithm of a flow's share of a port
     packet_bytes: PositiveInt = 65_536  # how much goes through a port in a turn
+    eager_bytes: NonNegativeInt = 65_536  # of a message that travels while its ranks are outside MPI
     allreduce: Algorithm = "halving"  # of long vectors
     links: str = "none"  # the SPEC of --links behind which it was measured
     compute_s_per_sample: Numbers = field(default_factory=dict)  # by problem
@@ -86,8 +87,9 @@ def _line(key: str, value: Any) -> str:
 
 
 def _quoted(text: str) -> str:
-    """TOML's basic strings are JSON's, but for the delete character."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    """TOML's basic strings are JSON's. What a terminal would not show is spelled out."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in quoted)
 
 
 def _build(kind: type[Any], table: Mapping[str, Any], what: str, path: str = "") -> Any:

@@ -4,7 +4,6 @@ The data is real and is copied as MPI would copy it. When that is done says the 
 wait for.
 """
 
-from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
@@ -16,8 +15,7 @@ from mpi4py import MPI
 from outpace.comm.errors import UserError
 from outpace.comm.events import Engine
 
-# A larger message leaves only when its receive is there, and is moved by ranks that are inside MPI (rendezvous); a
-# smaller one leaves at once. As MPICH and Open MPI have it over TCP, to a factor of a few.
+# A collective of more bytes is moved by ranks that are inside MPI, as MPICH and Open MPI have it, to a factor of a few.
 EAGER_NBYTES: Final = 2**16
 
 Graph = Sequence[tuple[Sequence[int], Sequence[int]]]  # of every rank, those it hears and those that hear it
@@ -32,9 +30,11 @@ class Transfer(Protocol):
 
 class Network(Protocol):
     """What takes time, in seconds. Ranks are those of the world; `nbytes` are of a message, of a collective per rank
-    and receiver. `oversleep_s` is by how much a sleep is longer than was asked for."""
+    and receiver. `oversleep_s` is by how much a sleep is longer than was asked for. A message of up to `eager_nbytes`
+    leaves at once; a longer one when its receive is there, and is moved by ranks that are inside MPI (rendezvous)."""
 
     oversleep_s: float
+    eager_nbytes: int
 
     def transfer(self, a: int, b: int, nbytes: int) -> Transfer:
         """A message from a to b that leaves now; those of one pair do not overtake each other."""
@@ -163,6 +163,8 @@ class Request:
 class Receive(Request):
     """A posted receive into `buffer`, bytes. `cpu_s_of` says what a message of so many bytes takes."""
 
+    number = 0  # of those posted at a mailbox
+
     def __init__(
         self,
         engine: Engine,
@@ -198,7 +200,7 @@ class Message:
     def send(self, wire: int, request: Request) -> None:
         """A short one leaves at once, and its buffer is free; of a long one there goes a word ahead."""
         self._wire, self._request = wire, request
-        self._short = wire <= EAGER_NBYTES
+        self._short = wire <= self._network.eager_nbytes
         if self._short:
             self.data = self.data.copy()
             request.over = True
@@ -233,8 +235,8 @@ class Mailbox:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._arrived: deque[Message] = deque()
-        self._posted: defaultdict[int, deque[tuple[int, Receive]]] = defaultdict(deque)  # numbered, by their source
+        self._arrived: list[Message] = []
+        self._posted: dict[int, list[Receive]] = {}  # by the source that they want
         self._count = 0
 
     def probe(self, source: int, tag: int) -> Message | None:
@@ -243,26 +245,28 @@ class Mailbox:
 
     def post(self, receive: Receive) -> None:
         message = self.probe(*receive.wants)
-        if message is None:
-            self._posted[receive.wants[0]].append((self._count, receive))
-            self._count += 1
-        else:
+        if message:
             self._arrived.remove(message)
             message.found(receive)
+        else:
+            self._count += 1
+            receive.number = self._count
+            self._posted.setdefault(receive.wants[0], []).append(receive)
 
     def deliver(self, message: Message) -> None:
         """To the first of the receives that it fits."""
-        fitting = []
-        for source in (message.source, MPI.ANY_SOURCE):
-            queue = self._posted.get(source, ())
-            fitting += [entry for entry in queue if message.fits(*entry[1].wants)][:1]
-        if not fitting:
+        queues = (self._posted.get(source, ()) for source in (message.source, MPI.ANY_SOURCE))
+        firsts = (next((each for each in queue if message.fits(*each.wants)), None) for queue in queues)
+        receive = min(filter(None, firsts), key=lambda each: each.number, default=None)
+        if receive is None:
             self._arrived.append(message)
             self._place.tell()
             return
-        entry = min(fitting, key=lambda entry: entry[0])
-        self._posted[entry[1].wants[0]].remove(entry)
-        message.found(entry[1])
+        queue = self._posted[receive.wants[0]]
+        queue.remove(receive)
+        if not queue:  # ranks have many neighbours, most of them quiet
+            del self._posted[receive.wants[0]]
+        message.found(receive)
 
 
 class Meeting:

@@ -154,7 +154,7 @@ class Network:
         self._out = [Port(limits[i], changes[i][0] if i in changes else None, self._send) for i in range(n)]
         self._in = [Port(limits[i], changes[i][1] if i in changes else None, self._take) for i in range(n)]
         self._pairs: dict[tuple[int, int], Pair] = {}
-        self.oversleep_s = machine.oversleep_s
+        self.oversleep_s, self.eager_nbytes = machine.oversleep_s, machine.eager_bytes
         self._packet = float(machine.packet_bytes)
         gaps, latencies = machine.gap_s_per_byte, machine.latency_s  # by how many ends have several flows
         self._gaps = gaps.duplex, gaps.incast, gaps.neighbours

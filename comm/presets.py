@@ -13,6 +13,7 @@ cpu_per_message_s = 5e-6  # assumed: a system call on either side
 pass_s_per_byte = 1e-10  # assumed: a core reads or writes 10 GB/s
 jitter = 0.3  # assumed: as where flows into a server were measured
 packet_bytes = 65536  # assumed: what TCP hands over at a time
+eager_bytes = 4194304  # assumed: what Linux's socket buffers take while a rank computes
 allreduce = "ring"  # of long vectors
 
 # standard: {rate} Gbit/s, of whose 1,538 bytes a frame (IEEE 802.3, with preamble and gap) 1,448 are payload
@@ -43,6 +44,7 @@ cpu_per_message_s = 5e-7  # assumed: the adapter moves the data
 pass_s_per_byte = 1e-10  # assumed: a core reads or writes 10 GB/s
 jitter = 0.1  # assumed: links with credits lose no packets
 packet_bytes = 65536  # assumed
+eager_bytes = 16384  # assumed
 allreduce = "ring"  # of long vectors
 
 # standard: 200 Gbit/s, of whose 4,126 bytes a packet (InfiniBand, MTU 4096, headers and checksums) 4,096 are payload

@@ -246,7 +246,7 @@ class Simulated:
         return self._objects("bcast", obj if self.rank == root else None)[root]
 
     def scatter(self, obj: Any, root: int = 0) -> Any:
-        return self._objects("scatter", obj if self.rank == root else None)[root][self.rank]
+        return self._objects("gather", obj if self.rank == root else None)[root][self.rank]  # as a gather, backwards
 
     def gather(self, obj: Any, root: int = 0) -> list[Any] | None:
         everyones = self._objects("gather", obj)
@@ -396,14 +396,14 @@ class Simulated:
         request = self._request(f"the others at {kind}", nbytes)
         meeting = self.group.next(self.rank, lambda: Meeting(kind, len(places)))
         if meeting.come(kind, self.rank, part, request):
-            self._under_way(kind, places, nbytes, lambda: meeting.end(deliver))
+            self._under_way(kind, places, nbytes, EAGER_NBYTES, lambda: meeting.end(deliver))
         return request
 
     def _request(self, what: str, nbytes: int) -> Request:
         return Request(self._engine, self.place, what, self._network.pass_s(nbytes))
 
-    def _under_way(self, kind: str, places: Sequence[Place], nbytes: int, over: Callable[[], None]) -> None:
-        """All are there: call `over` when it is over."""
+    def _under_way(self, kind: str, places: Sequence[Place], nbytes: int, eager: int, over: Callable[[], None]) -> None:
+        """All are there: call `over` when it is over. More bytes than `eager` are moved by ranks inside MPI."""
 
         def start() -> None:
             event = self._network.collective(kind, [place.number for place in places], nbytes)
@@ -411,7 +411,7 @@ class Simulated:
 
         if len(places) == 1:
             over()
-        elif nbytes > EAGER_NBYTES:
+        elif nbytes > eager:
             all_inside(places, start)
         else:
             start()
@@ -431,7 +431,8 @@ class Neighbours(Simulated):
 
         for rank in round.come(self.rank, own, _bytes(recvbuf), request):
             places = [group.places[other] for other in (rank, *group.graph[rank][0])]
-            self._under_way("neighbor_allgather", places, nbytes, functools.partial(round.end, rank))
+            ended = functools.partial(round.end, rank)
+            self._under_way("neighbor_allgather", places, nbytes, self._network.eager_nbytes, ended)
         return request
 
 

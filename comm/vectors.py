@@ -119,8 +119,11 @@ class Fused:
             "numbers": [f"{name} = {last}_.dtype.type({name}_)" for name in self.names("float")],
             "check": [f"if {unequal}: raise ValueError('the vectors differ in size')"],
             "parts": [f"{name}_part = {name}_[start : start + BLOCK]" for name in vectors],
-            "buffers": [f"{name}_buffer = empty(BLOCK, {last}_.dtype)" for name in means],
-            "means": [f"{name}_part = part_of_mean({name}_[0], {name}_[1], start, {name}_buffer)" for name in means],
+            "buffers": [f"{name}_weights, {name}_rows = {name}_" for name in means]
+            + [f"{name}_buffer = empty(BLOCK, {last}_.dtype)" for name in means],
+            "means": [
+                f"{name}_part = part_of_mean({name}_weights, {name}_rows, start, {name}_buffer)" for name in means
+            ],
             "of_parts": [f"{name} = {name}_part" for name in arrays],
             "of_coordinates": [f"{name} = {name}_part[i]" for name in arrays],
             "statements": self.statements,

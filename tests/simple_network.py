@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import simpy
 
 from outpace.benchmarks.conformance.trial import Checked
+from outpace.comm.matching import EAGER_NBYTES
 from outpace.comm.simulated import SimulatedComm, World
 
 
@@ -19,6 +20,7 @@ class Simple:
     """A message takes `latency_s` and a second per 100 MB; pairs share nothing with one another."""
 
     oversleep_s = 0.0
+    eager_nbytes = EAGER_NBYTES
 
     def __init__(self, env: simpy.Environment, latency_s: float = 1e-4, cpu_s: float = 0.0, nap_s: float = 0.0) -> None:
         self._env, self._latency_s, self._cpu_s, self._nap_s = env, latency_s, cpu_s, nap_s

@@ -23,11 +23,12 @@ def calibrate(comm: MeteredComm, out: Path, behind: str, problems: Sequence[str]
     namespaces.check_behind(behind)
     samples = {f"compute {problem}": measure.compute(comm, problem) for problem in problems}
     sizes, of_patterns = measure.patterns(comm)
+    overlapping = measure.overlapping(comm)
     samples |= of_patterns | measure.processors(comm)
     where = provenance.describe(comm, gpu=False)
     source = f"outpace calibrate, {comm.size} ranks, {datetime.date.today()}: {where['cpu_model']}, "
     source += f"{where['cores']} cores, {' '.join(where['mpi_library'].split())}, links {behind}"
-    machine = fit.machine(out.stem, source, behind, sizes, samples)
+    machine = fit.machine(out.stem, source, behind, sizes, samples, overlapping)
 
     def write() -> None:
         with output(out) as file:
@@ -66,3 +67,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    MPI.Finalize()

@@ -22,9 +22,11 @@ PATTERNS: Final = ("duplex", "neighbours", "allreduce", "incast")
 SEEDS: Final = 8  # of the jitter, whose mean counts
 
 
-def machine(name: str, source: str, links: str, sizes: Mapping[str, int], samples: Samples) -> Machine:
+def machine(
+    name: str, source: str, links: str, sizes: Mapping[str, int], samples: Samples, overlapping: int
+) -> Machine:
     """`sizes` are the bytes of the long messages. Of `samples` those of `measure.patterns` and `processors`, and
-    seconds of a gradient as `compute SPEC`."""
+    seconds of a gradient as `compute SPEC`. `overlapping` is the longest message that travels while its ranks sleep."""
     fastest = {name: float(np.min(seconds)) for name, seconds in samples.items()}
     gaps: dict[str, float] = {}
     latencies: dict[str, float] = {}
@@ -42,6 +44,7 @@ def machine(name: str, source: str, links: str, sizes: Mapping[str, int], sample
         name=name,
         source=source,
         links=links,
+        eager_bytes=overlapping,
         gap_s_per_byte=ByPattern(**gaps),
         latency_s=ByPattern(**latencies),
         cpu_per_message_s=fastest["message"],

@@ -24,11 +24,12 @@ SHORT: Final = 8  # bytes
 SHORTEST, LONGEST = 2**16, 2**22  # of a long message, which is as long as it takes for LONG_S
 LONG_S: Final = 0.1
 ROUNDS: Final = 9  # samples of each; the fastest counts
-LOOPS: Final = 20  # short messages of a sample
-ASKS: Final = 4  # of each worker, in a sample
+SHORT_ROUNDS: Final = 200  # of short messages, of which most ranks wait for a core
+ASKS: Final = 4  # of each worker in an exchange
 BATCH: Final = 16
 BURST: Final = 16  # messages that are there before they are received; with 200, MPICH over TCP was seen to stop
 NAP_S: Final = 1e-4
+LEAST_OVERLAP, OVERLAP_S = 2**12, 0.3  # bytes of the first message, seconds of the last
 PASS: Final = 2**22  # bytes
 
 Samples = dict[str, list[float]]  # seconds, by what took them
@@ -40,13 +41,37 @@ def patterns(comm: MeteredComm) -> tuple[dict[str, int], Samples]:
     sizes, samples = {}, Samples()
     for name, pattern in PATTERNS.items():
         short = pattern(comm, SHORT)
-        samples[f"{name}, short"] = [each / LOOPS for each in _sampled(comm, short, LOOPS)]
+        samples[f"{name}, short"] = _sampled(comm, short, SHORT_ROUNDS)
         nbytes = SHORTEST
-        while _sampled(comm, pattern(comm, nbytes), 1, rounds=1)[0] < LONG_S and nbytes < LONGEST:
+        while min(_sampled(comm, pattern(comm, nbytes), 3)) < LONG_S and nbytes < LONGEST:
             nbytes *= 2
         sizes[name] = nbytes
-        samples[f"{name}, long"] = _sampled(comm, pattern(comm, nbytes), 1)
+        samples[f"{name}, long"] = _sampled(comm, pattern(comm, nbytes), ROUNDS)
     return sizes, samples
+
+
+def overlapping(comm: MeteredComm) -> int:
+    """The longest message that travels while its ranks sleep, of those that take up to OVERLAP_S; 0 for none.
+    Collective, with the same result on every rank."""
+    longest, nbytes, alone_s = 0, LEAST_OVERLAP, 0.0
+    while nbytes <= LONGEST and alone_s < OVERLAP_S:
+        alone_s = min(_sampled(comm, _duplex(comm, nbytes), 3))
+        if min(_left(comm, nbytes, 2 * alone_s) for _ in range(3)) < alone_s / 2:
+            longest = nbytes
+        nbytes *= 2
+    return longest
+
+
+def _left(comm: MeteredComm, nbytes: int, asleep_s: float) -> float:
+    """Seconds that an exchange still takes after so many seconds of sleep."""
+    peer = comm.rank ^ 1
+    out, into = np.ones((2, nbytes), np.uint8)
+    comm.Barrier()
+    requests = [comm.Irecv(into, peer), comm.Isend(out, peer)]
+    clock.sleep(comm, asleep_s)
+    start = clock.now(comm)
+    clock.wait(comm, requests, under_way=True)
+    return float(comm.allreduce(clock.now(comm) - start, MPI.MAX))
 
 
 def processors(comm: MeteredComm) -> Samples:
@@ -81,67 +106,64 @@ def _times(do: Callable[[], object], read: Callable[[], float]) -> list[float]:
     return times[1:]
 
 
-def _sampled(comm: MeteredComm, do: Callable[[int], object], times: int, rounds: int = ROUNDS) -> list[float]:
-    """Seconds from a barrier until the last rank has done it so many times; `rounds` of them after a warm-up."""
+def _sampled(comm: MeteredComm, do: Callable[[], object], rounds: int) -> list[float]:
+    """Seconds from a barrier until the last rank has done it; `rounds` of them after a warm-up."""
     samples = []
     for _ in range(rounds + 1):
         comm.Barrier()
         start = clock.now(comm)
-        do(times)
+        do()
         samples.append(float(comm.allreduce(clock.now(comm) - start, MPI.MAX)))
     return samples[1:]
 
 
-def _duplex(comm: MeteredComm, nbytes: int) -> Callable[[int], object]:
+def _duplex(comm: MeteredComm, nbytes: int) -> Callable[[], object]:
     peer = comm.rank ^ 1
     out, into = np.ones((2, nbytes), np.uint8)
 
-    def exchange(times: int) -> None:
-        for _ in range(times):
-            clock.wait(comm, [comm.Irecv(into, peer), comm.Isend(out, peer)], under_way=True)
+    def exchange() -> None:
+        clock.wait(comm, [comm.Irecv(into, peer), comm.Isend(out, peer)], under_way=True)
 
     return exchange
 
 
-def _neighbours(comm: MeteredComm, nbytes: int) -> Callable[[int], object]:
+def _neighbours(comm: MeteredComm, nbytes: int) -> Callable[[], object]:
     beside = [(comm.rank - 1) % comm.size, (comm.rank + 1) % comm.size]
     graph = comm.Create_dist_graph_adjacent(beside, beside)
     out, into = np.ones(nbytes, np.uint8), np.ones((2, nbytes), np.uint8)
 
-    def exchange(times: int) -> None:
-        for _ in range(times):
-            graph.Ineighbor_allgather(out, into).Wait()
+    def exchange() -> None:
+        graph.Ineighbor_allgather(out, into).Wait()
 
     return exchange
 
 
-def _allreduce(comm: MeteredComm, nbytes: int) -> Callable[[int], object]:
+def _allreduce(comm: MeteredComm, nbytes: int) -> Callable[[], object]:
     x = np.zeros(nbytes // 4, np.float32)
 
-    def reduce(times: int) -> None:
-        for _ in range(times):
-            comm.Allreduce(MPI.IN_PLACE, x)
+    def reduce() -> None:
+        comm.Allreduce(MPI.IN_PLACE, x)
 
     return reduce
 
 
-def _incast(comm: MeteredComm, nbytes: int) -> Callable[[int], object]:
+def _incast(comm: MeteredComm, nbytes: int) -> Callable[[], object]:
     last = comm.size - 1
     x, answer = np.ones((2, nbytes), np.uint8)
 
-    def ask(times: int) -> None:
+    def ask() -> None:
         if comm.rank == last:
             for _ in server.exchanges(comm, last, x):
                 pass
         else:
-            for _ in range(ASKS * times):
+            for _ in range(ASKS):
                 server.ask(comm, {last: slice(None)}, x, answer)
             server.leave(comm, [last])
 
     return ask
 
 
-PATTERNS: Final[dict[str, Callable[[MeteredComm, int], Callable[[int], object]]]] = {
+PATTERNS: Final[dict[str, Callable[[MeteredComm, int], Callable[[], object]]]] = {
     "duplex": _duplex,
     "neighbours": _neighbours,
     "allreduce": _allreduce,

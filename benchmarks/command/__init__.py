@@ -231,8 +231,10 @@ def micro(options: argparse.Namespace) -> int:
 
     if options.name not in RANKS:
         raise UserError(f"unknown micro-benchmark '{options.name}'; allowed: {', '.join(RANKS)}")
-    ranks = options.workers or RANKS[options.name]
-    arguments = [options.name, options.backend, f"--links={options.links}"]
+    if options.dim and options.name != "step":
+        raise UserError(f"--dim is of step; '{options.name}' has sizes of its own")
+    ranks = options.workers or (2 if options.dim else RANKS[options.name])
+    arguments = [options.name, options.backend, f"--links={options.links}", f"--dim={options.dim}"]
     if not (options.json or options.compare):
         return _tell(launcher.launch("outpace.benchmarks.micro", ranks, arguments))
     return _micro_kept(options, ranks, arguments)

@@ -155,6 +155,13 @@ def parser() -> argparse.ArgumentParser:
         help="number of ranks; the benchmark's own default",
     )
     one.add_argument("--backend", choices=("numpy", "cupy"), default="numpy", help="of sign and vote (default numpy)")
+    one.add_argument(
+        "--dim",
+        type=_positive,
+        default=0,
+        metavar="DIM",
+        help="of step: on models of so many numbers, beside the same steps by hand",
+    )
     _add_links(one)
     one.add_argument(
         "--json", type=Path, metavar="OUT.json", help="keep medians with their intervals, to compare later"

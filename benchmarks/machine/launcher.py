@@ -49,11 +49,16 @@ def simulated(arguments: Sequence[str]) -> bool:
 
 def command(module: str, ranks: int, arguments: Sequence[str], placement: Sequence[str] = ()) -> list[str]:
     """The command line that runs `module`, a dotted name or the path of a .py file, on `ranks` ranks; `placement` is
-    the launcher's own options. Simulated ranks are all in one process."""
+    the launcher's own options. Simulated ranks are all in one process.
+
+    `module` ends MPI itself: a rank that Ctrl-C ends while it imports MPI would else wait at its exit for the others,
+    which wait for it.
+    """
     if simulated(arguments):
         return [sys.executable, "-m", "outpace.benchmarks.simulating", module, str(ranks), *arguments]
     program = [module] if module.endswith(".py") else ["-m", module]
-    return [*mpiexec(), *placement, "-n", str(ranks), sys.executable, "-m", "mpi4py", *program, *arguments]
+    python = [sys.executable, "-m", "mpi4py", "-rc", "finalize=0"]
+    return [*mpiexec(), *placement, "-n", str(ranks), *python, *program, *arguments]
 
 
 def value_of(flag: str, arguments: Sequence[str]) -> str | None:

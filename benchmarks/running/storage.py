@@ -155,7 +155,7 @@ def _capacity(comm: MeteredComm, plan: Plan, sizes: Sequence[int], length: int |
     folder = plan.launch.scratch or plan.target.parent
     room = comm.allreduce(snapshots.room(folder, together if plan.launch.scratch else comm.size, together), MPI.MIN)
     wanted = snapshots.wanted(asked, length)
-    capacity = min(wanted, room // (max(sizes) * dtype.itemsize))
+    capacity: int = min(wanted, room // (max(sizes) * dtype.itemsize))
     if comm.rank == 0:
         if capacity < wanted:
             kept = capacity // 2 if length is None else capacity

@@ -25,7 +25,7 @@ from outpace.benchmarks.running.report import STATUS, tell
 from outpace.benchmarks.trace import snapshots
 from outpace.benchmarks.trace.archive import Parts
 from outpace.benchmarks.trace.parts import TRAFFIC, Segment
-from outpace.benchmarks.trace.snapshots import SLOT_S, Snapshots
+from outpace.benchmarks.trace.snapshots import NODE_LIMIT, SLOT_S, STORE_LIMIT, Snapshots
 from outpace.comm import machines, memory, prox
 from outpace.comm.arrays import to_host
 from outpace.comm.budget import Stop
@@ -54,7 +54,7 @@ class Ended:
 def simulate(run: RunFunction, name: str, config: Any, launch: Launch, ranks: int, flags: Sequence[str]) -> int:
     """Run the program on so many simulated ranks and write its trace; the exit code. `flags` are those that config and
     launch come from. Raises UserError."""
-    _check(launch)
+    _check(launch, ranks)
     machine = machines.read(str(launch.simulate))
     hashes = file_hashes.of_run(config, dataclasses.asdict(config) | dataclasses.asdict(launch))
     plan = make_plan(name, config, launch, ranks, hashes)
@@ -64,8 +64,10 @@ def simulate(run: RunFunction, name: str, config: Any, launch: Launch, ranks: in
         return Simulation(run, plan, machine, flags).to_its_end()
 
 
-def _check(launch: Launch) -> None:
-    """Refuse what only a real run has."""
+def _check(launch: Launch, ranks: int) -> None:
+    """Refuse what only a real run has, and a number of ranks that is not the one asked for."""
+    if launch.ranks not in (None, ranks):
+        raise UserError(f"--ranks is {launch.ranks}, and {ranks} are to be simulated")
     for flag, given in (
         ("--checkpoint-every", launch.checkpoint_every is not None),
         ("--scratch", launch.scratch is not None),
@@ -107,7 +109,9 @@ class Simulation:
             raise UserError(f"--servers is {plan.layout.servers}; the model has {self.dim} coordinate(s) to share out")
         self.derived = config.derive(self.shares[0])
         dtype = np.dtype(config.dtype)
-        self.capacity = snapshots.capacity(launch.evaluations, self.dim, dtype, len(self.held))
+        self.length = plan.length(self.shares[0].n_total)
+        fit = min(STORE_LIMIT, NODE_LIMIT // len(self.held)) // (self.dim * dtype.itemsize)
+        self.capacity = min(snapshots.wanted(launch.evaluations, self.length), fit)
         ranks = plan.layout.ranks
         vectors = dtype.itemsize * self.dim * (VECTORS * ranks + self.capacity * plan.layout.models)
         memory.require(vectors + ranks * (OF_RANK + OF_PAIR * ranks), f"--simulate with {ranks} ranks")
@@ -142,6 +146,8 @@ class Simulation:
         held = self.held.get(rank)
         size, dtype = (held.stop - held.start if held else 0), np.dtype(plan.config.dtype)
         store = Snapshots(self.capacity if held else 0, size, dtype, per_step=not plan.shared)
+        if self.length:
+            store.expect(self.length)
         problem = self.shares[rank] if rank < plan.n else Unshared(MPI.COMM_SELF, self.shares)
         assembly = Assembly(comm, plan, problem, store, plan.steps(problem.n_total))
         assembly.comm = comm.scaled(self.wire_scale)  # tickets and agreements stay as short as they are

@@ -1,8 +1,8 @@
 """Simulated runs beside real ones that they were not fitted to: all programs on 8 workers, behind links and without.
 
-For each network a machine is measured by four ranks (`outpace calibrate`). On it every program is simulated, once for
-some seconds, to learn how many epochs that is, and once for so many epochs; then it is run for as many. The errors are
-of the median step, of the time to a common loss and of the whole run.
+For each network a machine is measured by four ranks (`outpace calibrate`). On it every program is simulated for some
+seconds, and then run for as many. The errors are of the median step, of the time to a common loss and of the whole run:
+of the seconds in which all workers together make a gradient.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from outpace.benchmarks.figures.validation import PROMISED, SIMULATED, bound, pairs, step_s, total_s
+from outpace.benchmarks.figures.validation import PROMISED, SIMULATED, bound, gradient_s, pairs, step_s
 from outpace.benchmarks.machine import launcher
 from outpace.benchmarks.studies.launches import draw, trace
 from outpace.benchmarks.sweeps.programs import programs
@@ -32,9 +32,6 @@ EVALUATIONS: Final = 40
 COMMON: Final = 0.7  # of the way that the logarithm of the loss comes in both runs
 
 
-Plan = dict[tuple[str, str], float]  # epochs, by program and network
-
-
 class Row(NamedTuple):
     """A program on a network: seconds of the real run and of the simulated one."""
 
@@ -43,15 +40,14 @@ class Row(NamedTuple):
     bound: str
     step: tuple[float, float]
     loss: tuple[float, float]
-    total: tuple[float, float]
+    gradient: tuple[float, float]
 
 
 def validation(folder: Path, workers: int = 8, seconds: float = 2) -> dict[str, float]:
     """bound -> the share of the medians of steps whose error is as promised. Ten minutes: the real runs want a machine
     that does nothing else. Writes validation.md and validation.png."""
     machines = dict(calibrated(folder))
-    epochs = planned(folder, machines, workers, seconds)
-    runs = [*simulated(folder, machines, workers, epochs), *measured(folder, workers, epochs)]
+    runs = [*simulated(folder, machines, workers, seconds), *measured(folder, workers, seconds)]
     rows = [row(*pair) for pair in pairs(runs)]
     with output(folder / "validation.md") as file:
         file.write(table(rows, next(run for run in runs if run.attrs["claim_class"] != SIMULATED)).encode())
@@ -72,34 +68,23 @@ def calibrated(folder: Path) -> Iterator[tuple[str, Path]]:
         yield name, file
 
 
-def planned(folder: Path, machines: dict[str, Path], workers: int, seconds: float) -> Plan:
-    """For how many epochs each program runs on each network: as many as it makes in so many seconds, simulated."""
-    epochs = {}
+def simulated(folder: Path, machines: dict[str, Path], workers: int, seconds: float) -> Iterator[Run]:
     for network, machine in machines.items():
         for program in programs():
-            out = folder / f"{program}-{network}-{workers}-probe.h5"
-            limit = ["--simulate", str(machine), "--time-budget", f"{seconds:g}"]
-            probe = trace(out, program, workers, *_flags(NETWORKS[network]), *limit)
-            epochs[program, network] = float(probe.column("evaluations", "epoch")[-1])
-    return epochs
+            out = folder / f"{program}-{network}-{workers}-simulated.h5"
+            yield trace(out, program, workers, *_flags(network, seconds), "--simulate", str(machine))
 
 
-def simulated(folder: Path, machines: dict[str, Path], workers: int, plan: Plan) -> Iterator[Run]:
-    for (program, network), epochs in plan.items():
-        out = folder / f"{program}-{network}-{workers}-simulated.h5"
-        limit = ["--simulate", str(machines[network]), "--epochs", f"{epochs:.10g}"]
-        yield trace(out, program, workers, *_flags(NETWORKS[network]), *limit)
+def measured(folder: Path, workers: int, seconds: float) -> Iterator[Run]:
+    for network in NETWORKS:
+        for program in programs():
+            yield trace(folder / f"{program}-{network}-{workers}-real.h5", program, workers, *_flags(network, seconds))
 
 
-def measured(folder: Path, workers: int, plan: Plan) -> Iterator[Run]:
-    for (program, network), epochs in plan.items():
-        out = folder / f"{program}-{network}-{workers}-real.h5"
-        yield trace(out, program, workers, *_flags(NETWORKS[network]), "--epochs", f"{epochs:.10g}")
-
-
-def _flags(spec: str) -> list[str]:
+def _flags(network: str, seconds: float) -> list[str]:
     flags = {"problem": f"quadratic:dim={DIM},samples={SAMPLES}", "dtype": "float32", "batch-size": BATCH_SIZE}
-    flags |= {"compute-time": COMPUTE_S, "evaluations": EVALUATIONS, "links": spec}
+    flags |= {"compute-time": COMPUTE_S, "evaluations": EVALUATIONS, "links": NETWORKS[network]}
+    flags |= {"time-budget": seconds}
     return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
@@ -108,8 +93,8 @@ def row(real: Sequence[Run], predicted: Sequence[Run]) -> Row:
     target = common_loss(run, other)
     times = [each.time_to_loss(target) for each in (run, other)]
     loss = tuple(np.nan if time is None else time for time in times)
-    steps, totals = ((measure(run), measure(other)) for measure in (step_s, total_s))
-    return Row(run.name, run.links, bound(run), steps, loss, totals)  # type: ignore[arg-type]
+    steps, wholes = ((measure(run), measure(other)) for measure in (step_s, gradient_s))
+    return Row(run.name, run.links, bound(run), steps, loss, wholes)  # type: ignore[arg-type]
 
 
 def common_loss(*runs: Run) -> float:
@@ -134,12 +119,12 @@ def table(rows: Sequence[Row], run: Run) -> str:
     about = run.attrs | {"mpi_library": " ".join(run.attrs["mpi_library"].split()), "compute_ms": 1e3 * COMPUTE_S}
     lines = [HEAD.format(**about, date=about["started_utc"][:10])]
     for each in rows:
-        cells = (f"{times[0]:.3g} | {_error(times):+.1%}" for times in (each.step, each.loss, each.total))
+        cells = (f"{times[0]:.3g} | {_error(times):+.1%}" for times in (each.step, each.loss, each.gradient))
         lines.append(f"| {each.program} | {each.links} | {each.bound} | {' | '.join(cells)} |")
     lines.append(FOOT)
     for kind, promise in PROMISED.items():
         of_kind = [each for each in rows if each.bound == kind]
-        columns = zip(*((each.step, each.loss, each.total) for each in of_kind), strict=True)
+        columns = zip(*((each.step, each.loss, each.gradient) for each in of_kind), strict=True)
         kept = (str(sum(abs(_error(times)) <= promise for times in column)) for column in columns)
         lines.append(f"| {kind}: {promise:.0%} | {len(of_kind)} | {' | '.join(kept) or '- | - | -'} |")
     return "\n".join([*lines, ""])
@@ -152,12 +137,12 @@ HEAD: Final = """\
 compute. Each network was measured by four ranks (`outpace calibrate`).
 
 Seconds of the real run, and the error of the simulated one: of the median step, of the time to a common loss, and of
-the whole run.
+the whole run, by the seconds in which all workers together make a gradient.
 
-| program | links | bound by | step, s | error | to a loss, s | error | total, s | error |
+| program | links | bound by | step, s | error | to a loss, s | error | gradient, s | error |
 |---|---|---|---|---|---|---|---|---|"""
 FOOT: Final = """
 How many are within the promise:
 
-| bound by, promise | runs | step | to a loss | total |
+| bound by, promise | runs | step | to a loss | whole run |
 |---|---|---|---|---|"""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from outpace.benchmarks.machine.guardian import PASSED_ON
-from outpace.benchmarks.machine.launcher import Started, explain, handling
+from outpace.benchmarks.machine.launcher import Started, explain, handling, simulated
 from outpace.benchmarks.sweeps.programs import module_of
 from outpace.benchmarks.trace import checkpoint, lock
 from outpace.benchmarks.trace.checkpoint import GOES_ON
@@ -62,6 +62,11 @@ class Point:
     ranks: int  # servers included
     flags: tuple[str, ...]  # all but --out
     target: Path  # its trace
+
+    @property
+    def processes(self) -> int:
+        """How many processes run it: simulated ranks share one."""
+        return 1 if simulated(self.flags) else self.ranks
 
     @property
     def command(self) -> list[str]:

@@ -191,7 +191,7 @@ class Behind:
 
 def checksum(tag: int, model: np.ndarray) -> int:
     """CRC-32 of a copy and its tag."""
-    return zlib.crc32(model, zlib.crc32(np.int64(tag).tobytes()))
+    return zlib.crc32(model.data, zlib.crc32(np.int64(tag).tobytes()))
 
 
 def wanted(evaluations: int, length: int | None) -> int:

@@ -44,7 +44,7 @@ def attributes(file: h5py.File, path: Path) -> dict[str, Any]:
         item = schema.LISTS.get(name)
         if type(plain) is not kind or (item and not all(type(each) is item for each in plain)):
             _refuse(path, f"attribute {name} is missing or of the wrong type")
-        found[name] = readable(plain)
+        found[name] = "\n".join(map(readable, plain.split("\n"))) if name == "machine" else readable(plain)
     if found.get("schema") != schema.SCHEMA:
         _refuse(path, f"not a trace: its attribute schema is not '{schema.SCHEMA}'")
     if found.get("schema_version") != schema.VERSION:

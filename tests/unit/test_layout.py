@@ -21,7 +21,7 @@ FLOORS = (
     ("running", "figures", "explaining"),
     ("program", "reports", "history", "simulating"),
     ("algorithms",),
-    ("sweeps", "studies", "micro", "micro_sign", "conformance", "calibration"),
+    ("sweeps", "studies", "micro", "micro_sign", "micro_step", "conformance", "calibration"),
     ("claims",),
     ("command",),
 )

@@ -52,7 +52,7 @@ def fitted() -> Machine:
     for pattern in fit.PATTERNS:
         samples[f"{pattern}, short"] = [timed(pattern, SHORT) * factor for factor in (1.0, 1.1, 1.2)]
         samples[f"{pattern}, long"] = [timed(pattern, LONG)]
-    return fit.machine("made", "for a test", "none", dict.fromkeys(fit.PATTERNS, LONG), samples)
+    return fit.machine("made", "for a test", "none", dict.fromkeys(fit.PATTERNS, LONG), samples, 2**20)
 
 
 @pytest.mark.parametrize("pattern", fit.PATTERNS)
@@ -71,6 +71,7 @@ def test_processors(fitted: Machine) -> None:
     assert fitted.cpu_per_message_s == 3e-6
     assert fitted.pass_s_per_byte == pytest.approx(1e-10)
     assert fitted.oversleep_s == 5e-5
+    assert fitted.eager_bytes == 2**20
     assert fitted.compute_s_per_sample == {"digits": pytest.approx(1e-5)}
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_machines import machine
 
@@ -15,6 +15,7 @@ NUMBERS = st.floats(0, 1e100)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 
 
+@settings(deadline=None)
 @given(TEXTS, NUMBERS, st.dictionaries(TEXTS, NUMBERS), st.dictionaries(TEXTS, TEXTS))
 def test_a_machine_is_read_as_it_was_written(source: str, number: float, numbers: dict, errors: dict) -> None:
     written = machine(source=source, oversleep_s=number, compute_s_per_sample=numbers, stated_error=errors)

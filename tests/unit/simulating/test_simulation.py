@@ -1,5 +1,6 @@
 """Runs in simulated time, from flags to trace."""
 
+import cProfile
 import json
 from pathlib import Path
 
@@ -62,18 +63,34 @@ def test_one_seed_makes_one_trace(program: str, tmp_path: Path, monkeypatch: pyt
     assert Path("run.h5").read_bytes() != traces[0]
 
 
-def test_one_slow_worker_of_eight() -> None:
+@pytest.mark.parametrize("n", [8, pytest.param(64, marks=pytest.mark.long)])
+def test_one_worker_ten_times_slower(n: int) -> None:
     """AD-PSGD keeps (n - 1 + 1/10) / n of its rate, AllReduce a tenth."""
     kept = {}
     for program in ("ad_psgd", "allreduce_sgd"):
-        rates = []
+        made = []
         for factor in (1, 10):
             stragglers = f"--stragglers=fixed:rank=3,factor={factor}"
-            run = simulated(program, 8, stragglers, "--time-budget=20.05", out=f"{program}-{factor}.h5")
-            rates.append((run.column("steps", "t_s") <= 20.05).sum())
-        kept[program] = rates[1] / rates[0]
-    assert kept["ad_psgd"] == pytest.approx((8 - 1 + 0.1) / 8, rel=0.005)
+            run = simulated(program, n, stragglers, "--time-budget=10.05", out=f"{program}-{factor}.h5")
+            made.append((run.column("steps", "t_s") <= 10.05).sum())
+        kept[program] = made[1] / made[0]
+    assert kept["ad_psgd"] == pytest.approx((n - 1 + 0.1) / n, rel=0.005)
     assert kept["allreduce_sgd"] == pytest.approx(0.1, rel=0.02)
+
+
+@pytest.mark.long
+def test_a_gradient_costs_no_more_among_many() -> None:
+    """By calls of functions, which a busy machine does not change."""
+    calls = []
+    for n in (32, 128):
+        totals = []
+        for steps in (2, 4):
+            profile = cProfile.Profile()
+            flags = "--topology=ring", f"--epochs={n * steps * 16 / 1024}"
+            profile.runcall(simulated, "ad_psgd", n, *flags, out=f"{n}-{steps}.h5")
+            totals.append(sum(entry.callcount for entry in profile.getstats()))
+        calls.append((totals[1] - totals[0]) / (2 * n))
+    assert calls[1] == pytest.approx(calls[0], rel=0.1)
 
 
 def test_messages_count_as_if_the_model_were_larger() -> None:
