@@ -13,7 +13,6 @@ so all forms agree to the bit; but for a `Mean`, which NumPy sums up in an order
 import ast
 import functools
 import inspect
-import math
 import textwrap
 from collections.abc import Callable
 from typing import Any, Final
@@ -33,7 +32,7 @@ BLOCK: Final = 1 << 13  # coordinates that stay in the cache from one look at th
 # So many where a mean is summed up in a block. In longer ones the rows are read one after the other for so long that a
 # processor forgets to fetch the others beforehand: with 8192 a pass takes twice as long.
 BLOCK_OF_MEAN: Final = 1 << 10
-COMPARISONS: Final = 8  # LLVM vectorises no loop before which it would have to compare more pairs of arrays
+FEW: Final = 4  # rows that a loop reads all at once
 
 # The loop of an operation by NumPy, and by numba. Arguments are named like NAME_, their blocks NAME_part.
 BY_BLOCKS: Final = """
@@ -76,7 +75,7 @@ class Fused:
         self._formula = formula
 
     def like(self, x: Any, *rows: int) -> Callable[..., None]:
-        """The operation on arrays like x, compiled and ready. Where all its means are of so many rows, it is faster."""
+        """The operation on arrays like x, compiled and ready; `rows` are all the numbers of rows its mean will have."""
         if module(x) is not np:
             return kernel(self, x.dtype)
         return (loop(self, x.dtype, *rows) if x.size >= LONG else None) or self.by_blocks
@@ -111,11 +110,6 @@ class Fused:
     def names(self, *kinds: str) -> list[str]:
         """The parameters of these kinds."""
         return [name for name, kind in self.kinds.items() if kind in kinds]
-
-    def comparisons(self, rows: int) -> int:
-        """How many pairs of arrays must be found to be apart, in a loop over a mean of so many rows."""
-        written, read = len(self.results), len(self.names("Vector")) - len(self.results)
-        return written * (read + rows) + math.comb(written, 2)
 
     def function(
         self, template: str, block: int, part_of_mean: Callable[..., Any], rows: int = 0
@@ -184,7 +178,7 @@ def loop(operation: Fused, dtype: np.dtype[Any], *rows: int) -> Callable[..., No
         import numba
 
         compiled: Any = functools.partial(numba.njit, nogil=True, cache=True, error_model="numpy")
-        known = rows[0] if len(rows) == 1 and operation.comparisons(rows[0]) <= COMPARISONS else 0
+        known = rows[0] if len(rows) == 1 and rows[0] <= FEW else 0
         block = BLOCK_OF_MEAN if operation.names("Mean") and not known else BLOCK
         function = compiled(operation.function(BY_COORDINATES, block, compiled(_part_of_mean_in_loops), known))
     except (ImportError, RuntimeError):
