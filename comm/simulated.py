@@ -322,8 +322,7 @@ class Simulated:
     # Time and threads, by `clock` and `threads`
 
     def now(self) -> float:
-        seconds: float = self._env.now
-        return seconds
+        return self._env.now
 
     def sleep(self, seconds: float) -> None:
         self._engine.sleep(seconds + self._network.oversleep_s)

@@ -82,8 +82,8 @@ def _compute_time(plan: Plan, machine: Machine) -> float:
     if plan.launch.compute_time:
         return float(plan.launch.compute_time)
     for problem in (plan.texts["problem"], plan.launch.problem):
-        if problem in machine.compute_s_per_sample:
-            return float(machine.compute_s_per_sample[problem] * plan.config.batch_size)
+        if sample_s := machine.compute_s_per_sample.get(problem):
+            return float(sample_s * plan.config.batch_size)
     raise UserError(
         f"--simulate: machine {machine.name} does not tell how long a gradient of {plan.launch.problem} takes; "
         "add --compute-time SECONDS"

@@ -460,6 +460,8 @@ ON_SIMULATED_RANKS = (  # the equality with MPI, above, has the models
 @pytest.mark.parametrize("contract", ON_SIMULATED_RANKS, ids=lambda contract: contract.__name__)
 @by_row
 def test_holds_on_simulated_ranks(row: Row, contract: Callable[..., None]) -> None:
+    if contract is contracts.sends_what_its_cost_says and not row.synchronous:
+        pytest.skip(f"{row.name}: a gradient that takes no time meets no message of the others")
     try:
         on_ranks(4, contract, row)
     except NotApplicable as reason:
