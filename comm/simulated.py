@@ -322,7 +322,7 @@ class Simulated:
     # Time and threads, by `clock` and `threads`
 
     def now(self) -> float:
-        return self._env.now  # type: ignore[no-any-return]
+        return self._env.now
 
     def sleep(self, seconds: float) -> None:
         self._engine.sleep(seconds + self._network.oversleep_s)
