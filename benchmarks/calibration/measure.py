@@ -24,12 +24,12 @@ SHORT: Final = 8  # bytes
 SHORTEST, LONGEST = 2**16, 2**22  # of a long message, which is as long as it takes for LONG_S
 LONG_S: Final = 0.1
 ROUNDS: Final = 9  # samples of each; the fastest counts
-SHORT_ROUNDS: Final = 200  # of short messages, of which most ranks wait for a core
+SHORT_ROUNDS: Final = 50  # of short messages, of which most ranks wait for a core
 ASKS: Final = 4  # of each worker in an exchange
 BATCH: Final = 16
 BURST: Final = 16  # messages that are there before they are received; with 200, MPICH over TCP was seen to stop
 NAP_S: Final = 1e-4
-LEAST_OVERLAP, OVERLAP_S = 2**12, 0.3  # bytes of the first message, seconds of the last
+LEAST_OVERLAP, OVERLAP_S = 2**14, 0.1  # bytes of the first message, seconds of the last
 PASS: Final = 2**22  # bytes
 
 Samples = dict[str, list[float]]  # seconds, by what took them
