@@ -11,5 +11,5 @@ def test_runs_that_never_improve_do_not_count(tmp_path: Path) -> None:
     """One of five that diverges would make the common loss its own start, which all have at once."""
     good = [losses(tmp_path / f"{k}.h5", [8.0, 1.0 + k / 10]) for k in range(4)]
     bad = losses(tmp_path / "bad.h5", [8.0, 9.0])
-    assert common_loss([*good, bad]) == common_loss(good) < 1.5
+    assert common_loss([*good, bad]) == common_loss(good) < 2
     assert common_loss([bad]) == 8.0
