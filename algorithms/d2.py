@@ -71,7 +71,7 @@ def run(comm, problem, cfg, budget, trace):
     x = problem.x0()
     h, (here,) = neighbourhoods(comm, cfg.mixing(cfg.topology, comm.size), x)  # h is what is averaged
     g, c, h_wire = xp.empty_like(x), xp.zeros_like(x), twin(h, comm)
-    message, mix = vectors.d2_message.like(x), vectors.d2_mix.like(x)
+    message, mix = vectors.d2_message.like(x), vectors.d2_mix.like(x, here.rows)
 
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     gamma = step_sizes(cfg.schedule, cfg.step_size, cfg.steps_per_epoch(problem.n_total, comm.size), budget.total)
@@ -87,7 +87,7 @@ def run(comm, problem, cfg, budget, trace):
         with trace.phase("exchange", nbytes=here.nbytes):
             here.graph.Ineighbor_allgather(h_wire, here.wire).Wait()
         trace.snapshot(x)
-        mix(gamma(k), g, here.mean(), c, x)  # x_{k+1}, and c_{k+1} = x_{k+1} - x_k + gamma_k g_k
+        mix(here.weight, gamma(k), g, h, here.others(), c, x)  # x_{k+1}, and c_{k+1} = x_{k+1} - x_k + gamma_k g_k
         trace.record()
     here.graph.Free()
     return x

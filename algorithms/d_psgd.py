@@ -61,7 +61,8 @@ def run(comm, problem, cfg, budget, trace):
     x = h if overlaps else xp.empty_like(h)
     x[:] = x0
     h_wire, g = twin(h, comm), xp.empty_like(x)
-    descend_to, mix_and_descend = vectors.descend_to.like(x), vectors.mix_and_descend.like(x)
+    descend_to = vectors.descend_to.like(x)
+    mix_and_descend = vectors.mix_and_descend.like(x, *{here.rows for here in neighbourhood})
 
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     gamma = step_sizes(cfg.schedule, cfg.step_size, cfg.steps_per_epoch(problem.n_total, comm.size), budget.total)
@@ -81,7 +82,7 @@ def run(comm, problem, cfg, budget, trace):
             exchange.Wait()
         trace.snapshot(x)
         if overlaps:
-            mix_and_descend(gamma(k), g, here.mean(), x)  # lines 4 and 5
+            mix_and_descend(here.weight, gamma(k), g, here.others(), x)  # lines 4 and 5
         else:
             here.average(x)
         trace.record()

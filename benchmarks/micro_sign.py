@@ -52,7 +52,7 @@ def _kernels(xp: ModuleType, dim: int) -> list[Kernel]:
         cast = partial(here.ballot, v, *signs), partial(here.momentum_ballot, v, m, 0.9, *signs)
         feedback = partial(here.feedback_ballot, v, e, 0.1, *signs)
     else:
-        nan, scale = xp.zeros(1, dtype=np.int32), xp.zeros(1, dtype=np.float32)
+        nan, scale = xp.zeros((), dtype=np.int32), xp.zeros((), dtype=np.float32)
         norms = xp.zeros(cuda.BLOCKS, dtype=np.float64)
         cast = partial(here.start_ballot, v, *signs, nan), partial(here.start_momentum_ballot, v, m, 0.9, *signs, nan)
         feedback = partial(here.start_feedback_ballot, v, e, 0.1, *signs, norms, scale)

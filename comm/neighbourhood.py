@@ -19,19 +19,20 @@ class Neighbourhood:
         hears, heard_by = neighbours(W, comm.rank), neighbours(W.T, comm.rank)
         self.graph = comm.Create_dist_graph_adjacent(hears, heard_by)
         self.nbytes = len(heard_by) * X[0].nbytes
-        self._X, self._heard = X[: 1 + len(hears)], X[1 : 1 + len(hears)]
-        self._weights = module(X).asarray(W[comm.rank, [comm.rank, *hears]], X.dtype)
+        self._own, self._heard, self.rows = X[0], X[1 : 1 + len(hears)], len(hears)
+        self.weight, self._weights = float(W[comm.rank, comm.rank]), module(X).asarray(W[comm.rank, hears], X.dtype)
         self.wire = twin(self._heard, comm)
-        self._mix = vectors.mix.like(X[0])
+        self._mix = vectors.mix.like(X[0], self.rows)
 
     def average(self, out: Any) -> None:
         """out, shape (dim,), <- the average by W of the own vector and what has been heard."""
-        self._mix(self.mean(), out)
+        self._mix(self.weight, self._own, self.others(), out)
 
-    def mean(self) -> tuple[Any, Any]:
-        """That average as an argument of a fused operation, `vectors.Mean`."""
+    def others(self) -> tuple[Any, Any]:
+        """What has been heard as an argument of a fused operation, a `vectors.Mean` of so many `rows`, to which the own
+        vector comes with its own `weight`."""
         copy(self.wire, self._heard)
-        return self._weights, self._X
+        return self._weights, self._heard
 
 
 def neighbourhoods(comm: MeteredComm, matrices: list[Matrix], x: Any) -> tuple[Any, list[Neighbourhood]]:

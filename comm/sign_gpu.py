@@ -21,20 +21,20 @@ def toss(key: int, coins: Any) -> None:
 
 
 def ballot(v: Any, coins: Any, turn: int, words: Any) -> bool:
-    nan = module(v).zeros(1, dtype=np.int32)
+    nan = module(v).zeros((), dtype=np.int32)
     start_ballot(v, coins, turn, words, nan)
-    return bool(nan[0])
+    return bool(nan)
 
 
 def start_ballot(v: Any, coins: Any, turn: int, words: Any, nan: Any) -> None:
-    """The kernel of `ballot`. Where there is a NaN, `nan`, int32 of shape (1,), becomes 1, which nobody waits for."""
+    """The kernel of `ballot`. Where there is a NaN, `nan`, int32 of shape (), becomes 1, which nobody waits for."""
     _launch("ballot", v.dtype, _threads(v.size), v, coins, np.uint32(turn), words, nan, np.int64(v.size))
 
 
 def momentum_ballot(g: Any, m: Any, beta: float, coins: Any, turn: int, words: Any) -> bool:
-    nan = module(m).zeros(1, dtype=np.int32)
+    nan = module(m).zeros((), dtype=np.int32)
     start_momentum_ballot(g, m, beta, coins, turn, words, nan)
-    return bool(nan[0])
+    return bool(nan)
 
 
 def start_momentum_ballot(g: Any, m: Any, beta: float, coins: Any, turn: int, words: Any, nan: Any) -> None:
@@ -45,22 +45,22 @@ def start_momentum_ballot(g: Any, m: Any, beta: float, coins: Any, turn: int, wo
 
 
 def stochastic_ballot(v: Any, bound: float, key: int, words: Any) -> bool:
-    nan = module(v).zeros(1, dtype=np.int32)
+    nan = module(v).zeros((), dtype=np.int32)
     shape = words, nan, np.int64(v.size)
     _launch("stochastic_ballot", v.dtype, _threads(v.size), v, np.float64(bound), np.uint32(key), *shape)
-    return bool(nan[0])
+    return bool(nan)
 
 
 def feedback_ballot(g: Any, e: Any, step: float, coins: Any, turn: int, words: Any) -> float:
-    norms, scale = module(e).empty(cuda.BLOCKS, dtype=np.float64), module(e).empty(1, dtype=e.dtype)
+    norms, scale = module(e).empty(cuda.BLOCKS, dtype=np.float64), module(e).empty((), dtype=e.dtype)
     start_feedback_ballot(g, e, step, coins, turn, words, norms, scale)
-    return float(scale[0])
+    return float(scale)
 
 
 def start_feedback_ballot(
     g: Any, e: Any, step: float, coins: Any, turn: int, words: Any, norms: Any, scale: Any
 ) -> None:
-    """The kernels of `feedback_ballot`, whose answer is written to `scale`, shape (1,), of the dtype of e.
+    """The kernels of `feedback_ballot`, whose answer is written to `scale`, shape (), of the dtype of e.
 
     norms, float64 of shape (cuda.BLOCKS,), is theirs to write to.
     """

@@ -32,6 +32,7 @@ BLOCK: Final = 1 << 13  # coordinates that stay in the cache from one look at th
 # So many where a mean is summed up in a block. In longer ones the rows are read one after the other for so long that a
 # processor forgets to fetch the others beforehand: with 8192 a pass takes twice as long.
 BLOCK_OF_MEAN: Final = 1 << 10
+FEW: Final = 4  # rows that a loop reads all at once
 
 # The loop of an operation by NumPy, and by numba. Arguments are named like NAME_, their blocks NAME_part.
 BY_BLOCKS: Final = """
@@ -60,8 +61,8 @@ def {name}({arguments}):
             ...to_coordinates
 """
 # A coordinate of a mean on a device, whose rows follow one another in memory.
-MEAN_ON_DEVICE: Final = """T {mean} = {mean}_weights[0] * {mean}_rows[i];
-for (int r = 1; r < {mean}_weights.size(); ++r)
+MEAN_ON_DEVICE: Final = """T {mean} = 0;
+for (int r = 0; r < {mean}_weights.size(); ++r)
     {mean} += {mean}_weights[r] * {mean}_rows[r * _ind.size() + i];
 """
 
@@ -73,11 +74,11 @@ class Fused:
         self.__doc__, self.__name__ = formula.__doc__, formula.__name__
         self._formula = formula
 
-    def like(self, x: Any) -> Callable[..., None]:
-        """The operation on arrays like x, compiled and ready."""
+    def like(self, x: Any, *rows: int) -> Callable[..., None]:
+        """The operation on arrays like x, compiled and ready; `rows` are all the numbers of rows its mean will have."""
         if module(x) is not np:
             return kernel(self, x.dtype)
-        return (loop(self, x.dtype) if x.size >= LONG else None) or self.by_blocks
+        return (loop(self, x.dtype, *rows) if x.size >= LONG else None) or self.by_blocks
 
     @functools.cached_property
     def kinds(self) -> dict[str, str]:
@@ -110,22 +111,34 @@ class Fused:
         """The parameters of these kinds."""
         return [name for name, kind in self.kinds.items() if kind in kinds]
 
-    def function(self, template: str, block: int, part_of_mean: Callable[..., Any]) -> Callable[..., None]:
-        """The function whose text fills a template, for blocks of so many coordinates."""
+    def function(
+        self, template: str, block: int, part_of_mean: Callable[..., Any], rows: int = 0
+    ) -> Callable[..., None]:
+        """The function whose text fills a template, for blocks of so many coordinates. A mean is summed up block by
+        block, by part_of_mean, or coordinate by coordinate, where its `rows` are known."""
         vectors, means, arrays = self.names("Vector"), self.names("Mean"), self.names("Vector", "Mean")
         last = vectors[-1]
-        unequal = " or ".join(f"{name}_.size != {last}_.size" for name in vectors)
+        begun, blocks, sums = [f"{name}_weights, {name}_rows = {name}_" for name in means], [], []
+        for name in means:
+            if rows:
+                begun += [f"{name}_weight{r} = {name}_weights[{r}]" for r in range(rows)]
+                blocks += [f"{name}_row{r} = {name}_rows[{r}, start : start + BLOCK]" for r in range(rows)]
+                sums.append(f"{name} = " + " + ".join(f"{name}_weight{r} * {name}_row{r}[i]" for r in range(rows)))
+            else:
+                begun.append(f"{name}_buffer = empty(BLOCK, {last}_.dtype)")
+                blocks.append(f"{name}_part = part_of_mean({name}_weights, {name}_rows, start, {name}_buffer)")
+                sums.append(f"{name} = {name}_part[i]")
+        unequal = [f"{name}_.size != {last}_.size" for name in vectors]
+        unequal += [f"{name}_[1].shape[1] != {last}_.size" for name in means]
+        unequal += [f"{name}_[0].size != {rows}" for name in means if rows]
         stretches = {
             "numbers": [f"{name} = {last}_.dtype.type({name}_)" for name in self.names("float")],
-            "check": [f"if {unequal}: raise ValueError('the vectors differ in size')"],
+            "check": [f"if {' or '.join(unequal)}: raise ValueError('the vectors differ in size')"],
             "parts": [f"{name}_part = {name}_[start : start + BLOCK]" for name in vectors],
-            "buffers": [f"{name}_weights, {name}_rows = {name}_" for name in means]
-            + [f"{name}_buffer = empty(BLOCK, {last}_.dtype)" for name in means],
-            "means": [
-                f"{name}_part = part_of_mean({name}_weights, {name}_rows, start, {name}_buffer)" for name in means
-            ],
+            "buffers": begun,
+            "means": blocks,
             "of_parts": [f"{name} = {name}_part" for name in arrays],
-            "of_coordinates": [f"{name} = {name}_part[i]" for name in arrays],
+            "of_coordinates": [f"{name} = {name}_part[i]" for name in vectors] + sums,
             "statements": self.statements,
             "to_parts": [f"{name}_part[:] = {name}" for name in self.results],
             "to_coordinates": [f"{name}_part[i] = {name}" for name in self.results],
@@ -150,10 +163,8 @@ def _part_of_mean(weights: Any, rows: Any, start: int, buffer: Any) -> Any:
 
 def _part_of_mean_in_loops(weights: Any, rows: Any, start: int, buffer: Any) -> Any:
     """The same for numba."""
-    weight, row = weights[0], rows[0, start : start + buffer.size]
-    for i in range(row.size):
-        buffer[i] = weight * row[i]
-    for r in range(1, weights.size):
+    buffer[:] = 0
+    for r in range(weights.size):
         weight, row = weights[r], rows[r, start : start + buffer.size]
         for i in range(row.size):
             buffer[i] += weight * row[i]
@@ -161,14 +172,15 @@ def _part_of_mean_in_loops(weights: Any, rows: Any, start: int, buffer: Any) -> 
 
 
 @functools.cache
-def loop(operation: Fused, dtype: np.dtype[Any]) -> Callable[..., None] | None:
+def loop(operation: Fused, dtype: np.dtype[Any], *rows: int) -> Callable[..., None] | None:
     """The operation compiled by numba; None where numba is not to be had, or cannot keep what it compiles."""
     try:
         import numba
 
         compiled: Any = functools.partial(numba.njit, nogil=True, cache=True, error_model="numpy")
-        block = BLOCK_OF_MEAN if operation.names("Mean") else BLOCK
-        function = compiled(operation.function(BY_COORDINATES, block, compiled(_part_of_mean_in_loops)))
+        known = rows[0] if len(rows) == 1 and rows[0] <= FEW else 0
+        block = BLOCK_OF_MEAN if operation.names("Mean") and not known else BLOCK
+        function = compiled(operation.function(BY_COORDINATES, block, compiled(_part_of_mean_in_loops), known))
     except (ImportError, RuntimeError):
         return None
     real = numba.from_dtype(dtype)
@@ -292,15 +304,15 @@ def penalise(weight: float, n: float, x: Vector, g: Vector) -> None:
 
 
 @Fused
-def mix(mean: Mean, x: Vector) -> None:
-    """x <- mean. 4 bytes, and 4 for each row."""
-    x = mean
+def mix(own: float, h: Vector, others: Mean, x: Vector) -> None:
+    """x <- own h + others. 8 bytes, and 4 for each row."""
+    x = own * h + others
 
 
 @Fused
-def mix_and_descend(gamma: float, g: Vector, mean: Mean, x: Vector) -> None:
-    """x <- mean - gamma g. 8 bytes, and 4 for each row."""
-    x = mean - gamma * g
+def mix_and_descend(own: float, gamma: float, g: Vector, others: Mean, x: Vector) -> None:
+    """x <- own x + others - gamma g. 12 bytes, and 4 for each row."""
+    x = own * x + others - gamma * g
 
 
 @Fused
@@ -310,10 +322,11 @@ def d2_message(gamma: float, g: Vector, x: Vector, c: Vector, h: Vector) -> None
 
 
 @Fused
-def d2_mix(gamma: float, g: Vector, mean: Mean, c: Vector, x: Vector) -> None:
-    """c <- mean - x + gamma g; x <- mean. 16 bytes, and 4 for each row."""
-    c = gamma * g - x + mean
-    x = mean
+def d2_mix(own: float, gamma: float, g: Vector, h: Vector, others: Mean, c: Vector, x: Vector) -> None:
+    """mixed = own h + others; c <- mixed - x + gamma g; x <- mixed. 20 bytes, and 4 for each row."""
+    mixed = own * h + others
+    c = gamma * g - x + mixed
+    x = mixed
 
 
 @Fused

@@ -7,9 +7,11 @@ compiler: slower, and it sees a missing barrier or an access past an array's end
 
 import ctypes
 import functools
+import os
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +28,8 @@ FLAGS = ("-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-Wno-unknown-pragma
 SANITIZERS = {
     each: ("-O0", f"-fsanitize={each},undefined", "-fno-sanitize-recover=undefined") for each in ("thread", "address")
 }
+
+QUIET = os.environ | {"ASAN_OPTIONS": "detect_leaks=0"}  # a kernel's arrays are freed by the end of its program
 
 
 class Parameter(NamedTuple):
@@ -111,7 +115,7 @@ class SanitizedModule(Module):
     def _run(self, name: str, geometry: tuple[int, ...], arguments: tuple[Any, ...]) -> str:
         command = [str(self._program), name, *map(str, geometry)]
         sent = b"".join(map(_message, arguments))
-        done = subprocess.run(command, input=sent, capture_output=True, env={"ASAN_OPTIONS": "detect_leaks=0"})
+        done = subprocess.run(command, input=sent, capture_output=True, env=QUIET)
         if done.returncode:
             return done.stderr.decode()
         start = 0
@@ -200,10 +204,15 @@ def modules(folder: Path) -> Callable[[Path, str], Module]:
     return functools.cache(lambda path, dtype: Module(path.read_text(), dtype, folder / f"{path.stem}-{dtype}.so"))
 
 
+@functools.cache
 def missing(sanitizer: str) -> str:
-    """Why nothing can be built with -fsanitize=`sanitizer`, or nothing."""
+    """Why nothing can be run that is built with -fsanitize=`sanitizer`, or nothing."""
     if COMPILER is None:
         return "no C++ compiler to run CUDA files on the CPU"
-    library = {"thread": "libtsan.so", "address": "libasan.so"}[sanitizer]
-    found = subprocess.run([COMPILER, f"-print-file-name={library}"], capture_output=True, text=True, check=True).stdout
-    return "" if Path(found.strip()).is_absolute() else f"the C++ compiler has no {library}"
+    with tempfile.TemporaryDirectory() as folder:
+        program = f"{folder}/program"
+        build = [COMPILER, *SANITIZERS[sanitizer], "-x", "c++", "-", "-o", program]
+        done = subprocess.run(build, input="int main() {}", text=True, capture_output=True)
+        if done.returncode == 0:
+            done = subprocess.run([program], env=QUIET, text=True, capture_output=True)
+    return f"-fsanitize={sanitizer} does not work here: {done.stderr[:200]}" if done.returncode else ""

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, Final, TextIO
 
-from outpace.benchmarks.machine import guardian, namespaces, shared_memory, streams, transport
+from outpace.benchmarks.machine import buffers, guardian, namespaces, shared_memory, streams, transport
 from outpace.benchmarks.machine.guardian import Account
 from outpace.benchmarks.machine.mpiexec import mpiexec, refuse_broken
 
@@ -38,7 +38,10 @@ ENVIRONMENT: Final = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "UCX_DEBUG_SIGNO": "0",  # UCX has a process stop at SIGHUP else, to be debugged
 }
-UNTYPED: Final = ("OUTPACE_RANKS", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS")  # of `environment`: not needed
+UNTYPED: Final = (  # of `environment`: not needed
+    *("OUTPACE_RANKS", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"),
+    buffers.VARIABLE,
+)
 _connections: Final[list[socket.socket]] = []  # of this rank to it, none or one, kept open until the process ends
 
 
@@ -84,14 +87,15 @@ def behind(arguments: Sequence[str], ranks: int) -> list[str]:
 
 
 def environment(ranks: int, elsewhere: bool = False, logged: bool = False) -> dict[str, str]:
-    """This environment with what every launch sets, and between hosts a transport (`elsewhere`: there are other hosts);
-    what the user has set stays, but that a log is no terminal (`logged`)."""
+    """This environment with what every launch sets, what keeps large buffers, and between hosts a transport
+    (`elsewhere`: there are other hosts); what the user has set stays, but that a log is no terminal (`logged`)."""
     terminal = {
         "TTY_COMPATIBLE": "1",
         "TTY_INTERACTIVE": "1",
         "COLUMNS": str(shutil.get_terminal_size().columns),
     }
-    set_here = ENVIRONMENT | transport.default(os.environ, elsewhere) | (terminal if sys.stderr.isatty() else {})
+    set_here = ENVIRONMENT | transport.default(os.environ, elsewhere) | buffers.default(os.environ)
+    set_here |= terminal if sys.stderr.isatty() else {}
     set_last = {"OUTPACE_RANKS": str(ranks)} | ({"TTY_COMPATIBLE": "0", "TTY_INTERACTIVE": "0"} if logged else {})
     return set_here | dict(os.environ) | set_last
 

@@ -14,7 +14,7 @@ import mpi4py
 import numpy as np
 from mpi4py import MPI
 
-from outpace.benchmarks.machine import namespaces
+from outpace.benchmarks.machine import buffers, namespaces
 from outpace.comm import control_groups, spec
 from outpace.comm.errors import UserError
 
@@ -104,6 +104,7 @@ def _of_rank_0(gpu: bool) -> dict[str, Any]:
         "mpi_library": MPI.Get_library_version().strip("\0 \n").splitlines()[0],
         "thread_level": THREAD_LEVELS[MPI.Query_thread()],
         "cpu_model": cpu_model(),
+        **({"glibc_tunables": os.environ[buffers.VARIABLE]} if buffers.VARIABLE in os.environ else {}),
         "gpu": _gpu_name() if gpu else "none",
         "python_version": platform.python_version(),
         "numpy_version": np.__version__,

@@ -213,6 +213,7 @@ NEEDED: Final = (  # without these a run can neither be labelled nor be compared
 OPTIONAL_ATTRIBUTES: Final[dict[str, type]] = {
     "load": float,  # cores of some rank that other processes kept busy at the start
     "crc32": int,  # of the other root attributes
+    "glibc_tunables": str,  # what the C library was told of memory, where it was told anything
     "damage": str,  # what recovery found damaged, and left out
     "inputs": str,  # JSON: SHA-256 of every file that the run read, a user's own program among them
     "title": str,  # the program's name for people, or its variant's

@@ -3,6 +3,7 @@ on the CPU where there is a C++ compiler."""
 
 import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import device_on_cpu
 import numpy as np
 import pytest
 from mpi4py import MPI
+from numba import njit
 
 from outpace.benchmarks import micro
 from outpace.benchmarks.machine import twins
@@ -375,3 +377,12 @@ def test_no_folder_to_keep_compiled_kernels_in(tmp_path: Path) -> None:
     tossed = np.zeros(2, np.uint32)
     sign.toss(123, tossed)
     assert done.stdout.split() == [str(word) for word in tossed]
+
+
+def test_a_word_of_signs_is_two_comparisons() -> None:
+    """Of 32 numbers with zero, and of their sign bits; a third one, for NaN, only where there are zeros or NaN."""
+    compiled = njit(sign._write_signs.py_func)
+    compiled(np.ones(64, np.float32), np.zeros(2, np.uint32), 0, np.zeros(2, np.uint32))
+    (text,) = compiled.inspect_llvm().values()
+    assert set(re.findall(r"fcmp (\w+) <32 x float>", text)) == {"ueq", "uno"}
+    assert "icmp slt <32 x i32>" in text

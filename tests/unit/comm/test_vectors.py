@@ -79,21 +79,22 @@ def penalise(weight: Any, n: Any, x: Any, g: Any) -> None:
     g[:] = g / n + weight * x
 
 
-def mix(mean: Any, x: Any) -> None:
-    x[:] = mean
+def mix(own: Any, h: Any, others: Any, x: Any) -> None:
+    x[:] = own * h + others
 
 
-def mix_and_descend(gamma: Any, g: Any, mean: Any, x: Any) -> None:
-    x[:] = mean - gamma * g
+def mix_and_descend(own: Any, gamma: Any, g: Any, others: Any, x: Any) -> None:
+    x[:] = own * x + others - gamma * g
 
 
 def d2_message(gamma: Any, g: Any, x: Any, c: Any, h: Any) -> None:
     h[:] = x - gamma * g + c
 
 
-def d2_mix(gamma: Any, g: Any, mean: Any, c: Any, x: Any) -> None:
-    c[:] = gamma * g - x + mean
-    x[:] = mean
+def d2_mix(own: Any, gamma: Any, g: Any, h: Any, others: Any, c: Any, x: Any) -> None:
+    mixed = own * h + others
+    c[:] = mixed - x + gamma * g
+    x[:] = mixed
 
 
 def track(gamma: Any, mixed_y: Any, mixed_x: Any, g: Any, before: Any, y: Any, x: Any) -> None:
@@ -177,10 +178,10 @@ def test_compiled(operation: vectors.Fused) -> None:
     """In float32, and for the longest formulas in float64."""
     for dtype in (np.float32, np.float64) if operation in (vectors.adam, vectors.d2_mix) else (np.float32,):
         arguments = given(operation, vectors.LONG + 3, dtype)
-        form = operation.like(arguments[-1])
-        assert form is not operation.by_blocks
-        check(operation, form, arguments)
-        if not operation.names("Mean"):
+        for rows in [(), (3,)] if operation.names("Mean") else [()]:
+            form = operation.like(arguments[-1], *rows)
+            assert form is not operation.by_blocks
+            check(operation, form, arguments)
             check(operation, form, given(operation, 1, dtype))
 
 
@@ -193,13 +194,19 @@ def test_on_a_device(operation: vectors.Fused, monkeypatch: pytest.MonkeyPatch, 
         check(operation, on_device(operation.like(device_on_cpu.DeviceArray(arguments[-1])), cupy), arguments)
 
 
-def test_the_mean_may_be_written_over_its_own_row() -> None:
-    """As D-PSGD's model, which is the row of the own worker."""
-    for size in (10, vectors.LONG):
-        rows = np.random.default_rng(1).standard_normal((3, size))
-        weights, g, expected = np.array([0.5, 0.25, 0.25]), np.ones(size), [0.5, 0.25, 0.25] @ rows - 0.1
-        vectors.mix_and_descend.like(g)(0.1, g, (weights, rows), rows[0])
-        assert np.allclose(rows[0], expected, rtol=0, atol=1e-14)
+@pytest.mark.parametrize("size", [10, vectors.LONG])
+def test_a_mean_of_nothing_is_zero(size: int) -> None:
+    """As that of a worker alone."""
+    x, nothing = np.ones(size), (np.zeros(0), np.zeros((0, size)))
+    vectors.mix_and_descend.like(x, 0)(0.5, 0.25, np.ones(size), nothing, x)
+    assert np.array_equal(x, np.full(size, 0.25))
+
+
+def test_rows_are_as_many_as_was_said() -> None:
+    x = np.ones(vectors.LONG)
+    mix = vectors.mix.like(x, 2)
+    with pytest.raises(ValueError, match="differ in size"):
+        mix(0.5, x, (np.ones(1), np.ones((1, x.size))), x)
 
 
 @pytest.mark.parametrize("size", [10, vectors.LONG])
