@@ -5,6 +5,7 @@ import queue
 import shutil
 import threading
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -204,7 +205,10 @@ def wanted(evaluations: int, length: int | None) -> int:
 
 def room(folder: Path, sharing: int, together: int) -> int:
     """Bytes that the snapshots of a rank may take in a folder whose disk so many ranks share, `together` on a node."""
-    return max(min(STORE_LIMIT, NODE_LIMIT // together), shutil.disk_usage(folder).free // SHARE // sharing)
+    free = 0
+    with suppress(OSError):  # whoever opens the store says what is wrong with the folder
+        free = shutil.disk_usage(folder).free
+    return max(min(STORE_LIMIT, NODE_LIMIT // together), free // SHARE // sharing)
 
 
 def nbytes(capacity: int, dim: int, dtype: np.dtype[Any]) -> int:

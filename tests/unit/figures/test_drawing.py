@@ -137,6 +137,12 @@ def test_traces_are_chosen_by_any_name(tmp_path):
     assert told("nesterov=true", "workers=2") == ["2-0.2"]
     assert told("workers=2", "workers=8", "nesterov=False") == ["2-0.1", "8-0.1"]
     assert told() == [run.path.stem for run in runs]
+    specs = [losses(tmp_path / f"{n}.h5", [2.0], problem=f"quadratic:dim={n},condition=10") for n in (5, 55)]
+    for text in ("quadratic:dim=5", "quadratic:condition=10,dim=5", "quadratic:dim=5,condition=10"):
+        assert [run.path.stem for run in chosen(specs, [f"problem={text}"])] == ["5"]
+    for text in ("quadratic", "quadratic:dim", "pca:dim=5", "quadratic:dim=5,zeta=1"):
+        with pytest.raises(UserError, match="no trace has it"):
+            chosen(specs, [f"problem={text}"])
     for conditions, said in (
         (["workers=3"], "--where workers=3: no trace has it; among them: 2, 4, 8"),
         (["lr=3"], "--where: unknown attribute or flag 'lr'; allowed: algorithm, "),

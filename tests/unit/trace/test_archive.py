@@ -113,7 +113,7 @@ def test_row_numbers_take_no_room(tmp_path: Path) -> None:
     steps = [(np.nan, 1.0 + k) for k in range(n)]
     written(target, 0, steps, ranks=1, started_s=0.0, per_step=True, labels=[], attributes=attributes)
     losses = {name: np.zeros(1) for name in ("loss", "gradient_norm", "consensus")}
-    archive.merge(target, {}, np.empty(0, dtype=np.int64), losses, np.zeros(n), ended=False)
+    archive.merge(Parts.read(target), target, {}, np.empty(0, dtype=np.int64), losses, np.zeros(n), ended=False)
     with h5py.File(target) as file:
         stored = [
             dataset.id.get_storage_size()

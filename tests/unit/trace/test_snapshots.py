@@ -164,3 +164,7 @@ def test_the_ranks_of_a_disk_share_a_quarter_of_what_is_free(monkeypatch: pytest
     free.free = 10**6  # what every rank may have; if that is not there either, the disk is full
     assert snapshots.room(Path(), sharing=2, together=2) == snapshots.STORE_LIMIT
     assert snapshots.room(Path(), sharing=16, together=16) == snapshots.NODE_LIMIT // 16
+
+
+def test_a_folder_that_is_not_there_is_for_others_to_refuse(tmp_path: Path) -> None:
+    assert snapshots.room(tmp_path / "nowhere", sharing=1, together=1) == snapshots.STORE_LIMIT
