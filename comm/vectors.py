@@ -27,7 +27,7 @@ Mean = Any  # a coordinate of sum_r weights[r] rows[r]; the argument is (weights
 
 sqrt: Final = np.sqrt  # of a formula
 
-LONG: Final = 1 << 16  # coordinates that make a compiled loop worth the import of numba, a fifth of a second
+LONG: Final = 1 << 18  # coordinates that make a compiled loop worth the start of numba, 0.6 s of each rank
 BLOCK: Final = 1 << 13  # coordinates that stay in the cache from one look at them to the next
 # So many where a mean is summed up in a block. In longer ones the rows are read one after the other for so long that a
 # processor forgets to fetch the others beforehand: with 8192 a pass takes twice as long.
