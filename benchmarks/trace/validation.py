@@ -28,7 +28,7 @@ RANKS: Final = ("rank", "peer", "a", "b")  # columns
 # Of other columns of whole numbers. Sums over all rows are numbers of 64 bits, too, of a million million samples each.
 MOST: Final = {"kind": max(schema.KIND.values()), "applied": 1, "samples": 2**40}
 COUNT: Final = 2**53  # of all others
-LEAST: Final = {"n_workers": 1, "n_total": 1, "dim": 1, "cores": 1, "wall_s": 1e-9, "load": 0}  # of attributes
+LEAST: Final = {"n_workers": 1, "n_total": 1, "dim": 1, "cores": 1, "wall_s": 0, "load": 0}  # of attributes
 LARGEST: Final = {"wall_s": LONGEST_S}
 
 

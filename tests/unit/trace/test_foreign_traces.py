@@ -141,7 +141,7 @@ DAMAGES: dict[str, Damage] = {
     "n_samples of three": attribute("n_samples", [1, 2, 3]),
     "hostnames are numbers": attribute("hostnames", [1, 2]),
     "wall_s is NaN": attribute("wall_s", float("nan")),
-    "wall_s is 0": attribute("wall_s", 0.0),
+    "wall_s is negative": attribute("wall_s", -1.0),
     "wall_s is beyond all time": attribute("wall_s", 1e308),
     "hostnames are none": attribute("hostnames", np.array([], h5py.string_dtype())),
     "hostnames are fewer than the workers": attribute("hostnames", ["here"]),
