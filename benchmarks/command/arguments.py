@@ -309,7 +309,8 @@ class Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         import importlib.metadata  # slow
 
-        parser.exit(message=f"outpace {importlib.metadata.version('outpace')}\n")
+        print(f"outpace {importlib.metadata.version('outpace')}")
+        parser.exit()
 
 
 class Completion(argparse.Action):

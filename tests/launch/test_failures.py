@@ -26,6 +26,7 @@ from outpace.benchmarks.trace.parts import leftovers
 from outpace.benchmarks.trace.run import Run
 
 LONG = ("--problem", "quadratic:dim=100,sigma=0.3", "--time-budget", "50", "--compute-time", "0.01")
+LONG += ("--evaluations", "200")  # the first of them within the first second
 PROGRAMS = ("allreduce_sgd", "d_psgd", "ad_psgd", "d2", "a_psgd", "eamsgd", "m_sync_sgd")
 WITHIN_S = 10
 
