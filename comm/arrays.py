@@ -14,7 +14,9 @@ where they are one:
 import ctypes
 import functools
 import os
+import platform
 import sys
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -23,7 +25,12 @@ from mpi4py import MPI
 
 from outpace.comm.errors import UserError
 
-LOCAL_RANK_VARIABLES = ("SLURM_LOCALID", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK")
+# A rank's number on its node, as launchers tell it: Hydra, Open MPI's, PALS, MVAPICH2's, PMI's and, last, srun, which
+# also numbers the one task of a batch script in which another launcher starts the ranks.
+LOCAL_RANK_VARIABLES = (
+    *("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "PALS_LOCAL_RANKID", "MV2_COMM_WORLD_LOCAL_RANK"),
+    *("PMI_LOCAL_RANK", "SLURM_LOCALID"),
+)
 
 
 def module(x: Any) -> ModuleType:
@@ -56,14 +63,26 @@ def load(backend: str, comm: MPI.Intracomm) -> ModuleType:
 
 
 def local_rank(comm: MPI.Intracomm) -> int:
-    """This rank's number on its node, from the launcher where it says so; else collective over comm."""
+    """This rank's number on its node; collective over comm."""
+    told = {name: os.environ[name] for name in LOCAL_RANK_VARIABLES if os.environ.get(name, "").isdigit()}
+    return place_on_node(comm.allgather((platform.node(), told)), comm.rank)
+
+
+def place_on_node(ranks: Sequence[tuple[str, Mapping[str, str]]], rank: int) -> int:
+    """The number of `rank` on its node, by each rank's node and LOCAL_RANK_VARIABLES.
+
+    The first variable counts that numbers the ranks of every node differently: one that is left over from another
+    launcher says the same to all. Without one, it is the order of the ranks.
+
+    >>> place_on_node([("a", {"SLURM_LOCALID": "0"}), ("a", {"SLURM_LOCALID": "0"})], rank=1)
+    1
+    """
     for name in LOCAL_RANK_VARIABLES:
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
-    rank = node.rank
-    node.Free()
-    return int(rank)
+        numbers = [told.get(name) for _, told in ranks]
+        if None not in numbers and len({(node, told[name]) for node, told in ranks}) == len(ranks):
+            return int(ranks[rank][1][name])
+    node, _ = ranks[rank]
+    return sum(other == node for other, _ in ranks[:rank])
 
 
 def no_device() -> str:
@@ -79,6 +98,18 @@ def current_device() -> Any:
     """The device that this thread uses, a cupy.cuda.Device; None where this process has not loaded CuPy."""
     cupy = sys.modules.get("cupy")
     return cupy.cuda.Device() if cupy and cupy.cuda.is_available() else None
+
+
+def device_name() -> str:
+    """The device in use, as no other one is called: its PCI address and its UUID.
+
+    CuPy reads the UUID as a C string, so it may be cut; together with the address it is still the device's own.
+    """
+    import cupy
+
+    number = cupy.cuda.Device().id
+    uuid = cupy.cuda.runtime.getDeviceProperties(number)["uuid"]
+    return f"{cupy.cuda.runtime.deviceGetPCIBusId(number)} {uuid.hex()}"
 
 
 def cuda_aware(comm: MPI.Intracomm) -> bool:

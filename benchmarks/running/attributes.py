@@ -4,6 +4,7 @@ import dataclasses
 import datetime
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ def beforehand(
     comm: MeteredComm, plan: Plan, problem: Problem | Unshared, setting: Setting, derived: dict[str, Any]
 ) -> dict[str, Any]:
     """Root attributes of the trace; collective. `derived` are the constants that the Config took from the problem."""
+    gpus = provenance.gpus(comm, plan.n, setting.xp is not np)
     resolved = dataclasses.asdict(plan.config) | dataclasses.asdict(plan.launch) | plan.texts
     resolved |= {"backend": setting.xp.__name__, "ranks": comm.size, "out": str(plan.target)}
     resolved |= {"scratch": plan.launch.scratch and str(plan.launch.scratch)}
@@ -38,26 +40,28 @@ def beforehand(
         "n_total": problem.n_total,
         "n_samples": comm.allgather(problem.n_samples)[: plan.n],
         "seed": plan.config.seed,
-        **_timings(comm, plan),
+        **_timings(comm, plan, gpus),
         **_certificate(comm, plan, problem),
         "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **provenance.describe(comm, gpu=setting.xp is not np),
+        **({"gpus": gpus} if gpus else {}),
         **({"inputs": json.dumps(dict(plan.inputs))} if plan.inputs else {}),
         **({"constants": json.dumps(derived)} if derived else {}),
         **({"parameters": json.dumps(problem.parameters)} if problem.parameters else {}),
     }
 
 
-def _timings(comm: MeteredComm, plan: Plan) -> dict[str, Any]:
+def _timings(comm: MeteredComm, plan: Plan, gpus: Sequence[str]) -> dict[str, Any]:
     """What the timings may be called, and how busy others keep the cores; with a warning where these are not what the
     user will take them for; collective."""
     slept, linked = plan.launch.compute_time > 0, plan.texts["links"] != "none"
-    claim_class = provenance.claim_class(comm, emulated=slept)
+    claim_class = provenance.claim_class(comm, slept, gpus)
     busy, crowded = load.look(comm)
     warning = None
     if claim_class == "emulated" and not slept:
+        what = "cores" if len(set(gpus)) == len(gpus) else "GPUs"
         warning = (
-            f"{comm.size} ranks share fewer cores, and times tell how these were shared; "
+            f"{comm.size} ranks share fewer {what}, and times tell how these were shared; "
             "start fewer ranks, or add --compute-time SECONDS"
         )
     elif claim_class == "measured" and crowded:
