@@ -87,7 +87,7 @@ def _claimed(comm: MeteredComm, run: RunFunction, plan: Plan, generation: int) -
     """The run, which goes on from the checkpoint of that generation unless it is 0; its name is taken."""
     config, launch = plan.config, plan.launch
     resumed = agreement.together(comm, lambda: target.resumed(plan, comm.rank, generation)) if generation else None
-    xp = arrays.load(launch.backend, comm)
+    xp = arrays.load(launch.backend, comm, launch.device_messages)
     workers = [comm.rank] if comm.rank < plan.n else []
     setting = Setting(comm, workers, plan.n, launch.split, config.seed, config.dtype, xp, config.batch_size)
     with namespaces.lifted(comm.rank, comm.size):

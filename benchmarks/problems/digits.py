@@ -82,6 +82,8 @@ class Digits(Problem):
 
     def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
         xp = self.xp
+        if batch is not None:
+            batch = xp.asarray(batch)  # on a device, once
         X, y = (self.X, self.y) if batch is None else (self.X[batch], self.y[batch])
         p, h = self._products(x, X)
         self._fused.softmax_cross_entropy(p, self._layers(x)[-1], y)  # d loss / d logits

@@ -14,6 +14,7 @@ from outpace.benchmarks.problems import Problem, Setting, Unshared
 from outpace.benchmarks.running.pace import rehearsal
 from outpace.benchmarks.running.plan import Plan
 from outpace.benchmarks.trace import schema
+from outpace.comm import arrays
 from outpace.comm.meter import MeteredComm
 
 
@@ -44,7 +45,7 @@ def beforehand(
         **_certificate(comm, plan, problem),
         "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **provenance.describe(comm, gpu=setting.xp is not np),
-        **({"gpus": gpus} if gpus else {}),
+        **({"gpus": gpus, "device_messages": arrays.device_messages(comm)} if gpus else {}),
         **({"inputs": json.dumps(dict(plan.inputs))} if plan.inputs else {}),
         **({"constants": json.dumps(derived)} if derived else {}),
         **({"parameters": json.dumps(problem.parameters)} if problem.parameters else {}),

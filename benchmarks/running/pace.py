@@ -1,5 +1,6 @@
 """The straggler dial: the problem as a program sees it, its gradients timed, stretched and delayed."""
 
+import math
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,7 @@ from outpace.benchmarks.problems import Problem
 from outpace.benchmarks.running.stragglers import Delays
 from outpace.benchmarks.trace.recorder import Trace
 from outpace.comm import clock
-from outpace.comm.arrays import synchronise
+from outpace.comm.arrays import Later, Stretch, synchronise
 
 CALIBRATION_CALLS = 7
 
@@ -40,25 +41,26 @@ class PacedProblem:
         self._comm, self._trace, self._delays = comm, trace, delays
         self._compute_time, self._batch_size, self._diverged = compute_time, batch_size, diverged
         self.calls = 0
-        self._finite = True
+        self._finite, self._sum = True, Later(problem.x0())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.problem, name)
 
     def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
-        start = clock.now(self._comm)
+        work = Stretch(x, lambda: clock.now(self._comm))
         self.problem.calls = self.calls
         self.problem.gradient(x, batch, out)
-        self._computed(start, batch, out)
+        self._computed(work, batch, out)
 
     def product(self, c: Any, v: Any, batch: np.ndarray | None, out: Any) -> None:
-        start = clock.now(self._comm)
+        work = Stretch(v, lambda: clock.now(self._comm))
         self.problem.product(c, v, batch, out)  # type: ignore[attr-defined]
-        self._computed(start, batch, out)
+        self._computed(work, batch, out)
 
-    def _computed(self, start: float, batch: np.ndarray | None, out: Any) -> None:
-        """Stretch and record a result `out` over the batch that was begun at `start`."""
-        synchronise(out)
+    def _computed(self, work: Stretch, batch: np.ndarray | None, out: Any) -> None:
+        """Stretch and record a result `out` over the batch, the end of that work."""
+        self._sum.put(out.sum())
+        start = work.end(out)
         self._check(out)
         samples = self.problem.n_samples if batch is None else len(batch)
         share = samples / self._batch_size
@@ -78,7 +80,7 @@ class PacedProblem:
     def _check(self, g: Any) -> None:
         # The sum is one pass without a temporary; only a suspicious one is looked at closely, since finite
         # entries may have a sum that overflows.
-        if self._finite and not np.isfinite(float(g.sum())) and not bool(self.problem.xp.isfinite(g).all()):
+        if self._finite and not math.isfinite(self._sum.get()) and not bool(self.problem.xp.isfinite(g).all()):
             self._finite = False
             self._diverged(self.calls)
 

@@ -25,6 +25,7 @@ from outpace.benchmarks.running import stragglers
 from outpace.benchmarks.running.file_hashes import own_file
 from outpace.benchmarks.running.stragglers import STRAGGLERS
 from outpace.comm import spec, topology
+from outpace.comm.arrays import DeviceMessages
 from outpace.comm.errors import UserError
 from outpace.comm.layout import Layout
 from outpace.comm.spec import Amount, PositiveInt, Range
@@ -46,6 +47,7 @@ class Launch:
     stragglers: Annotated[str, names("delays of gradients, equal for all programs", STRAGGLERS)] = "none"
     links: Annotated[str, names("slow links between the ranks, by `outpace run` as root", LINKS)] = "none"
     backend: Literal["auto", "numpy", "cupy"] = "auto"  # auto is cupy where every rank has a GPU
+    device_messages: DeviceMessages = "auto"  # of arrays on a GPU: through host memory, or direct; auto as the MPI says
     epochs: Amount | None = None  # passes over the data by all workers; 10 without a time budget
     time_budget: Amount | None = None  # seconds; whichever of the two ends first
     compute_time: Annotated[float, Range(least=0, most=1e6)] = 0.0  # seconds a batch takes at least, by sleeping
@@ -142,7 +144,7 @@ def make_plan(
     asked = dataclasses.asdict(config) | dataclasses.asdict(launch) | texts | {"program": name, "n": ranks}
     for output in ("ranks", "out", "scratch", "overwrite", "anew", "checkpoint_every"):
         del asked[output]
-    for flag, value in {"links": "none", **config.younger}.items():
+    for flag, value in {"links": "none", "device_messages": "auto", **config.younger}.items():
         if asked[flag] == value:  # ids are older than the flag: sweeps and checkpoints from before it go on
             del asked[flag]
     if inputs:
