@@ -32,6 +32,7 @@ LOCAL_RANK_VARIABLES = (
     *("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "PALS_LOCAL_RANKID", "MV2_COMM_WORLD_LOCAL_RANK"),
     *("PMI_LOCAL_RANK", "SLURM_LOCALID"),
 )
+NO_CUPY = "has no CuPy"
 PER_THREAD = "CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
 
 DeviceMessages = Literal["auto", "staged", "direct"]
@@ -56,17 +57,22 @@ def load(backend: str, comm: MPI.Intracomm, messages: DeviceMessages = "auto") -
     """
     if backend == "numpy":
         return np
-    reason = no_device()
-    reasons = [(rank, text) for rank, text in enumerate(comm.allgather(reason)) if text]
-    if not reasons:
+    reason = without_device(comm)
+    if not reason:
         import cupy
 
         cupy.cuda.Device(local_rank(comm) % cupy.cuda.runtime.getDeviceCount()).use()
         send_device_arrays(comm, messages)
         return cupy  # type: ignore[no-any-return]
     if backend == "cupy":
-        raise UserError(f"--backend cupy: rank {reasons[0][0]} {reasons[0][1]}; allowed here: numpy, auto")
+        raise UserError(f"--backend cupy: {reason}; allowed here: numpy, auto")
     return np
+
+
+def without_device(comm: MPI.Intracomm) -> str:
+    """Which rank cannot use a device, and why; nothing where all can; collective."""
+    reasons = enumerate(comm.allgather(no_device()))
+    return next((f"rank {rank} {reason}" for rank, reason in reasons if reason), "")
 
 
 def local_rank(comm: MPI.Intracomm) -> int:
@@ -97,7 +103,7 @@ def no_device() -> str:
     try:
         import cupy
     except ImportError:
-        return "has no CuPy"
+        return NO_CUPY
     if not cupy.cuda.is_available():
         return "has CuPy but no GPU"
     if os.environ.get(PER_THREAD, "0") != "0":

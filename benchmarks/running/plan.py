@@ -46,7 +46,7 @@ class Launch:
     split: Annotated[str, names("how samples are dealt to workers", SPLITS)] = "iid"
     stragglers: Annotated[str, names("delays of gradients, equal for all programs", STRAGGLERS)] = "none"
     links: Annotated[str, names("slow links between the ranks, by `outpace run` as root", LINKS)] = "none"
-    backend: Literal["auto", "numpy", "cupy"] = "auto"  # auto is cupy where every rank has a GPU
+    backend: Literal["auto", "numpy", "cupy"] = "auto"  # auto is the faster one, where every rank has a GPU
     device_messages: DeviceMessages = "auto"  # of arrays on a GPU: through host memory, or direct; auto as the MPI says
     epochs: Amount | None = None  # passes over the data by all workers; 10 without a time budget
     time_budget: Amount | None = None  # seconds; whichever of the two ends first

@@ -213,6 +213,7 @@ OPTIONAL_ATTRIBUTES: Final[dict[str, type]] = {
     "load": float,  # cores of some rank that other processes kept busy at the start
     "crc32": int,  # of the other root attributes
     "gpus": list,  # per worker, of runs on GPUs: the device's PCI address and UUID
+    "backend_choice": str,  # why the run computed where it did, if it was left to it
     "device_messages": str,  # of runs on GPUs: staged in host memory, or direct
     "damage": str,  # what recovery found damaged, and left out
     "inputs": str,  # JSON: SHA-256 of every file that the run read, a user's own program among them

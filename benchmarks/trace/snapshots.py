@@ -1,5 +1,6 @@
 """Snapshots of the model during a run, in a mapped store beside its part."""
 
+import functools
 import os
 import threading
 import zlib
@@ -8,8 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from outpace.comm.arrays import copy
 from outpace.comm.errors import UserError
+from outpace.comm.offload import Offload
 
 STORE_LIMIT: Final = 512 * 2**20  # bytes of snapshots of a rank
 NODE_LIMIT: Final = 8 * STORE_LIMIT  # of all ranks of a node
@@ -49,6 +50,7 @@ class Snapshots:
         self.damaged = 0  # copies that do not fit their checksum, and are left out
         self.missing = 0  # copies from before the checkpoint that are not there
         self._tags = np.zeros(capacity, dtype=np.int64)
+        self._offload = Offload()
         self._sealing = threading.Lock()  # held for a few stamps, never for a copy or a checksum
         self._reached = np.full(1, stride)  # the stride for which copies were last thinned out, in a mapped store
         self._stamps: np.ndarray | None = None
@@ -94,6 +96,8 @@ class Snapshots:
             self.due += self.stride
 
     def _keep(self, x: Any) -> None:
+        """A copy has no tag before it is whole."""
+        self._offload.settle()
         free = np.flatnonzero(self._tags == 0)
         if not len(free):
             self.stride *= 2
@@ -107,8 +111,7 @@ class Snapshots:
         if self._stamps is not None:
             with self._sealing:
                 self._stamp(row, 0, 0)
-        copy(x, self._models[row])
-        self._tags[row] = self.due  # last, so that a torn copy has no tag
+        self._offload.copy(x, self._models[row], functools.partial(self._tags.__setitem__, row, self.due))
 
     def seal(self) -> None:
         """Stamp what has been kept since the last call, for whoever reads the store after this process.
@@ -131,16 +134,19 @@ class Snapshots:
 
     def tags(self) -> np.ndarray:
         """The tags of the kept copies, ascending."""
+        self._offload.settle()
         return np.sort(self._tags[self._tags > 0])
 
     def sync(self) -> None:
         """What was sealed outlives the machine's next crash."""
+        self._offload.settle()
         for store in (self._models, self._stamps, self._reached):
             if isinstance(store, np.memmap):
                 store.flush()
 
     def __getitem__(self, tag: int) -> np.ndarray:
         """The copy with this tag, float64, shape (dim,)."""
+        self._offload.settle()
         (row,) = np.flatnonzero(self._tags == tag)
         return np.asarray(self._models[row], dtype=np.float64)
 

@@ -2,6 +2,7 @@
 plays."""
 
 import re
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,11 +17,16 @@ from harness import CheckedComm, execute, share
 from mpi4py import MPI
 
 from outpace.algorithms import ad_psgd, allreduce_sgd, choco_sgd, d_psgd, local_sgd
+from outpace.benchmarks import problems
 from outpace.benchmarks.machine import provenance
-from outpace.benchmarks.running import stragglers
+from outpace.benchmarks.problems import Setting
+from outpace.benchmarks.running import backend, execution, stragglers
+from outpace.benchmarks.running.assembly import Assembly
 from outpace.benchmarks.running.pace import PacedProblem
+from outpace.benchmarks.running.plan import Launch, make_plan
 from outpace.benchmarks.running.stragglers import Delays
 from outpace.benchmarks.trace.recorder import EVENTS, Trace
+from outpace.benchmarks.trace.run import Run
 from outpace.benchmarks.trace.schema import KIND
 from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import arrays, gossip
@@ -343,3 +349,100 @@ def test_no_device_memory_in_non_blocking_collectives(
     assert not [call for call in calls if re.search(r"\.I(neighbor|all|bcast|gather|scatter|reduce)", call)]
     assert calls or program is local_sgd
     assert not cupy.device.races
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize(
+    ("program", "flags"),
+    [(local_sgd, {"outer": "nesterov", "rule": "adam", "period": 4}), (ad_psgd, {})],
+    ids=["local_sgd", "ad_psgd"],
+)
+def test_no_kernel_is_compiled_in_the_timed_part(
+    comm: CheckedComm,
+    cupy: device_on_cpu.Cupy,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+    program: Any,
+    flags: dict[str, Any],
+) -> None:
+    """By a whole run with a given compute time, for which no gradient is timed; and it ends where it would have."""
+    launch = Launch(
+        problem="quadratic:dim=9,sigma=1",
+        epochs=0.2,
+        compute_time=1e-3,
+        out=comm.bcast(tmp_path_factory.mktemp("run") / "run.h5"),
+    )
+    config = program.Config(step_size=0.1, **flags)
+    plan = make_plan(program.__name__.rpartition(".")[2], config, launch, comm.size)
+    compiled = []
+    start, run = Assembly._start, Assembly.run
+    noted = cupy.device.compiled
+
+    def started(self: Assembly) -> float:
+        compiled.append(set(noted))
+        return start(self)
+
+    def ended(self: Assembly, program: Any) -> Any:
+        x = run(self, program)
+        compiled.append(set(noted))
+        return x
+
+    monkeypatch.setattr(Assembly, "_start", started)
+    monkeypatch.setattr(Assembly, "run", ended)
+    setting = Setting(comm, [comm.rank], comm.size, "iid", 0, "float32", cupy)
+    (problem,) = problems.build(launch.problem, setting)
+    code = execution.execute(comm, program.run, plan, problem, setting, {}, 0, None)
+    assert code == 0
+    assert not compiled[-1] - compiled[-2]
+    if program is not ad_psgd:
+        monkeypatch.setattr(harness, "backend", np)
+        steps = plan.steps(problem.n_total)
+        x = execute(
+            comm, program, share(comm, launch.problem, "float32"), steps, dtype="float32", step_size=0.1, **flags
+        ).x
+        reached = comm.bcast(Run(launch.out).column("model", "x_mean") if comm.rank == 0 else None)
+        mean = np.mean(comm.allgather(x), axis=0)
+        np.testing.assert_allclose(reached, mean, rtol=0, atol=1e-6)
+
+
+@pytest.mark.ranks(1)
+def test_nobody_waits_for_a_snapshot(comm: CheckedComm, cupy: device_on_cpu.Cupy) -> None:
+    """Neither for what the device has still to do, nor for the copy, which is of the model as it was."""
+
+    def scenario() -> bool:
+        x, store = cupy.asarray(np.arange(5.0)), Snapshots(8, 5, np.dtype("f8"), per_step=True)
+        for step in range(1, 4):
+            store.offer(x, step, 0.0)
+            x += 1
+        return [store[tag].tolist() for tag in store.tags()] == [[tag - 1 + i for i in range(5)] for tag in (1, 2, 3)]
+
+    hold_without_any_wait(comm, cupy, scenario)
+    x, store = cupy.zeros(5), Snapshots(8, 5, np.dtype("f8"), per_step=True)
+    cupy.spend(2.0)
+    start = time.monotonic()
+    store.offer(x, 1, 0.0)
+    assert time.monotonic() - start < 1
+    assert store.tags().tolist() == [1]
+    assert time.monotonic() - start >= 2
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("slower", ["numpy", "cupy"])
+def test_auto_takes_what_is_faster(
+    comm: CheckedComm, cupy: device_on_cpu.Cupy, monkeypatch: pytest.MonkeyPatch, slower: str
+) -> None:
+    """For the slowest worker, and so for all of them; which one it was is said, with both times."""
+
+    def build(xp: Any) -> list[Any]:
+        monkeypatch.setattr(harness, "backend", xp)
+        late = SimpleNamespace(spend=time.sleep) if xp is np else cupy
+        slow = comm.rank == 1 and slower == xp.__name__
+        return [Slow(share(comm, "quadratic:dim=10"), late, 0.1 if slow else 0.0)]
+
+    xp, (problem,), why = backend.chosen(comm, Launch(), 1, build)
+    assert xp is problem.xp is (cupy if slower == "numpy" else np)
+    assert re.fullmatch(r"a gradient takes \S+ ms on numpy and \S+ ms on cupy", why)
+    assert comm.bcast(why) == why
+    for asked in ("numpy", "cupy"):
+        xp, (problem,), why = backend.chosen(comm, Launch(backend=asked), 1, build)
+        assert (xp.__name__, problem.xp.__name__, why) == (asked, asked, "")
