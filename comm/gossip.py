@@ -9,6 +9,7 @@ from mpi4py import MPI
 
 from outpace.comm import topology
 from outpace.comm.arrays import Turns, mark, module, own_stream, start_copy, synchronise, twin
+from outpace.comm.bfloat16 import SAME, WireFormat
 from outpace.comm.clock import poll, wait
 from outpace.comm.threads import Channel, lock
 
@@ -71,21 +72,32 @@ class Exchange:
 
     The weight w, between 0 and 1, is the peer's of `weights`; both sides must have the same; w = 1/2 is the mean.
     Models travel in pieces, as messages with this tag, and r - s is taken of one piece while the next is under way. The
-    model gets the whole of it at once, so no reader sees half an averaging. `nbytes` is what a side sends.
+    model gets the whole of it at once, so no reader sees half an averaging. `nbytes` is what a side sends. Where the
+    form of messages is shorter than that of models, s is what was sent, so that the sum of both models stays all the
+    same.
 
     On a device all this happens in a stream of its own: a gradient that is being computed there is not waited for.
     """
 
-    def __init__(self, comm: MPI.Intracomm, model: SharedModel, tag: int, weights: Sequence[float]) -> None:
-        self.comm, self.model, self.tag, self.nbytes = comm, model, tag, int(model.x.nbytes)
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        model: SharedModel,
+        tag: int,
+        weights: Sequence[float],
+        form: WireFormat = SAME,
+    ) -> None:
+        self.comm, self.model, self.tag, self._form = comm, model, tag, form
         self._weights, self._stream = weights, own_stream(model.x)
         with self._stream:
             s, r = (module(model.x).ones_like(model.x) for _ in range(2))
+            s_words, r_words = form.like(s), form.like(r)
             synchronise(r)  # which MPI may write
         size = PIECE if module(r) is np else DEVICE_PIECE
-        self._s, self._r = s, r
+        self._s, self._s_words, self._r, self.nbytes = s, s_words, r, int(s_words.nbytes)
         self._s_pieces, self._r_pieces = _pieces(s, size), _pieces(r, size)
-        self._outgoing, self._incoming = _pieces(twin(s, comm), size), _pieces(twin(r, comm), size)
+        self._leaving, self._come = _pieces(s_words, size), _pieces(r_words, size)
+        self._outgoing, self._incoming = _pieces(twin(s_words, comm), size), _pieces(twin(r_words, comm), size)
 
     def average_with(self, peer: int, hail: Sequence[MPI.Request]) -> None:
         """`hail` are the handshake requests. Models are posted before they complete, which spares a round trip;
@@ -93,11 +105,16 @@ class Exchange:
         with self._stream:
             arrivals = [self.comm.Irecv(piece, peer, self.tag) for piece in self._incoming]
             self.model.weigh(self._weights[peer], self._s)
+            self._form.narrow(self._s, self._s_words)
             departures = self._depart(peer)
+            self._form.widen(self._s_words, self._s)  # s is what was sent
             wait(self.comm, hail)
-            for arrival, piece, r, s in zip(arrivals, self._incoming, self._r_pieces, self._s_pieces, strict=True):
+            for arrival, piece, words, r, s in zip(
+                arrivals, self._incoming, self._come, self._r_pieces, self._s_pieces, strict=True
+            ):
                 wait(self.comm, [arrival], under_way=True)
-                start_copy(piece, r)
+                start_copy(piece, words)
+                self._form.widen(words, r)
                 r -= s
             wait(self.comm, departures, under_way=True)
             self.model.average(self._r)
@@ -106,9 +123,9 @@ class Exchange:
     def _depart(self, peer: int) -> list[MPI.Request]:
         """Send s, each piece as soon as it can be read."""
         marks = []
-        for s, piece in zip(self._s_pieces, self._outgoing, strict=True):
-            start_copy(s, piece)
-            marks.append(mark(s))
+        for words, piece in zip(self._leaving, self._outgoing, strict=True):
+            start_copy(words, piece)
+            marks.append(mark(words))
         departures = []
         for ready, piece in zip(marks, self._outgoing, strict=True):
             ready.synchronize()

@@ -3,6 +3,7 @@
 from typing import Any
 
 from outpace.comm.arrays import copy, module, twin
+from outpace.comm.bfloat16 import SAME, WireFormat
 from outpace.comm.meter import MeteredComm
 from outpace.comm.topology import Matrix, neighbours
 
@@ -13,23 +14,29 @@ class Neighbourhood:
     It sends `own`, shape (dim,), through `own_wire`, `nbytes` in all, and hears through `wire`.
     """
 
-    def __init__(self, comm: MeteredComm, W: Matrix, X: Any) -> None:
-        """The first rows of `X` are the own vector and those that are heard."""
+    def __init__(self, comm: MeteredComm, W: Matrix, X: Any, form: WireFormat) -> None:
+        """The first rows of `X` are the own vector and those that are heard, which travel in that form."""
         hears, heard_by = neighbours(W, comm.rank), neighbours(W.T, comm.rank)
         self.graph = comm.Create_dist_graph_adjacent(hears, heard_by)
-        self.nbytes = len(heard_by) * X[0].nbytes
+        self._form = form
         self._X, self._heard = X[: 1 + len(hears)], X[1 : 1 + len(hears)]
         self._weights = module(X).asarray(W[comm.rank, [comm.rank, *hears]], X.dtype)
-        self.wire = twin(self._heard, comm)
+        self._words = form.like(self._heard)
+        self.wire = twin(self._words, comm)
+        self.nbytes = len(heard_by) * X.shape[1] * self._words.itemsize
 
     def average(self, out: Any) -> None:
         """out, shape (dim,), <- the average by W of the own vector and what has been heard."""
-        copy(self.wire, self._heard)
+        copy(self.wire, self._words)
+        self._form.widen(self._words, self._heard)
         module(out).dot(self._weights, self._X, out=out)
 
 
-def neighbourhoods(comm: MeteredComm, matrices: list[Matrix], x: Any) -> tuple[Any, list[Neighbourhood]]:
-    """The vector that a worker sends, like x, and its neighbourhoods in the steps of a period; collective over comm."""
+def neighbourhoods(
+    comm: MeteredComm, matrices: list[Matrix], x: Any, form: WireFormat = SAME
+) -> tuple[Any, list[Neighbourhood]]:
+    """The vector that a worker sends, like x and in that form, and its neighbourhoods in the steps of a period;
+    collective over comm."""
     most = max(len(neighbours(W, comm.rank)) for W in matrices)
     X = module(x).empty((1 + most, x.size), x.dtype)  # which they share: a step's vectors are gone in the next one
-    return X[0], [Neighbourhood(comm, W, X) for W in matrices]
+    return X[0], [Neighbourhood(comm, W, X, form) for W in matrices]

@@ -16,7 +16,7 @@ import pytest
 from harness import CheckedComm, execute, share
 from mpi4py import MPI
 
-from outpace.algorithms import ad_psgd, allreduce_sgd, choco_sgd, d_psgd, local_sgd
+from outpace.algorithms import ad_psgd, allreduce_sgd, choco_sgd, d_psgd, gossip_local_sgd, local_sgd
 from outpace.benchmarks import problems
 from outpace.benchmarks.machine import provenance
 from outpace.benchmarks.problems import Setting
@@ -446,3 +446,25 @@ def test_auto_takes_what_is_faster(
     for asked in ("numpy", "cupy"):
         xp, (problem,), why = backend.chosen(comm, Launch(backend=asked), 1, build)
         assert (xp.__name__, problem.xp.__name__, why) == (asked, asked, "")
+
+
+@pytest.mark.ranks(2)
+@pytest.mark.parametrize("program", [d_psgd, gossip_local_sgd], ids=["d_psgd", "gossip_local_sgd"])
+def test_gossip_in_halves(
+    comm: CheckedComm, cupy: device_on_cpu.Cupy, monkeypatch: pytest.MonkeyPatch, program: Any
+) -> None:
+    """Models travel in half as many bytes and come out near where they would have; on a device at the same numbers."""
+    runs = []
+    for xp, wire_dtype in ((np, "same"), (np, "bfloat16"), (cupy, "bfloat16")):
+        monkeypatch.setattr(harness, "backend", xp)
+        comm.meter.reset()
+        problem = share(comm, "quadratic:dim=50,zeta=1", "float32")
+        flags = {"dtype": "float32", "compute_time": 1e-9, "wire_dtype": wire_dtype}
+        runs.append(execute(comm, program, problem, 16, **flags))
+    same, halves, on_device = runs
+    exchanges = 16 if program is d_psgd else 2
+    assert same.sent.sum() - halves.sent.sum() == exchanges * 50 * 2
+    assert 1e-5 < np.abs(halves.x - same.x).max() < 0.02
+    np.testing.assert_allclose(on_device.x, halves.x, rtol=0, atol=1e-6)
+    with pytest.raises(UserError, match="--wire-dtype bfloat16"):
+        program.Config(dtype="float64", wire_dtype="bfloat16").check(2)
