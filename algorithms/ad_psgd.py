@@ -45,7 +45,7 @@ from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
 from outpace.comm import bfloat16, schedules, threads, topology
 from outpace.comm.batches import Batches, Sampling
-from outpace.comm.bfloat16 import WireDtype
+from outpace.comm.bfloat16 import WireDtype, WireFormat
 from outpace.comm.clock import wait
 from outpace.comm.gossip import NOTHING, Exchange, SharedModel, exchange_weights, hear
 from outpace.comm.schedules import step_sizes
@@ -83,7 +83,7 @@ def run(comm, problem, cfg, budget, trace):
     W = topology.mixing_matrix(cfg.topology, comm.size)
     active, neighbours = topology.bipartition(W, comm.rank, cfg.topology)
     model, words, gossip = SharedModel(comm, problem.x0(), trace), threads.channel(comm), comm.Dup()
-    form = bfloat16.WireFormat(cfg.wire_dtype, cfg.seed, comm.rank)
+    form = WireFormat(cfg.wire_dtype, cfg.seed, comm.rank)
     exchange = Exchange(gossip, model, MODEL, exchange_weights(W, comm.rank), form)
     x_hat, g = model.x.copy(), model.x.copy()
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)

@@ -24,7 +24,7 @@ from outpace.benchmarks.program import main
 from outpace.comm import bfloat16, schedules
 from outpace.comm.arrays import copy, twin
 from outpace.comm.batches import Batches, Sampling
-from outpace.comm.bfloat16 import WireDtype
+from outpace.comm.bfloat16 import WireDtype, WireFormat
 from outpace.comm.neighbourhood import neighbourhoods
 from outpace.comm.schedules import step_sizes
 from outpace.comm.spec import PositiveFloat, PositiveInt, Seed
@@ -59,7 +59,7 @@ def run(comm, problem, cfg, budget, trace):
     """One worker; collective over comm. Returns its local model x, shape (dim,)."""
     xp = problem.xp
     x0 = problem.x0()
-    form = bfloat16.WireFormat(cfg.wire_dtype, cfg.seed, comm.rank)
+    form = WireFormat(cfg.wire_dtype, cfg.seed, comm.rank)
     h, neighbourhood = neighbourhoods(comm, cfg.mixing(cfg.topology, comm.size), x0, form)  # h is what is averaged
     overlaps = cfg.order == "consensus"
     x = h if overlaps else xp.empty_like(h)

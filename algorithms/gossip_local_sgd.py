@@ -35,7 +35,7 @@ from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
 from outpace.comm import bfloat16, schedules
 from outpace.comm.batches import Batches, Sampling
-from outpace.comm.bfloat16 import Formed, WireDtype
+from outpace.comm.bfloat16 import Formed, WireDtype, WireFormat
 from outpace.comm.local_rules import STEP_SIZES, Rule, local_rule
 from outpace.comm.schedules import step_sizes
 from outpace.comm.spec import Decay, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
@@ -92,7 +92,7 @@ def run(comm, problem, cfg, budget, trace):
     eta, mu, omega = (cfg.outer_step_size, cfg.outer_momentum, omega) if cfg.outer == "nesterov" else (1.0, 0.0, 1.0)
     x = problem.x0()
     phi, delta, g = x.copy(), xp.zeros_like(x), xp.empty_like(x)
-    form = bfloat16.WireFormat(cfg.wire_dtype, cfg.seed, comm.rank)
+    form = WireFormat(cfg.wire_dtype, cfg.seed, comm.rank)
     s, r = (Formed(x, form, comm) for _ in range(2))  # what is sent, and received
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     pairs = np.random.default_rng([PAIRS, cfg.seed])
