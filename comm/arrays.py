@@ -36,8 +36,6 @@ NO_CUPY = "has no CuPy"
 PER_THREAD = "CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
 
 DeviceMessages = Literal["auto", "staged", "direct"]
-# An attribute of communicators, and of their duplicates: whether messages come from device memory.
-_DIRECT = MPI.Comm.Create_keyval(copy_fn=lambda comm, key, direct: direct)
 
 
 def module(x: Any) -> ModuleType:
@@ -132,12 +130,18 @@ def device_name() -> str:
 def send_device_arrays(comm: MPI.Intracomm, how: DeviceMessages) -> None:
     """Have messages on `comm`, and on what is duplicated from it, come from device memory itself, `direct`, or be
     `staged` in pinned memory of the host; `auto` as the MPI says; collective."""
-    comm.Set_attr(_DIRECT, how == "direct" or (how == "auto" and all(comm.allgather(cuda_aware(comm)))))
+    comm.Set_attr(_direct(), how == "direct" or (how == "auto" and all(comm.allgather(cuda_aware(comm)))))
 
 
 def device_messages(comm: MPI.Intracomm) -> str:
     """How messages of device arrays travel on `comm`: `direct`, or `staged`, also where nobody has said."""
-    return "direct" if comm.Get_attr(_DIRECT) else "staged"
+    return "direct" if comm.Get_attr(_direct()) else "staged"
+
+
+@functools.cache  # not before MPI is started, which whoever imports this need not do
+def _direct() -> int:
+    """The attribute of communicators, and of their duplicates, that says whether messages come from device memory."""
+    return MPI.Comm.Create_keyval(copy_fn=lambda comm, key, direct: direct)
 
 
 def cuda_aware(comm: MPI.Intracomm) -> bool:

@@ -42,7 +42,6 @@ class Offload:
         done()
 
     def settle(self) -> None:
-        """Wait until the last copy is done; raise what kept it from that."""
-        if self._under_way:
-            self._under_way.result()
-            self._under_way = None
+        """Wait until the last copy is done; raise what kept it from that. From any thread."""
+        if under_way := self._under_way:
+            under_way.result()

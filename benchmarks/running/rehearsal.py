@@ -26,10 +26,11 @@ def rehearse(comm: MeteredComm, run: RunFunction, plan: Plan, problem: Problem |
     launch = dataclasses.replace(
         plan.launch, stragglers="none", compute_time=0.0, time_budget=None, checkpoint_every=None
     )
-    before = {name: state.capture(array) for name, array in problem.state().items()}
+    calls, before = problem.calls, {name: state.capture(array) for name, array in problem.state().items()}
     apart = MeteredComm(MPI.Intracomm(comm).Dup())
     snapshots = Snapshots(0, problem.dim, np.dtype(config.dtype), per_step=True)
     Assembly(apart, dataclasses.replace(plan, config=config, launch=launch), problem, snapshots, STEPS).run(run)
     apart.Free()
+    problem.calls = calls
     for name, array in problem.state().items():
         state.restore(array, before[name])

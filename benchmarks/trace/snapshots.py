@@ -118,6 +118,7 @@ class Snapshots:
 
         A checksum takes as long as the copy itself. So the thread that writes rows makes it, not the program's.
         """
+        self._offload.settle()
         if self._stamps is None:
             return
         for row in np.flatnonzero(self._stamps["tag"] != self._tags).tolist():

@@ -175,6 +175,17 @@ def test_an_exchange_waits_for_what_it_sends_and_takes_in(
     hold_without_any_wait(comm, cupy, lambda: averaged(False) & averaged(True), but="__")  # the turns: see above
 
 
+@pytest.mark.ranks(2)
+def test_what_an_exchange_costs(comm: CheckedComm, cupy: device_on_cpu.Cupy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel and a wait for each piece; a kernel each for what is sent and for the average, and a wait for all."""
+    monkeypatch.setattr(gossip, "DEVICE_PIECE", 3)
+    exchange = gossip.Exchange(comm, shared_model(comm, cupy.zeros(7)), 1, [0.5, 0.5])
+    before = cupy.device.counted.copy()
+    exchange.average_with(1 - comm.rank, [])
+    cost = cupy.device.counted - before
+    assert (cost["kernels"], cost["waits"]) == (3 + 2, 3 + 1)
+
+
 @pytest.mark.ranks(1)
 def test_a_copy_is_complete_on_return(comm: CheckedComm, cupy: device_on_cpu.Cupy) -> None:
     """Down, up from pinned memory, and where MPI reads the device's."""
@@ -374,12 +385,13 @@ def test_no_kernel_is_compiled_in_the_timed_part(
     )
     config = program.Config(step_size=0.1, **flags)
     plan = make_plan(program.__name__.rpartition(".")[2], config, launch, comm.size)
-    compiled = []
+    compiled, calls = [], []
     start, run = Assembly._start, Assembly.run
     noted = cupy.device.compiled
 
     def started(self: Assembly) -> float:
         compiled.append(set(noted))
+        calls.append(problem.calls)
         return start(self)
 
     def ended(self: Assembly, program: Any) -> Any:
@@ -394,6 +406,7 @@ def test_no_kernel_is_compiled_in_the_timed_part(
     code = execution.execute(comm, program.run, plan, problem, setting, {}, 0, None)
     assert code == 0
     assert not compiled[-1] - compiled[-2]
+    assert calls == [0, 0]  # by which problems draw
     if program is not ad_psgd:
         monkeypatch.setattr(harness, "backend", np)
         steps = plan.steps(problem.n_total)
