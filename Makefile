@@ -21,7 +21,7 @@ export PIP_USER = 0
 unexport PIP_TARGET PIP_PREFIX PIP_ROOT
 
 .PHONY: help run test more unit mpi launch slurm test-openmpi models torched wheel lint format types soak flips torture \
-	idle claims mutations clean
+	idle gpu claims mutations clean
 .DEFAULT_GOAL := help
 
 help:  ## these lines
@@ -82,6 +82,10 @@ torched: $(VENV)/torched
 	$(PYTEST) -q --ignore tests/models/mpi tests/models
 	$(MPIEXEC) -n 4 $(PYTEST) -q tests/models/mpi
 
+gpu: $(VENV)/developed  ## all that needs a GPU, into build/gpu; not yet run on one
+	$(BIN)/python -m pip install --quiet --editable '.[$(MPI),gpu]'
+	PATH="$(abspath $(BIN)):$$PATH" tests/gpu/run.sh
+
 wheel: $(VENV)/developed  ## build it, install it into a clean environment, run a program from another folder
 	$(PYTEST) -q -o faulthandler_timeout=600 tests/wheel
 
@@ -90,7 +94,7 @@ lint: $(VENV)/developed types  ## ruff, mypy, codespell, shellcheck
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/codespell
-	@if command -v shellcheck > /dev/null; then shellcheck -x -P SCRIPTDIR jobscripts/*.sbatch jobscripts/job.sh jobscripts/site.env .ci/run; \
+	@if command -v shellcheck > /dev/null; then shellcheck -x -P SCRIPTDIR jobscripts/*.sbatch jobscripts/job.sh jobscripts/site.env .ci/run tests/gpu/run.sh; \
 	else echo "shellcheck is not installed: scripts not checked"; fi
 
 format: $(VENV)/developed  ## rewrite the sources in the project's format

@@ -29,7 +29,7 @@ import numpy as np
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import schedules
+from outpace.comm import schedules, vectors
 from outpace.comm.arrays import copy, twin
 from outpace.comm.batches import Batches, Sampling
 from outpace.comm.layout import Layout
@@ -88,18 +88,17 @@ def serve(comm, x, workers, gamma, budget, trace):
     """One server: apply every gradient to its slice x and answer with the result, until every worker has left."""
     k = np.zeros(1, dtype=np.int64)  # gradients applied
     unseen = np.zeros(workers, dtype=np.int64)  # of them, since each worker pulled
+    descend_and_answer = vectors.descend_and_answer.like(x)
     budget.keep(x=x, k=k, unseen=unseen)
     with budget.attend():
         for worker, g in exchanges(comm, workers, x):
             with trace.phase("push", worker, x.nbytes, background=True):
-                g *= gamma(k[0]) / workers
                 trace.snapshot(x)
-                x -= g
+                descend_and_answer(gamma(k[0]) / workers, x, g)  # what is left in g is the answer
                 trace.applied(worker, staleness=unseen[worker])
                 k += 1
                 unseen += 1
                 unseen[worker] = 0
-                g[:] = x  # the answer
 
 
 if __name__ == "__main__":

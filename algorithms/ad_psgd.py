@@ -103,8 +103,7 @@ def run(comm, problem, cfg, budget, trace):
         batch = batches.draw(cfg.batch_size)  # line 3
         read_s, seen = trace.now(), model.read(x_hat)
         problem.gradient(x_hat, batch, g)  # line 4, at the model as read
-        g *= gamma(k)
-        meanwhile = model.subtract(g) - seen  # line 6
+        meanwhile = model.descend(gamma(k), g) - seen  # line 6
         words.put(DUE)  # line 5 of the next iteration
         trace.record(read_s, local_writes=meanwhile)
     words.put(DONE)

@@ -67,9 +67,8 @@ def run(comm, problem, cfg, budget, trace):
         with trace.phase("allreduce", nbytes=g.nbytes):
             comm.Allreduce(MPI.IN_PLACE, g_wire)
         copy(g_wire, g)
-        g /= comm.size
         trace.snapshot(x)
-        update(x, g, k)
+        update(x, g, k, comm.size)
         trace.record()
     return x
 

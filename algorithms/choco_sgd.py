@@ -27,7 +27,7 @@ import numpy as np
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import schedules, spec, topology
+from outpace.comm import schedules, spec, topology, vectors
 from outpace.comm.arrays import Wired
 from outpace.comm.batches import Batches, Sampling
 from outpace.comm.compressors import COMPRESSORS
@@ -67,7 +67,7 @@ def run(comm, problem, cfg, budget, trace):
     weights = W[comm.rank, [comm.rank, *neighbours]]
     weights[0] -= 1
     w = xp.asarray(cfg.consensus_step_size * weights, x.dtype)
-    g = xp.empty_like(x)
+    g, descend = xp.empty_like(x), vectors.descend.like(x)
     codec = spec.parse(cfg.compressor, COMPRESSORS, "--compressor").codec(x, xp)
     messages = Wired((len(X_hat), codec.message_words), np.uint32, xp, comm)
     nbytes = 4 * codec.message_words
@@ -79,9 +79,8 @@ def run(comm, problem, cfg, budget, trace):
     for k in budget:
         batch = batches.draw(cfg.batch_size)
         problem.gradient(x, batch, g)  # line 2
-        g *= gamma(k)
         trace.snapshot(x)
-        x -= g  # line 3
+        descend(gamma(k), 1, g, x)  # line 3
         xp.subtract(x, X_hat[0], out=g)
         codec.encode(g, rounding, messages.array[0])  # line 4
         messages.to_wire(0)

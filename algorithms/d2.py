@@ -28,7 +28,7 @@ import numpy as np
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import schedules, topology
+from outpace.comm import schedules, topology, vectors
 from outpace.comm.arrays import copy, twin
 from outpace.comm.batches import Batches, Sampling
 from outpace.comm.errors import UserError
@@ -71,6 +71,7 @@ def run(comm, problem, cfg, budget, trace):
     x = problem.x0()
     h, (here,) = neighbourhoods(comm, cfg.mixing(cfg.topology, comm.size), x)  # h is what is averaged
     g, c, h_wire = xp.empty_like(x), xp.zeros_like(x), twin(h, comm)
+    message, mix = vectors.d2_message.like(x), vectors.d2_mix.like(x, here.rows)
 
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     gamma = step_sizes(cfg.schedule, cfg.step_size, cfg.steps_per_epoch(problem.n_total, comm.size), budget.total)
@@ -79,18 +80,14 @@ def run(comm, problem, cfg, budget, trace):
     for k in budget:
         batch = batches.draw(cfg.batch_size)
         problem.gradient(x, batch, g)
-        g *= gamma(k)
         if restarts and k % RESTART == 0:
             c[:] = 0
-        xp.subtract(x, g, out=h)  # x_k - gamma_k g_k
-        h += c  #                 + x_k - x_{k-1} + gamma_{k-1} g_{k-1}
+        message(gamma(k), g, x, c, h)  # h: x_k - gamma_k g_k + c_k
         copy(h, h_wire)
         with trace.phase("exchange", nbytes=here.nbytes):
             here.graph.Ineighbor_allgather(h_wire, here.wire).Wait()
-        xp.subtract(g, x, out=c)
         trace.snapshot(x)
-        here.average(x)  # x_{k+1}
-        c += x
+        mix(here.weight, gamma(k), g, h, here.others(), c, x)  # x_{k+1}, and c_{k+1} = x_{k+1} - x_k + gamma_k g_k
         trace.record()
     here.graph.Free()
     return x

@@ -21,7 +21,7 @@ from typing import Literal
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import bfloat16, schedules
+from outpace.comm import bfloat16, schedules, vectors
 from outpace.comm.arrays import copy, twin
 from outpace.comm.batches import Batches, Sampling
 from outpace.comm.bfloat16 import WireDtype, WireFormat
@@ -65,7 +65,9 @@ def run(comm, problem, cfg, budget, trace):
     x = h if overlaps else xp.empty_like(h)
     x[:] = x0
     h_words = form.like(h)
-    h_wire, g, x_mixed = twin(h_words, comm), xp.empty_like(x), xp.empty_like(x) if overlaps else x
+    h_wire, g = twin(h_words, comm), xp.empty_like(x)
+    descend_to = vectors.descend_to.like(x)
+    mix_and_descend = vectors.mix_and_descend.like(x, *{here.rows for here in neighbourhood})
 
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     gamma = step_sizes(cfg.schedule, cfg.step_size, cfg.steps_per_epoch(problem.n_total, comm.size), budget.total)
@@ -78,18 +80,18 @@ def run(comm, problem, cfg, budget, trace):
             copy(h_words, h_wire)
             exchange = here.graph.Ineighbor_allgather(h_wire, here.wire)  # line 4, overlaps line 3
         problem.gradient(x, batch, g)  # line 3
-        g *= gamma(k)
         if not overlaps:
-            xp.subtract(x, g, out=h)
+            descend_to(gamma(k), g, x, h)
             form.narrow(h, h_words)
             copy(h_words, h_wire)
             exchange = here.graph.Ineighbor_allgather(h_wire, here.wire)
         with trace.phase("exchange", nbytes=here.nbytes):
             exchange.Wait()
         trace.snapshot(x)
-        here.average(x_mixed)  # line 4
         if overlaps:
-            xp.subtract(x_mixed, g, out=x)  # line 5
+            mix_and_descend(here.weight, gamma(k), g, here.others(), x)  # lines 4 and 5
+        else:
+            here.average(x)
         trace.record()
     for here in neighbourhood:
         here.graph.Free()

@@ -30,11 +30,9 @@ the default step size is a tenth of the other programs'.
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import numpy as np
-
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import schedules
+from outpace.comm import schedules, vectors
 from outpace.comm.arrays import copy, twin
 from outpace.comm.batches import Batches, Sampling
 from outpace.comm.layout import Layout
@@ -75,8 +73,9 @@ def run(comm, problem, cfg, budget, trace):
         wire.Free()
         return centre
 
-    v, ahead, g, e = xp.zeros_like(x), xp.empty_like(x), xp.empty_like(x), xp.empty_like(x)
-    x_wire, e_wire = twin(x, comm), twin(e, comm)
+    v, ahead, g, centre = xp.zeros_like(x), xp.empty_like(x), xp.empty_like(x), xp.empty_like(x)
+    x_wire, centre_wire = twin(x, comm), twin(centre, comm)
+    pull, look_ahead, fall = (each.like(x) for each in (vectors.pull, vectors.look_ahead, vectors.fall))
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     gamma = step_sizes(cfg.schedule, cfg.step_size, problem.n_total / cfg.batch_size, budget.total)
     budget.keep(x=x, v=v, **batches.memory)
@@ -85,18 +84,13 @@ def run(comm, problem, cfg, budget, trace):
         if trace.steps % cfg.period == 0:  # of its own steps
             copy(x, x_wire)
             with trace.phase("exchange", nbytes=x.nbytes):
-                ask(wire, slices, x_wire, e_wire)
-            copy(e_wire, e)
-            e -= x
-            e *= alpha
-            x += e
+                ask(wire, slices, x_wire, centre_wire)
+            copy(centre_wire, centre)
+            pull(alpha, centre, x)
         read_s = trace.now()
-        xp.multiply(v, cfg.momentum, out=v)
-        xp.add(x, v, out=ahead)  # x + delta v
+        look_ahead(cfg.momentum, x, v, ahead)  # x + delta v
         problem.gradient(ahead, batch, g)
-        g *= gamma(k)
-        v -= g
-        x += v
+        fall(gamma(k), g, v, x)
         trace.record(read_s)
     leave(wire, slices)
     wire.Free()
@@ -105,16 +99,13 @@ def run(comm, problem, cfg, budget, trace):
 
 def serve(comm, centre, workers, alpha, budget, trace):
     """One server: answer each model with the centre and move the centre towards it, until every worker has left."""
-    e = np.empty_like(centre)
+    pull_and_answer = vectors.pull_and_answer.like(centre)
     budget.keep(centre=centre)
     with budget.attend():
         for worker, x in exchanges(comm, workers, centre):
             with trace.phase("exchange", worker, centre.nbytes, background=True):
-                np.subtract(x, centre, out=e)
-                x[:] = centre  # the answer
-                e *= alpha
                 trace.snapshot(centre)
-                centre += e
+                pull_and_answer(alpha, x, centre)  # what is left in x is the answer
 
 
 if __name__ == "__main__":

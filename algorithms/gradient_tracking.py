@@ -26,7 +26,7 @@ from typing import Literal
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import schedules
+from outpace.comm import schedules, vectors
 from outpace.comm.arrays import copy, twin
 from outpace.comm.batches import Batches, Sampling
 from outpace.comm.neighbourhood import neighbourhoods
@@ -60,7 +60,7 @@ def run(comm, problem, cfg, budget, trace):
     xy, neighbourhood = neighbourhoods(comm, cfg.mixing(cfg.topology, comm.size), mixed)  # x_k, then y_{k-1}
     xy_wire, x, y = twin(xy, comm), xy[:dim], xy[dim:]
     x[:], y[:] = x0, 0
-    g, g_before = xp.empty_like(x0), xp.zeros_like(x0)
+    g, g_before, track = xp.empty_like(x0), xp.zeros_like(x0), vectors.track.like(x0)
 
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     gamma = step_sizes(cfg.schedule, cfg.step_size, cfg.steps_per_epoch(problem.n_total, comm.size), budget.total)
@@ -75,11 +75,7 @@ def run(comm, problem, cfg, budget, trace):
             exchange.Wait()
         trace.snapshot(x)
         here.average(mixed)  # W x_k, W y_{k-1}
-        xp.add(mixed[dim:], g, out=y)
-        y -= g_before  # y_k
-        xp.multiply(y, gamma(k), out=g_before)
-        xp.subtract(mixed[:dim], g_before, out=x)  # x_{k+1}
-        g_before[:] = g
+        track(gamma(k), mixed[dim:], mixed[:dim], g, g_before, y, x)  # y_k, x_{k+1}
         trace.record()
     for here in neighbourhood:
         here.graph.Free()

@@ -28,7 +28,7 @@ from mpi4py import MPI
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import schedules
+from outpace.comm import schedules, vectors
 from outpace.comm.arrays import copy, twin
 from outpace.comm.batches import Batches, Sampling
 from outpace.comm.budget import Stop
@@ -102,7 +102,7 @@ def run(comm, problem, cfg, budget, trace):
 def serve(comm, x, cfg, gamma, budget, trace):
     """The server: close a round with its m-th gradient; the last answer to each worker sends it away."""
     n, m = comm.size - 1, cfg.of_a_round(comm.size - 1)
-    mailbox, total = Mailbox(comm, n, x), np.empty_like(x)
+    mailbox, total, descend = Mailbox(comm, n, x), np.empty_like(x), vectors.descend.like(x)
     messages = iter(mailbox)
     waiting: list[int] = []  # the workers whose gradients are in the round
     budget.keep(x=x)
@@ -128,9 +128,8 @@ def serve(comm, x, cfg, gamma, budget, trace):
                 total += mailbox.buffers[worker]
                 waiting.append(worker)
         with trace.phase("push", background=True):
-            total *= gamma(k) / m
             trace.snapshot(x)
-            x -= total
+            descend(gamma(k) / m, 1, total, x)
         for worker in waiting:
             trace.applied(worker, staleness=m * (k - pulled[worker]))
     for worker in waiting:

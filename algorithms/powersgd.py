@@ -35,7 +35,7 @@ from mpi4py import MPI
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import schedules
+from outpace.comm import schedules, vectors
 from outpace.comm.arrays import Wired
 from outpace.comm.batches import Batches, Sampling
 from outpace.comm.errors import UserError
@@ -76,6 +76,7 @@ def run(comm, problem, cfg, budget, trace):
     x = problem.x0()
     g, e = xp.empty_like(x), xp.zeros_like(x)
     m = xp.zeros_like(x) if cfg.momentum else None
+    descend = vectors.descend.like(x)
     factors = Factors(problem.shapes, cfg.rank, e, g, xp, comm)
     start = np.random.default_rng([PROJECTION, cfg.seed]).standard_normal(factors.Q.array.size)
     factors.Q.array[:] = xp.asarray(start.astype(x.dtype))  # Algorithm 1, line 1
@@ -96,9 +97,8 @@ def run(comm, problem, cfg, budget, trace):
             m *= cfg.momentum  # line 12
             m += g
             g += m
-        g *= gamma(k)
         trace.snapshot(x)
-        x -= g  # line 13
+        descend(gamma(k), 1, g, x)  # line 13
         trace.record()
     return x
 

@@ -28,7 +28,7 @@ from mpi4py import MPI
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import schedules, spec
+from outpace.comm import schedules, spec, vectors
 from outpace.comm.arrays import Wired
 from outpace.comm.batches import Batches, Sampling
 from outpace.comm.quantise import Quantiser
@@ -74,7 +74,7 @@ def run(comm, problem, cfg, budget, trace):
     """One worker; collective over comm. Returns the model x, shape (dim,)."""
     xp = problem.xp
     x = problem.x0()
-    g = xp.empty_like(x)
+    g, descend = xp.empty_like(x), vectors.descend.like(x)
     quantiser = spec.parse(cfg.codec, CODECS, "--codec")
     codec, norm = Quantiser(quantiser.levels, quantiser.norm == "max", x, xp), np.empty(1)
     messages = Wired((comm.size, codec.message_words), np.uint32, xp, comm)
@@ -94,9 +94,8 @@ def run(comm, problem, cfg, budget, trace):
         with trace.phase("exchange", nbytes=(comm.size - 1) * messages.nbytes // comm.size):
             comm.Allgather(MPI.IN_PLACE, messages.wire)
         codec.mean(messages.from_wire(), g)
-        g *= gamma(k)
         trace.snapshot(x)
-        x -= g
+        descend(gamma(k), 1, g, x)
         trace.record()
     return x
 

@@ -40,7 +40,7 @@ import numpy as np
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import schedules
+from outpace.comm import schedules, vectors
 from outpace.comm.arrays import copy, twin
 from outpace.comm.batches import Batches, Sampling
 from outpace.comm.errors import UserError
@@ -112,7 +112,7 @@ def serve(comm, x, workers, cfg, gamma, budget, trace):
     k, came = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)  # updates; gradients
     read = np.zeros(workers, dtype=np.int64)  # the k at which each worker pulled its model
     budget.keep(x=x, k=k, came=came, read=read)
-    rule = VARIANTS[cfg.variant](cfg, workers, x)
+    rule, descend = VARIANTS[cfg.variant](cfg, workers, x), vectors.descend.like(x)
     with budget.attend():
         for worker, g in exchanges(comm, workers, x):
             with trace.phase("push", worker, x.nbytes, background=True):
@@ -120,9 +120,8 @@ def serve(comm, x, workers, cfg, gamma, budget, trace):
                 for each, at in dropped:
                     trace.dropped(each, staleness=k[0] - at)
                 if used:
-                    g *= gamma(came[0]) / workers
                     trace.snapshot(x)
-                    x -= g
+                    descend(gamma(came[0]) / workers, 1, g, x)
                     for each, at in used:
                         trace.applied(each, staleness=k[0] - at)
                     k += 1

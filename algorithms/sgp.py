@@ -23,7 +23,7 @@ from typing import Literal
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import schedules
+from outpace.comm import schedules, vectors
 from outpace.comm.arrays import copy, twin
 from outpace.comm.batches import Batches, Sampling
 from outpace.comm.neighbourhood import neighbourhoods
@@ -58,7 +58,7 @@ def run(comm, problem, cfg, budget, trace):
     x[:] = z
     h, neighbourhood = neighbourhoods(comm, cfg.mixing(cfg.topology, comm.size), xw)
     h_wire, h_x, h_w = twin(h, comm), h[:dim], h[dim:]
-    g = xp.empty_like(z)
+    g, descend_to = xp.empty_like(z), vectors.descend_to.like(z)
 
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     gamma = step_sizes(cfg.schedule, cfg.step_size, cfg.steps_per_epoch(problem.n_total, comm.size), budget.total)
@@ -67,8 +67,7 @@ def run(comm, problem, cfg, budget, trace):
         here = neighbourhood[k % len(neighbourhood)]
         batch = batches.draw(cfg.batch_size)  # line 1
         problem.gradient(z, batch, g)  # line 2
-        g *= gamma(k)
-        xp.subtract(x, g, out=h_x)  # line 3
+        descend_to(gamma(k), g, x, h_x)  # line 3
         h_w[:] = w
         copy(h, h_wire)
         with trace.phase("exchange", nbytes=here.nbytes):

@@ -49,7 +49,7 @@ from mpi4py import MPI
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import schedules, sign
+from outpace.comm import schedules, sign, vectors
 from outpace.comm.adversaries import adversaries, adversary
 from outpace.comm.arrays import copy, twin
 from outpace.comm.batches import Batches, Sampling
@@ -138,8 +138,9 @@ def run(comm, problem, cfg, budget, trace):
     x = problem.x0()
     g = xp.zeros_like(x)
     g_wire = twin(g, comm)
-    penalty = xp.empty_like(x) if cfg.weight_decay and cfg.decay == "coupled" else None
-    shrinking = cfg.weight_decay if penalty is None else 0.0
+    coupled = cfg.weight_decay if cfg.decay == "coupled" else 0.0
+    penalise = vectors.penalise.like(x)
+    shrinking = cfg.weight_decay - coupled
     vote = OUTCOMES[cfg.vote, cfg.variant == "ef-signsgd"](cfg.exchange, cfg.ties, comm, x, xp)
     cards = vote.cards
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
@@ -161,9 +162,8 @@ def run(comm, problem, cfg, budget, trace):
         step = gamma(k)
         batch = batches.draw(cfg.samples(k))
         problem.gradient(x, batch, g)
-        if penalty is not None:
-            xp.multiply(x, cfg.weight_decay, out=penalty)
-            g += penalty
+        if coupled:
+            penalise(coupled, 1, x, g)
         if cfg.vote == "none":
             copy(g, g_wire)
             with trace.phase("allreduce", nbytes=g.nbytes):
@@ -232,14 +232,13 @@ def lion(cfg, g, xp, voter, bound):
     m, c = xp.zeros_like(g), xp.empty_like(g)
     momentum_ballot = sign.kernels(xp).momentum_ballot
     of_c, _ = signsgd(cfg, c, xp, voter, bound)
+    blend = vectors.blend.like(m)
 
     def cast(k, step, coins, cards):
         c[:] = m
         if momentum_ballot(g, c, cfg.beta1, coins.zeros, coins.turns[0], cards[0]):
             return math.nan
-        xp.multiply(m, cfg.beta2, out=m)
-        xp.multiply(g, 1 - cfg.beta2, out=g)
-        xp.add(m, g, out=m)
+        blend(cfg.beta2, 1 - cfg.beta2, g, m)
         return step if len(cards) == 1 else of_c(k, step, coins, cards)
 
     return cast, {"m": m}

@@ -2,13 +2,13 @@
 
 gossip   one pairwise averaging of AD-PSGD against a bare Sendrecv of the same size
 record   what recording costs per step
-step     what a step of each program costs beyond its gradient and its messages
-sign     the sign kernels against a copy on the same core or device, and against NumPy's own packing
+step     what a step of each program costs beyond its gradient and its messages; of models of --dim numbers, beside the
+         same step by hand
+sign     the sign kernels against a copy on the same core or device, on a core also against NumPy's own packing
 vote     a majority vote, from vectors to the outcome on every rank, against an Allreduce of float32
 """
 
 import functools
-import importlib
 import math
 import os
 import statistics
@@ -23,11 +23,8 @@ from mpi4py import MPI
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks import history
-from outpace.benchmarks.machine import launcher, links, namespaces, provenance, twins
-from outpace.benchmarks.problems import Problem
-from outpace.benchmarks.running.assembly import Assembly
-from outpace.benchmarks.running.plan import Launch, Plan, make_plan
+from outpace.benchmarks import history, micro_sign, micro_step
+from outpace.benchmarks.machine import launcher, links, namespaces, provenance
 from outpace.benchmarks.trace.recorder import Trace
 from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import arrays, clock
@@ -144,31 +141,30 @@ def record(comm: MeteredComm, times: Times) -> Table:
     return table
 
 
+def steps_by_hand(comm: MeteredComm, times: Times, dim: int) -> Table:
+    """Steps of programs on models of `dim` numbers, beside the same steps by hand."""
+    if comm.size != 2:
+        raise UserError(f"step --dim is measured between 2 ranks; -n is {comm.size}")
+    kinds = ("ours", *micro_step.PASSES)
+    table = _table(
+        comm, f"steps of {dim} float32", ("program", *(f"{kind} us" for kind in kinds), "NumPy / ours", "fused / ours")
+    )
+    rounds, count = ROUNDS if dim < 10**7 else 7, max(5, min(2000, 10**8 // dim))
+    for name, samples in micro_step.measure(comm, dim, rounds, count):
+        times.update({f"{name}, {kind}": seconds for kind, seconds in samples.items()})
+        if comm.rank == 0:
+            medians = [f"{1e6 * statistics.median(samples[kind]):.1f}" for kind in kinds]
+            ratios = [_ratio(samples["ours"], samples[kind]) for kind in ("NumPy", "fused")]
+            table.add_row(name, *medians, *ratios)
+    return table
+
+
 def step(comm: MeteredComm, times: Times) -> Table:
     """A whole step of each program on one rank with a gradient that costs nothing: the suite's own overhead."""
     table = _table(comm, "step overhead, no gradient, dim 1000", ("program", "us per step"))
 
-    class Free(Problem):
-        xp, dim, n_samples, n_total = np, 1000, 1000, 1000
-
-        def x0(self) -> np.ndarray:
-            return np.zeros(self.dim, dtype=np.float32)
-
-        def gradient(self, x: np.ndarray, batch: np.ndarray | None, out: np.ndarray) -> None:
-            out[:] = 0
-
-    def run(program: Any, plan: Plan, steps: int = 5000) -> None:
-        problem = Free()
-        assembly = Assembly(comm, plan, problem, Snapshots(0, 1000, np.dtype("f4"), per_step=True), steps)
-        # Not the paced problem: pacing is no part of the overhead.
-        program.run(comm, problem, plan.config, assembly.budget, assembly.trace)
-        if assembly.trace.steps != steps:
-            raise RuntimeError(f"{plan.name} made {assembly.trace.steps} steps of {steps}")
-
-    for name in ("allreduce_sgd", "d_psgd", "ad_psgd"):
-        program: Any = importlib.import_module(f"outpace.algorithms.{name}")
-        plan = make_plan(name, program.Config(), Launch(), comm.size)
-        (seconds,) = _interleaved(comm, functools.partial(run, program, plan))
+    for name, run in micro_step.alone(comm, 5000):
+        (seconds,) = _interleaved(comm, run)
         times[name] = [each / 5000 for each in seconds]
         table.add_row(name, f"{1e6 * statistics.median(times[name]):.1f}")
     return table
@@ -176,38 +172,16 @@ def step(comm: MeteredComm, times: Times) -> Table:
 
 def sign(comm: MeteredComm, times: Times, xp: ModuleType) -> Table:
     """Bytes that a kernel has to read and write, per second, over those of a copy of the vector."""
-    dim, n, beta, step = 1 << 24, 8, 0.9, 0.1
-    kernels = sign_kernels.kernels(xp)
-    rng = np.random.default_rng(7)
-    v = xp.asarray(rng.standard_normal(dim, dtype=np.float32))
-    copy, m, e, x = (xp.zeros_like(v) for _ in range(4))
-    words, coins = (xp.zeros(sign_kernels.words(dim), dtype=np.uint32) for _ in range(2))
-    ballots = xp.asarray(rng.integers(0, 2**32, (n, words.size // n), dtype=np.uint32))
-    outcome, steps = xp.zeros((1, 1, words.size), dtype=np.uint32), xp.full(1, step, dtype=np.float32)
-    tally = xp.zeros((1, words.size // n), dtype=np.uint32)
-    kernels.ballot(v, coins, 0, words)
-    packed = np.packbits(to_host(v) > 0, bitorder="little").view(np.uint32)
-    if not np.array_equal(to_host(words), packed):
-        raise RuntimeError("the kernel's signs are not NumPy's")
-    twins.validate(kernels, xp)
-    measured: list[tuple[str, float, Callable[[], Any]]] = [
-        ("copy", 8, lambda: xp.copyto(copy, v)),
-        ("ballot", 4.125, lambda: kernels.ballot(v, coins, 0, words)),
-        ("momentum_ballot", 12.125, lambda: kernels.momentum_ballot(v, m, beta, coins, 0, words)),
-        ("feedback_ballot", 20.125, lambda: kernels.feedback_ballot(v, e, step, coins, 0, words)),
-        (f"tally of {n}", 0.125 + 0.125 / n, lambda: kernels.tally(ballots, coins, tally)),
-        ("apply", 8.125, lambda: kernels.apply(x, outcome, steps, 1.0)),
-    ]
+    dim = micro_sign.DIMS[xp.__name__]
+    measured = micro_sign.kernels(xp, dim)
     if xp is np:
-        measured.append(("NumPy, v < 0 alone", 4.125, lambda: _numpy_pack(v, words, whole=False)))
-        measured.append(("NumPy, zeros and NaN too", 4.125, lambda: _numpy_pack(v, words, whole=True)))
-
-    def synchronised(kernel: Callable[[], Any]) -> None:
-        kernel()
-        synchronise(v)
-
-    every = _interleaved(comm, *(functools.partial(synchronised, kernel) for _, _, kernel in measured))
-    table = _table(comm, f"sign kernels, 2^24 float32, {xp.__name__}", ("kernel", "GB/s", "rate / copy"))
+        v, words = np.random.default_rng(7).standard_normal(dim, dtype=np.float32), np.zeros(dim // 32, np.uint32)
+        for name, whole in (("NumPy, v < 0 alone", False), ("NumPy, zeros and NaN too", True)):
+            measured.append(micro_sign.Kernel(name, 4.125, functools.partial(_numpy_pack, v, words, whole)))
+    calls = [kernel.call for kernel in measured]
+    every = _interleaved(comm, *calls) if xp is np else micro_sign.by_events(xp, calls, ROUNDS)
+    title = f"sign kernels, 2^{dim.bit_length() - 1} float32, {xp.__name__}"
+    table = _table(comm, title, ("kernel", "GB/s", "rate / copy"), gpu=xp is not np)
     for (name, nbytes, _), samples in zip(measured, every, strict=True):
         times[name] = samples
         rate = nbytes * dim / statistics.median(samples) / 1e9
@@ -261,9 +235,9 @@ def _allreduce(comm: MeteredComm, v: Any, total: Wired) -> None:
 
 
 def _vote(route: Any, v: Any, ballot: Wired, outcome: Wired) -> None:
-    words = ballot.array.reshape(-1)
-    sign_kernels.kernels(module(v)).ballot(v, words, 0, words)
-    route.majority(ballot, outcome.array.reshape(-1), outcome)
+    coins = outcome.array.reshape(-1)
+    sign_kernels.kernels(module(v)).ballot(v, coins, 0, ballot.array.reshape(-1))
+    route.majority(ballot, coins, outcome)
     synchronise(v)  # with int8, kernels come last
 
 
@@ -300,10 +274,12 @@ def _ratio(reference: list[float], measured: list[float]) -> str:
     return f"{middle:.2f} ({low:.2f}-{high:.2f})"
 
 
-def _table(comm: MeteredComm, title: str, columns: tuple[str, ...]) -> Table:
-    where = provenance.describe(comm, gpu=False)
+def _table(comm: MeteredComm, title: str, columns: tuple[str, ...], gpu: bool = False) -> Table:
+    where = provenance.describe(comm, gpu)
     behind = f", links {os.environ[namespaces.VARIABLE]}" if namespaces.VARIABLE in os.environ else ""
-    text = f"{title}{behind}; {where['cpu_model']}, {where['cores']} cores, {where['mpi_library']}, medians of {ROUNDS}"
+    device = f"{where['gpu']}, " if gpu else ""
+    place = f"{device}{where['cpu_model']}, {where['cores']} cores, {where['mpi_library']}"
+    text = f"{title}{behind}; {place}, medians of {ROUNDS}"
     table = Table(title=text, title_justify="left")
     for column in columns:
         table.add_column(column, justify="right")
@@ -313,10 +289,12 @@ def _table(comm: MeteredComm, title: str, columns: tuple[str, ...]) -> Table:
 def main() -> None:
     comm = MeteredComm(MPI.COMM_WORLD)
     launcher.report(comm.rank)
-    name, backend, behind, *kept = sys.argv[1:]
-    links_spec, times = behind.removeprefix("--links="), Times()
+    name, backend, behind, size, *kept = sys.argv[1:]
+    links_spec, times, dim = behind.removeprefix("--links="), Times(), int(size.removeprefix("--dim="))
     measures: dict[str, Callable[..., Table]] = {"sign": sign, "vote": vote}
     host_measures: dict[str, Callable[..., Table]] = {"gossip": gossip, "record": record, "step": step}
+    if dim:
+        host_measures["step"] = functools.partial(steps_by_hand, dim=dim)
     try:
         namespaces.check_behind(links.canonical(links_spec))
         xp = arrays.load(backend, comm)
@@ -337,3 +315,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    MPI.Finalize()

@@ -75,6 +75,8 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
     flags = dataclasses.asdict(config) | dataclasses.asdict(launch)
     hashes = comm.bcast(agreement.on_root(comm, lambda: file_hashes.of_run(config, flags)))
     plan = agreement.together(comm, lambda: make_plan(name, config, launch, comm.size, hashes))
+    if launch.simulate:
+        raise UserError("--simulate: `outpace run` simulates all ranks in one process; this is a job of MPI's")
     agreement.together(comm, lambda: namespaces.check_behind(plan.texts["links"]))
     if plan.shared:
         threads.check()

@@ -1,37 +1,59 @@
 """Time: the local clock, sleeping, waiting for messages without burning a core, and aligned clocks.
 
 Programs take time from here, never from `time`, and pass their communicator: whoever runs them decides
-what a second is.
+what a second is. One that is not MPI's, as in `simulated`, has methods with the names of these functions.
 """
 
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import numpy as np
 from mpi4py import MPI
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 SPIN_S: Final = 2e-4  # yield the core this long before sleeping: what is about to arrive comes sooner than a nap ends
 UNDER_WAY_SPIN_S: Final = 2e-2  # the same where both sides are known to be transferring
 NAP_SHARE: Final = 0.1  # a nap is this share of the time waited so far, so it delays the end by no more than that
 LONGEST_NAP_S: Final = 1e-3
+SHORTEST_NAP_S: Final = NAP_SHARE * SPIN_S
+MOST_PATIENCE: Final = 5.0
+LOCAL_RANKS: Final = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")  # by Hydra and by Open MPI
 LONGEST_S: Final = 1e9  # of a sleep, 31 years: Python has none of three centuries
 ROUND_TRIPS: Final = 200  # per offset estimate; the fastest one is kept
 
 
+def by_communicator(function: Callable[Concatenate[MPI.Intracomm, P], T]) -> Callable[Concatenate[MPI.Intracomm, P], T]:
+    """The function where its communicator is MPI's, else that communicator's method of this name."""
+
+    name = function.__name__
+
+    @functools.wraps(function)
+    def chosen(comm: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        if isinstance(comm, MPI.Intracomm):
+            return function(comm, *args, **kwargs)
+        return getattr(comm, name)(*args, **kwargs)  # type: ignore[no-any-return]
+
+    return chosen
+
+
+@by_communicator
 def now(comm: MPI.Intracomm) -> float:
     """Seconds on this rank's monotonic clock; ranks of one node share it."""
     return time.monotonic()
 
 
+@by_communicator
 def sleep(comm: MPI.Intracomm, seconds: float) -> None:
     time.sleep(min(seconds, LONGEST_S))
 
 
+@by_communicator
 def wait(
     comm: MPI.Intracomm,
     requests: Sequence[MPI.Request],
@@ -47,25 +69,38 @@ def wait(
     _poll(lambda: MPI.Request.Testall(requests, statuses), UNDER_WAY_SPIN_S if under_way else SPIN_S)
 
 
+@by_communicator
 def wait_some(comm: MPI.Intracomm, requests: list[MPI.Request], statuses: list[MPI.Status]) -> list[int]:
     """Complete at least one of the requests, in the manner of `wait`: their indices, and as many statuses in front."""
     return _poll(lambda: MPI.Request.Testsome(requests, statuses), SPIN_S) or []
 
 
+@by_communicator
 def poll(comm: MPI.Intracomm, test: Callable[[], T | None]) -> T:
     """The first result of `test` that is true, awaited in the manner of `wait`."""
     return _poll(test, SPIN_S)
 
 
 def _poll(test: Callable[[], T | None], spin_s: float) -> T:
-    start = time.monotonic()
+    start, patient = time.monotonic(), patience()
+    if patient > 1 and spin_s < UNDER_WAY_SPIN_S:
+        spin_s = 0.0  # others need the core, and every look at a message costs some of it
     while not (result := test()):
         waited = time.monotonic() - start
         if waited < spin_s:
             os.sched_yield()
         else:
-            time.sleep(min(NAP_SHARE * waited, LONGEST_NAP_S))
+            nap_s = max(SHORTEST_NAP_S, patient * NAP_SHARE * waited)
+            time.sleep(min(nap_s, patient * LONGEST_NAP_S))
     return result
+
+
+@functools.cache
+def patience() -> float:
+    """How many ranks of this node share a core, by its launcher, from 1 to MOST_PATIENCE. Naps are so much longer:
+    threads that looked for messages all the time would leave no core to who has them to send."""
+    ranks = next((int(os.environ[name]) for name in LOCAL_RANKS if os.environ.get(name, "").isdigit()), 1)
+    return min(MOST_PATIENCE, max(1.0, ranks / len(os.sched_getaffinity(0))))
 
 
 @dataclass(frozen=True)
@@ -77,6 +112,7 @@ class Offset:
     uncertainty: float
 
 
+@by_communicator
 def offset(comm: MPI.Intracomm, read: Callable[[], float] | None = None) -> Offset:
     """This rank's offset to rank 0 by ping-pong, from the fastest of ROUND_TRIPS round trips; collective.
 

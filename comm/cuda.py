@@ -4,8 +4,8 @@ import functools
 from pathlib import Path
 from typing import Any, Final
 
-THREADS: Final = 256  # per block; a multiple of a warp's 32
-BLOCKS: Final = 4096  # at most; every kernel strides over what is left
+THREADS: Final = 256  # per block; a multiple of a warp's 32, at most 1024
+BLOCKS: Final = 4096  # at most, of all rows; every kernel strides over what is left
 C_NAMES: Final = {"float32": "float", "float64": "double"}
 
 
@@ -28,10 +28,15 @@ def module(path: Path, dtype: str) -> Any:
     return module
 
 
-def launch(path: Path, name: str, dtype: Any, size: int, *arguments: Any) -> None:
-    """Start the kernel `name` with a thread for each of `size` things, in the current stream.
+def blocks(threads: int, rows: int = 1) -> int:
+    """How many blocks a row has where so many threads of it have work."""
+    return min(-(-threads // THREADS), max(1, BLOCKS // rows))
+
+
+def launch(path: Path, name: str, dtype: Any, threads: int, *arguments: Any, rows: int = 1) -> None:
+    """Start the kernel `name` in the current stream, with so many threads in each of `rows` rows of blocks.
 
     Arguments are arrays of the device and NumPy scalars, each of the type that the kernel declares.
     """
-    blocks = min(-(-size // THREADS), BLOCKS)
-    module(path, str(dtype)).get_function(name)((blocks,), (THREADS,), arguments)
+    grid = blocks(threads, rows), rows
+    module(path, str(dtype)).get_function(name)(grid, (THREADS,), arguments)

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from mpi4py import MPI
 
-from outpace.comm import topology
+from outpace.comm import topology, vectors
 from outpace.comm.arrays import Turns, mark, module, own_stream, start_copy, synchronise, twin
 from outpace.comm.bfloat16 import SAME, WireFormat
 from outpace.comm.clock import poll, wait
@@ -35,6 +35,7 @@ class SharedModel:
     def __init__(self, comm: MPI.Intracomm, x: Any, trace: TakesSnapshots) -> None:
         self.x = x
         self.averagings = 0
+        self._descend, self._add_difference = vectors.descend.like(x), vectors.add_difference.like(x)
         self._lock = Turns(lock(comm), x)
         self._trace = trace
 
@@ -49,21 +50,21 @@ class SharedModel:
         with self._lock:
             module(target).multiply(self.x, weight, out=target)
 
-    def subtract(self, update: Any) -> int:
-        """x -= update; the averagings that x had seen before."""
+    def descend(self, gamma: float, g: Any) -> int:
+        """x -= gamma g; the averagings that x had seen before."""
         with self._lock:
             self._trace.snapshot(self.x)
-            self.x -= update
+            self._descend(gamma, 1, g, self.x)
             return self.averagings
 
-    def average(self, difference: Any) -> None:
-        """x += difference, what the peer sent less what was sent to it.
+    def average(self, received: Any, sent: Any) -> None:
+        """x += received - sent, what came from the peer less what it got.
 
         The peer adds the opposite, to the bit, so the sum of both models stays, to the rounding of the additions.
         """
         with self._lock:
             self._trace.snapshot(self.x)
-            self.x += difference
+            self._add_difference(received, sent, self.x)
             self.averagings += 1
 
 
@@ -71,10 +72,9 @@ class Exchange:
     """One averaging, the same on both sides: send s = w x, receive r = w x_peer at the same time, add r - s.
 
     The weight w, between 0 and 1, is the peer's of `weights`; both sides must have the same; w = 1/2 is the mean.
-    Models travel in pieces, as messages with this tag, and r - s is taken of one piece while the next is under way. The
-    model gets the whole of it at once, so no reader sees half an averaging. `nbytes` is what a side sends. Where the
-    form of messages is shorter than that of models, s is what was sent, so that the sum of both models stays all the
-    same.
+    Models travel in pieces, as messages with this tag. The model gets the whole of r - s at once, so no reader sees
+    half an averaging. `nbytes` is what a side sends. Where the form of messages is shorter than that of models, s is
+    what was sent, so that the sum of both models stays all the same.
 
     On a device all this happens in a stream of its own: a gradient that is being computed there is not waited for.
     """
@@ -95,7 +95,7 @@ class Exchange:
             synchronise(r)  # which MPI may write
         size = PIECE if module(r) is np else DEVICE_PIECE
         self._s, self._s_words, self._r, self.nbytes = s, s_words, r, int(s_words.nbytes)
-        self._s_pieces, self._r_pieces = _pieces(s, size), _pieces(r, size)
+        self._r_pieces = _pieces(r, size)
         self._leaving, self._come = _pieces(s_words, size), _pieces(r_words, size)
         self._outgoing, self._incoming = _pieces(twin(s_words, comm), size), _pieces(twin(r_words, comm), size)
 
@@ -109,15 +109,12 @@ class Exchange:
             departures = self._depart(peer)
             self._form.widen(self._s_words, self._s)  # s is what was sent
             wait(self.comm, hail)
-            for arrival, piece, words, r, s in zip(
-                arrivals, self._incoming, self._come, self._r_pieces, self._s_pieces, strict=True
-            ):
+            for arrival, piece, words, r in zip(arrivals, self._incoming, self._come, self._r_pieces, strict=True):
                 wait(self.comm, [arrival], under_way=True)
                 start_copy(piece, words)
                 self._form.widen(words, r)
-                r -= s
             wait(self.comm, departures, under_way=True)
-            self.model.average(self._r)
+            self.model.average(self._r, self._s)
             synchronise(self._r)  # MPI may write what has been uploaded
 
     def _depart(self, peer: int) -> list[MPI.Request]:
@@ -147,10 +144,17 @@ def exchange_weights(W: topology.Matrix, rank: int) -> list[float]:
     >>> [exchange_weights(topology.mixing_matrix(text, 4), 0) for text in ("ring", "ring:lazy=1")]
     [[0.0, 0.5, 0.0, 0.5], [0.0, 0.25, 0.0, 0.25]]
     """
-    edges = W != 0
-    np.fill_diagonal(edges, False)
-    plain = topology.metropolis(edges)
-    return [min(0.5, 0.5 * float(W[rank, j] / plain[rank, j])) if edges[rank, j] else 0.0 for j in range(len(W))]
+    degree, weights = _degrees(W), [0.0] * len(W)
+    for j in topology.neighbours(W, rank):
+        plain = 1.0 / (1.0 + max(degree[rank], degree[j]))  # as `topology.metropolis`
+        weights[j] = min(0.5, 0.5 * float(W[rank, j] / plain))
+    return weights
+
+
+@topology.once
+def _degrees(W: topology.Matrix) -> list[int]:
+    """How many neighbours each worker has."""
+    return ((W != 0).sum(axis=1) - (W.diagonal() != 0)).tolist()  # type: ignore[no-any-return]
 
 
 def hear(comm: MPI.Intracomm, words: Channel[int], patient: bool = True) -> tuple[int, int] | None:

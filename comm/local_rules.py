@@ -15,11 +15,14 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, Final, Literal, Protocol
 
+from outpace.comm import vectors
+
 Rule = Literal["sgd", "momentum", "adam", "adamw"]
 StepSizes = Callable[[int], float]  # gamma(k)
-Update = Callable[[Any, Any, int], None]  # update(x, g, k) writes x, and may use g as scratch
+Update = Callable[..., None]  # update(x, g, k, n=1) writes x; g is the sum of n gradients, and may be written
 Moments = dict[str, Any]  # what a rule remembers, by name
 
+EPSILON: Final = 1e-8
 STEP_SIZES: Final[dict[Rule, float]] = {"sgd": 0.2, "momentum": 0.2, "adam": 0.05, "adamw": 0.05}  # by default
 TITLES: Final[dict[Rule, str]] = {"sgd": "SGD", "momentum": "Momentum SGD", "adam": "Adam", "adamw": "AdamW"}
 
@@ -51,70 +54,48 @@ def local_rule(cfg: RuleConfig, gamma: StepSizes, x: Any, xp: ModuleType) -> tup
     update, moments = RULES[cfg.rule](cfg, gamma, x, xp)
     if not cfg.weight_decay or cfg.rule == "adamw":
         return update, moments
-    penalty = xp.empty_like(x)
+    penalise = vectors.penalise.like(x)
 
-    def penalised(x: Any, g: Any, k: int) -> None:
-        xp.multiply(x, cfg.weight_decay, out=penalty)
-        g += penalty
+    def penalised(x: Any, g: Any, k: int, n: int = 1) -> None:
+        penalise(cfg.weight_decay, n, x, g)
         update(x, g, k)
 
     return penalised, moments
 
 
 def _sgd(cfg: RuleConfig, gamma: StepSizes, x: Any, xp: ModuleType) -> tuple[Update, Moments]:
-    def update(x: Any, g: Any, k: int) -> None:
-        g *= gamma(k)
-        x -= g
+    descend = vectors.descend.like(x)
+
+    def update(x: Any, g: Any, k: int, n: int = 1) -> None:
+        descend(gamma(k), n, g, x)
 
     return update, {}
 
 
 def _momentum(cfg: RuleConfig, gamma: StepSizes, x: Any, xp: ModuleType) -> tuple[Update, Moments]:
-    v = xp.zeros_like(x)
+    v, momentum = xp.zeros_like(x), vectors.momentum.like(x)
 
-    def update(x: Any, g: Any, k: int) -> None:
-        v[:] *= cfg.beta1
-        v[:] += g
-        xp.multiply(v, gamma(k), out=g)
-        x -= g
+    def update(x: Any, g: Any, k: int, n: int = 1) -> None:
+        momentum(cfg.beta1, gamma(k), n, g, v, x)
 
     return update, {"v": v}
 
 
 def _adam(cfg: RuleConfig, gamma: StepSizes, x: Any, xp: ModuleType) -> tuple[Update, Moments]:
-    m, v, scratch, epsilon = xp.zeros_like(x), xp.zeros_like(x), xp.empty_like(x), 1e-8
+    m, v, adam = xp.zeros_like(x), xp.zeros_like(x), vectors.adam.like(x)
+    decays = cfg.beta1, 1 - cfg.beta1, cfg.beta2, 1 - cfg.beta2
+    shrinking = cfg.weight_decay if cfg.rule == "adamw" else 0.0
 
-    def update(x: Any, g: Any, k: int) -> None:
-        m[:] *= cfg.beta1
-        v[:] *= cfg.beta2
-        xp.multiply(g, g, out=scratch)
-        scratch[:] *= 1 - cfg.beta2
-        v[:] += scratch
-        g *= 1 - cfg.beta1
-        m[:] += g
-        xp.divide(v, 1 - cfg.beta2 ** (k + 1), out=scratch)  # v-hat
-        xp.sqrt(scratch, out=scratch)
-        scratch[:] += epsilon
-        xp.divide(m, scratch, out=g)
-        g *= gamma(k) / (1 - cfg.beta1 ** (k + 1))  # m-hat
-        x -= g
+    def update(x: Any, g: Any, k: int, n: int = 1) -> None:
+        bias1, bias2 = 1 - cfg.beta1 ** (k + 1), 1 - cfg.beta2 ** (k + 1)  # of m-hat and v-hat
+        adam(*decays, bias2, EPSILON, gamma(k) / bias1, 1 - gamma(k) * shrinking, n, g, m, v, x)
 
     return update, {"m": m, "v": v}
-
-
-def _adamw(cfg: RuleConfig, gamma: StepSizes, x: Any, xp: ModuleType) -> tuple[Update, Moments]:
-    adam, moments = _adam(cfg, gamma, x, xp)
-
-    def update(x: Any, g: Any, k: int) -> None:
-        x *= 1 - gamma(k) * cfg.weight_decay
-        adam(x, g, k)
-
-    return update, moments
 
 
 RULES: Final[dict[Rule, Callable[[RuleConfig, StepSizes, Any, ModuleType], tuple[Update, Moments]]]] = {
     "sgd": _sgd,
     "momentum": _momentum,
     "adam": _adam,
-    "adamw": _adamw,
+    "adamw": _adam,
 }

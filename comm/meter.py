@@ -10,10 +10,15 @@ of its payload as a ring would send it, to the next rank (B bytes per rank, n ra
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mpi4py import MPI
+
+if TYPE_CHECKING:
+    Communicator = Any
+else:
+    Communicator = object  # what counts is mixed into MPI's communicators and into simulated ones
 
 
 class Meter:
@@ -59,27 +64,16 @@ def payload(buffer: Any) -> int:
     return int(buffer.nbytes)
 
 
-class MeteredComm(MPI.Intracomm):
-    """An intracommunicator with a `meter`. `Dup` and the graph communicators made from it share that meter."""
+class Counting(Communicator):
+    """What is counted of a communicator's messages and collectives, on its `meter`, before they are sent."""
 
     meter: Meter
-
-    def __new__(cls, comm: MPI.Intracomm, meter: Meter | None = None) -> "MeteredComm":
-        self = super().__new__(cls, comm)
-        self.meter = meter or Meter(comm.size)
-        return self
-
-    def Dup(self, info: MPI.Info | None = None) -> "MeteredComm":
-        return MeteredComm(MPI.Intracomm(self).Dup(info), self.meter)
-
-    def Create_dist_graph_adjacent(self, *args: Any, **kwargs: Any) -> "MeteredGraph":
-        return MeteredGraph(super().Create_dist_graph_adjacent(*args, **kwargs), self.meter)
 
     def Send(self, buf: Any, dest: int, tag: int = 0) -> None:
         self.meter.sent(dest, payload(buf))
         super().Send(buf, dest, tag)
 
-    def Isend(self, buf: Any, dest: int, tag: int = 0) -> MPI.Request:
+    def Isend(self, buf: Any, dest: int, tag: int = 0) -> Any:
         self.meter.sent(dest, payload(buf))
         return super().Isend(buf, dest, tag)
 
@@ -91,7 +85,7 @@ class MeteredComm(MPI.Intracomm):
         self._charge_allreduce(recvbuf)
         super().Allreduce(sendbuf, recvbuf, op)
 
-    def Iallreduce(self, sendbuf: Any, recvbuf: Any, op: MPI.Op = MPI.SUM) -> MPI.Request:
+    def Iallreduce(self, sendbuf: Any, recvbuf: Any, op: MPI.Op = MPI.SUM) -> Any:
         self._charge_allreduce(recvbuf)
         return super().Iallreduce(sendbuf, recvbuf, op)
 
@@ -126,18 +120,12 @@ class MeteredComm(MPI.Intracomm):
             self.meter.sent((self.rank + 1) % self.size, nbytes, 2 * (self.size - 1))
 
 
-class MeteredGraph(MPI.Distgraphcomm):
-    """A distributed-graph communicator that charges each neighbour message to its destination."""
+class CountingNeighbours(Communicator):
+    """The same of a graph communicator, whose neighbour messages are charged to their `destinations`."""
 
     meter: Meter
-    sources: list[int]
-    destinations: list[int]
-
-    def __new__(cls, graph: MPI.Distgraphcomm, meter: Meter) -> "MeteredGraph":
-        self = super().__new__(cls, graph)
-        self.meter = meter
-        self.sources, self.destinations, _ = graph.Get_dist_neighbors()
-        return self
+    sources: Sequence[int]
+    destinations: Sequence[int]
 
     def Ineighbor_allgather(self, sendbuf: Any, recvbuf: Any) -> Any:
         """Of device arrays by messages from point to point: an MPI that reads device memory does so in these, while
@@ -148,6 +136,31 @@ class MeteredGraph(MPI.Distgraphcomm):
             return super().Ineighbor_allgather(sendbuf, recvbuf)
         arrivals = [self.Irecv(block, source) for block, source in zip(recvbuf, self.sources, strict=True)]
         return Requests([*arrivals, *(self.Isend(sendbuf, destination) for destination in self.destinations)])
+
+
+class MeteredComm(Counting, MPI.Intracomm):
+    """An intracommunicator with a `meter`. `Dup` and the graph communicators made from it share that meter."""
+
+    def __new__(cls, comm: MPI.Intracomm, meter: Meter | None = None) -> "MeteredComm":
+        self = super().__new__(cls, comm)
+        self.meter = meter or Meter(comm.size)
+        return self
+
+    def Dup(self, info: MPI.Info | None = None) -> "MeteredComm":
+        return MeteredComm(MPI.Intracomm(self).Dup(info), self.meter)
+
+    def Create_dist_graph_adjacent(self, *args: Any, **kwargs: Any) -> "MeteredGraph":
+        return MeteredGraph(super().Create_dist_graph_adjacent(*args, **kwargs), self.meter)
+
+
+class MeteredGraph(CountingNeighbours, MPI.Distgraphcomm):
+    """A distributed-graph communicator that charges each neighbour message to its destination."""
+
+    def __new__(cls, graph: MPI.Distgraphcomm, meter: Meter) -> "MeteredGraph":
+        self = super().__new__(cls, graph)
+        self.meter = meter
+        self.sources, self.destinations, _ = graph.Get_dist_neighbors()
+        return self
 
 
 class Requests:

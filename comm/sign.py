@@ -255,9 +255,12 @@ def _write_signs(v: Array, coins: Array, turn: int, words: Array) -> Any:
     nan = np.uint32(0)
     full = v.size // BITS
     for w in range(full):
-        plus, even, bad = _compare(v, BITS * w)
-        words[w] = plus | (even & (coins[w] ^ np.uint32(turn)))
-        nan |= bad
+        minus, even = _compare(v, BITS * w)
+        plus = np.uint32(~(minus | even))
+        if even:  # few words have zeros, and fewer a NaN
+            plus |= even & (coins[w] ^ np.uint32(turn))
+            nan |= _unordered(v, BITS * w)
+        words[w] = plus
     if v.size % BITS:
         plus, even, bad = _compare_tail(v, BITS * full)
         words[full] = plus | (even & (coins[full] ^ np.uint32(turn)))
@@ -276,29 +279,45 @@ def _step(x: Array, words: Array, step: Any) -> None:
 
 @intrinsic
 def _compare(context: Any, v: Any, start: Any) -> Any:
-    """Three masks of v[start:start + 32]: above zero, zero or NaN, NaN.
+    """Two masks of v[start:start + 32]: the sign bit, zero or NaN.
 
     In LLVM's own terms: 32 comparisons to a mask are an instruction or two of a vector unit, which the compiler does
     not find in a loop over bits.
     """
-    signature = types.UniTuple(types.uint32, 3)(v, types.intp)
+    signature = types.UniTuple(types.uint32, 2)(v, types.intp)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        array, start = arguments
         kind = signature.args[0]
-        vector = ir.VectorType(context.get_value_type(kind.dtype), BITS)
-        first = builder.gep(context.make_array(kind)(context, builder, array).data, [start])
-        values = builder.load(builder.bitcast(first, vector.as_pointer()), align=kind.dtype.bitwidth // 8)
-        zero = ir.Constant(vector, [0.0] * BITS)
+        values = _load(context, builder, kind, arguments)
+        whole = ir.VectorType(ir.IntType(kind.dtype.bitwidth), BITS)
         masks = (
-            builder.fcmp_ordered(">", values, zero),
-            builder.fcmp_unordered("==", values, zero),
-            builder.fcmp_unordered("uno", values, zero),
+            builder.icmp_signed("<", builder.bitcast(values, whole), ir.Constant(whole, [0] * BITS)),
+            builder.fcmp_unordered("==", values, ir.Constant(values.type, [0.0] * BITS)),
         )
         bits = [builder.bitcast(mask, ir.IntType(BITS)) for mask in masks]
         return context.make_tuple(builder, signature.return_type, bits)
 
     return signature, generate
+
+
+@intrinsic
+def _unordered(context: Any, v: Any, start: Any) -> Any:
+    """The mask of the NaN in v[start:start + 32]."""
+    signature = types.uint32(v, types.intp)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values = _load(context, builder, signature.args[0], arguments)
+        return builder.bitcast(builder.fcmp_unordered("uno", values, values), ir.IntType(BITS))
+
+    return signature, generate
+
+
+def _load(context: Any, builder: Any, kind: Any, arguments: Any) -> Any:
+    """32 numbers of an array from an index on, as one vector of LLVM's."""
+    array, start = arguments
+    vector = ir.VectorType(context.get_value_type(kind.dtype), BITS)
+    first = builder.gep(context.make_array(kind)(context, builder, array).data, [start])
+    return builder.load(builder.bitcast(first, vector.as_pointer()), align=kind.dtype.bitwidth // 8)
 
 
 @compiled

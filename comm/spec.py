@@ -162,6 +162,16 @@ def parse(text: str, catalogue: Mapping[str, type[T]], what: str) -> T:
     return spec
 
 
+def plain_number(text: str) -> int | None:
+    """The number that decimal digits stand for, and nothing but digits; None for any other text, and above WHOLE.
+
+    >>> [plain_number(text) for text in ("12", "-1", "²", "9" * 5000)]
+    [12, None, None, None]
+    """
+    number = int(text) if re.fullmatch("[0-9]{1,16}", text) else WHOLE + 1
+    return number if number <= WHOLE else None
+
+
 def forms(catalogue: Mapping[str, type[Any]]) -> list[str]:
     """The SPECs of a catalogue as a person would write them, for help texts: every name with its keys, and the values
     that keys without a default of None have by themselves.

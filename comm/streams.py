@@ -28,3 +28,4 @@ AUGMENTATION: Final = 17  # how the images of a batch are cropped and mirrored
 DROPOUT: Final = 18  # what a network drops, or draws otherwise, in a step
 PAIRS: Final = 19  # who averages with whom in a round, the same on every rank
 PROJECTION: Final = 20  # where the search for the leading singular vectors begins, the same on every rank
+JITTER: Final = 21  # shares of a simulated port

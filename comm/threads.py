@@ -14,6 +14,7 @@ from typing import Any, Final, NoReturn
 from mpi4py import MPI
 
 from outpace.comm.arrays import current_device
+from outpace.comm.clock import by_communicator
 from outpace.comm.errors import UserError
 
 # An error of MPI is mostly the echo of another rank's death, and the launcher, which knows more, may end the job first.
@@ -30,6 +31,7 @@ def check() -> None:
         raise UserError("asynchronous programs need MPI_THREAD_MULTIPLE, without which this MPI was started")
 
 
+@by_communicator
 def start(comm: MPI.Intracomm, target: Callable[..., None], *args: Any) -> threading.Thread:
     """Run `target(*args)` in a thread, on the device of this one. An exception in it ends the job: nobody would miss
     the thread otherwise."""
@@ -49,6 +51,7 @@ def start(comm: MPI.Intracomm, target: Callable[..., None], *args: Any) -> threa
     return thread
 
 
+@by_communicator
 def abort(comm: MPI.Intracomm, cause: str, code: int) -> NoReturn:
     """End the job from any thread: say which rank and why, then abort."""
     if isinstance(sys.exception(), MPI.Exception):
@@ -63,13 +66,16 @@ Thread = threading.Thread
 Channel = queue.SimpleQueue  # first in, first out; `get` sleeps until there is something
 
 
+@by_communicator
 def lock(comm: MPI.Intracomm) -> threading.Lock:
     return threading.Lock()
 
 
+@by_communicator
 def channel(comm: MPI.Intracomm) -> Channel[Any]:
     return queue.SimpleQueue()
 
 
+@by_communicator
 def event(comm: MPI.Intracomm) -> threading.Event:
     return threading.Event()

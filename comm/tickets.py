@@ -14,7 +14,8 @@ from outpace.comm.budget import Budget, Stop
 from outpace.comm.layout import Layout
 
 ASK, ANSWER = 1, 2  # message tags
-BATCH_S: Final = 5e-3  # of work: a worker asks for so many tickets, or tells of so many gradients, at a time
+BATCH_S: Final = 5e-3  # of work: a worker asks for so many tickets, or tells of so many gradients, at a time; ...
+DESK_S: Final = 1e-3  # ... with many workers more: so much for each, so that the desk has an ask to answer in that time
 SHORT_S: Final = 1e-6  # a gradient counts as no shorter
 
 
@@ -49,6 +50,7 @@ class Shared(Budget):
         super().__init__(comm, total, seconds, start, every)
         self._layout = layout or Layout(comm.size)
         self.desk = self._layout.desk
+        self._batch_s = max(BATCH_S, DESK_S * self._layout.workers)
         self._asks: threads.Channel[Sequence[int]] = threads.channel(comm)  # of this rank's own loop
         self._answers: threads.Channel[tuple[int, int]] = threads.channel(comm)
         self._comm: MPI.Intracomm | None = None  # of the asks and answers of a loop, until it is settled ...
@@ -127,12 +129,12 @@ class Shared(Budget):
 class SharedTickets(Shared):
     """k = 0 .. K-1 handed out once each over all workers: a gradient needs a ticket.
 
-    Tickets come in batches, of BATCH_S of work at the worker's own pace and fewer towards the end, since a gradient may
-    be shorter than a message's way. The next batch is fetched while the current one is used. Behind a slow link an ask
-    may wait until whole models are through, and so may its answer: a worker then asks for four times as much work, of
-    which it gets a quarter at least. The desk's own loop is served after the others, or it would get most of the
-    tickets. Who ends early gives back what it has not used: it is not counted, and handed out first when the run goes
-    on.
+    Tickets come in batches, of BATCH_S of work at the worker's own pace, of more where there are many workers and fewer
+    towards the end, since a gradient may be shorter than a message's way. The next batch is fetched while the current
+    one is used. Behind a slow link an ask may wait until whole models are through, and so may its answer: a worker then
+    asks for four times as much work, of which it gets a quarter at least. The desk's own loop is served after the
+    others, or it would get most of the tickets. Who ends early gives back what it has not used: it is not counted, and
+    handed out first when the run goes on.
     """
 
     WORDS = 6  # the second is how many at most; then start and stop of two batches given back
@@ -170,7 +172,7 @@ class SharedTickets(Shared):
                     break
                 yield k
             gradient_s = (clock.now(self.comm) - began_s) / len(batch)
-            most = max(1, int(max(BATCH_S, 4 * self._way_s) / max(gradient_s, SHORT_S)))
+            most = max(1, int(max(self._batch_s, 4 * self._way_s) / max(gradient_s, SHORT_S)))
         self._ask(0, *unused)
 
     def _ask(self, most: int, rest: range = range(0), ahead: range = range(0)) -> None:
@@ -211,7 +213,7 @@ class SharedCount(Shared):
     """Where only the time is limited: k is how many gradients all workers have begun, as far as this one has heard.
 
     No loop waits, however slow messages are, and two workers may see the same k. Every worker looks at its own clock,
-    tells the desk of its gradients every BATCH_S, and hears of all of them, and of a reason to stop.
+    tells the desk of its gradients every BATCH_S or more, and hears of all of them, and of a reason to stop.
     """
 
     WORDS = 3  # the third is how many gradients since the last ask
@@ -239,7 +241,7 @@ class SharedCount(Shared):
             if self._look():
                 break
             now_s = clock.now(self.comm)
-            if not waiting and now_s - told_s >= BATCH_S:
+            if not waiting and now_s - told_s >= self._batch_s:
                 self._asks.put([self.reason, 1, own - told])
                 waiting, told_s, told = True, now_s, own
             yield others + own

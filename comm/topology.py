@@ -15,7 +15,10 @@ it. Everybody sends to as many as it hears, and so W is doubly stochastic by the
 in every step. Programs that use either ask for `mixing_matrices`, all others for the one `mixing_matrix`.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,9 +44,11 @@ from outpace.comm.graphs import (
 )
 from outpace.comm.spec import InputFile
 
+T = TypeVar("T")
 Matrix = NDArray[np.float64]
 
 MATRICES = 2  # of n x n numbers that there are at a time, beside those of a period
+MOST_KNOWN = 8  # matrices of which something is remembered
 TOLERANCE = 1e-12  # of a matrix file: its rounding error is made in every step of a run
 
 
@@ -115,10 +120,7 @@ def mixing_matrices(text: str, n: int) -> list[Matrix]:
     >>> [W[0].tolist() for W in mixing_matrices("one-peer", 4)]
     [[0.5, 0.0, 0.0, 0.5], [0.5, 0.0, 0.5, 0.0]]
     """
-    topology = _parse(text, n)
-    if isinstance(topology, File):
-        return _lazy(topology, [topology.matrix(n, push=False)])
-    return _lazy(topology, [metropolis(graph) for graph in topology.graphs(n)])
+    return _matrices(_parse(text, n), n, push=False)
 
 
 def push_matrices(text: str, n: int) -> list[Matrix]:
@@ -130,23 +132,62 @@ def push_matrices(text: str, n: int) -> list[Matrix]:
     >>> push_matrices("path", 3)[0].round(3).tolist()
     [[0.5, 0.333, 0.0], [0.5, 0.333, 0.5], [0.0, 0.333, 0.5]]
     """
-    topology = _parse(text, n)
-    if isinstance(topology, File):
-        return _lazy(topology, [topology.matrix(n, push=True)])
-    own = np.eye(n, dtype=bool)
-    return _lazy(topology, [(graph | own) / (1.0 + graph.sum(axis=0)) for graph in topology.graphs(n)])
+    return _matrices(_parse(text, n), n, push=True)
 
 
 def _parse(text: str, n: int) -> Topology:
     if n < 1:
         raise ValueError(f"n is {n}; a topology has at least 1 worker")
-    topology = spec.parse(text, TOPOLOGIES, "--topology")
-    memory.require((MATRICES + topology.period(n)) * 8.0 * n * n, f"--topology {text} of {n} workers")
+    topology: Topology = spec.parse(text, TOPOLOGIES, "--topology")
     return topology
+
+
+def _matrices(topology: Topology, n: int, push: bool) -> list[Matrix]:
+    """Read-only, but of a file, which may change."""
+    if isinstance(topology, File):
+        _require(topology, n)
+        return _lazy(topology, [topology.matrix(n, push)])
+    return list(_of_graphs(topology, n, push))
+
+
+@functools.lru_cache(maxsize=8)  # once for all ranks that are simulated in this process
+def _of_graphs(topology: Topology, n: int, push: bool) -> list[Matrix]:
+    _require(topology, n)
+    own = np.eye(n, dtype=bool)
+    matrices = _lazy(
+        topology,
+        [(graph | own) / (1.0 + graph.sum(axis=0)) if push else metropolis(graph) for graph in topology.graphs(n)],
+    )
+    for W in matrices:
+        W.flags.writeable = False
+    return matrices
+
+
+def _require(topology: Topology, n: int) -> None:
+    """Raise UserError where there is no memory for its matrices."""
+    text = spec.render(topology, TOPOLOGIES)
+    memory.require((MATRICES + topology.period(n)) * 8.0 * n * n, f"--topology {text} of {n} workers")
 
 
 def _lazy(topology: Topology, matrices: list[Matrix]) -> list[Matrix]:
     return [(W + np.eye(len(W))) / 2 for W in matrices] if topology.lazy else matrices
+
+
+def once(function: Callable[[Matrix], T]) -> Callable[[Matrix], T]:
+    """The function, which is asked once for a matrix that cannot change, however many ranks of this process ask."""
+    known: dict[int, tuple[Matrix, T]] = {}
+
+    @functools.wraps(function)
+    def of(W: Matrix) -> T:
+        if W.flags.writeable:
+            return function(W)
+        if id(W) not in known:
+            if len(known) == MOST_KNOWN:
+                known.clear()
+            known[id(W)] = W, function(W)  # W is kept, so that no other one gets its id
+        return known[id(W)][1]
+
+    return of
 
 
 def canonical(text: str) -> str:
@@ -186,13 +227,14 @@ def bipartition(W: Matrix, rank: int, name: str = "") -> tuple[bool, Ranks]:
 
     Raises UserError for a graph with an odd cycle, calling it `name` and listing topologies without one.
     """
-    if not bipartite(W):
+    colours = _colours(W)
+    if colours is None:
         n = len(W)
         raise UserError(
             f"the graph {name + ' ' if name else ''}of {n} workers has an odd cycle, so they do not split "
             f"into active and passive ones; bipartite with {n} workers: {', '.join(_bipartite_names(n))}"
         )
-    return bool(hops(W != 0, 0)[rank] % 2), neighbours(W, rank)
+    return bool(colours[rank]), neighbours(W, rank)
 
 
 def bipartite(W: Matrix) -> bool:
@@ -201,9 +243,15 @@ def bipartite(W: Matrix) -> bool:
     >>> bipartite(mixing_matrix("ring", 4)), bipartite(mixing_matrix("ring", 5))
     (True, False)
     """
-    colour = hops(W != 0, 0) % 2
+    return _colours(W) is not None
+
+
+@once
+def _colours(W: Matrix) -> Ranks | None:
+    """0 or 1 for each worker, the other one for its neighbours, 0 for worker 0; None where that cannot be."""
+    colours: Ranks = hops(W != 0, 0) % 2
     i, j = np.nonzero(W)
-    return not (colour[i] == colour[j])[i != j].any()
+    return None if (colours[i] == colours[j])[i != j].any() else colours
 
 
 def spectral_gap(W: Matrix) -> float:

@@ -12,7 +12,9 @@ are noted in `races`. An operation may take time, as `spend` does: whoever waits
 It checks a program's path on a device, not CuPy, nor what a kernel does on real hardware.
 """
 
+import functools
 import linecache
+import re
 import sys
 import threading
 import time
@@ -27,7 +29,7 @@ import cuda_on_cpu
 import numpy as np
 import pytest
 
-from outpace.comm import arrays, cuda
+from outpace.comm import arrays, cuda, vectors
 
 SIZED_BY_DATA = ("flatnonzero", "nonzero", "unique")  # whose results' size the host has to wait for
 IN_PLACE = ("copyto", "fill", "sort", "put")  # functions and methods that write what they are called with first
@@ -430,6 +432,21 @@ def install(patch: pytest.MonkeyPatch, folder: Path, gpus: int = 1) -> Cupy:
 
         return SimpleNamespace(get_function=get_function)
 
+    def elementwise(taken: str, given: str, operation: str, name: str, options: tuple[str, ...]) -> Callable[..., None]:
+        assert "--fmad=false" in options
+        run = cuda_on_cpu.Elementwise(folder, taken, given, operation, name)
+        names = [each.split()[-1] for each in f"{taken}, {given}".split(", ")]
+        read = {each for each in names if re.search(rf"=[^;]*\b{each}\b", operation)}
+
+        def launch(*arguments: Any) -> None:
+            hosts = tuple(map(_host, arguments))
+            reads = [each for known, each in zip(names, hosts, strict=True) if known in read]
+            device.launch(lambda: run(*hosts), _arrays(reads), list(hosts[-len(given.split(", ")) :]), kernel=name)
+
+        return launch
+
+    cupy.ElementwiseKernel = elementwise
+    patch.setattr(vectors, "kernel", functools.cache(vectors.kernel.__wrapped__))  # those of one test are of its folder
     patch.setattr(cuda, "module", module)
     patch.setattr(cuda, "THREADS", 32)
     patch.setattr(cuda, "BLOCKS", 2)  # so that threads have to stride

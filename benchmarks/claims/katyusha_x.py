@@ -135,8 +135,8 @@ CLAIMS: Final = (
         id="katyusha-x-accelerates",
         group=GROUP,
         source=f"{SOURCE}, abstract: one additional line accelerates SVRG",
-        sentence="With its one more line Katyusha X^s needs far fewer passes than SVRG on an ill-conditioned sum of "
-        "non-convex functions.",
+        sentence="With its one more line, and both at the step sizes of the analysis, Katyusha X^s needs far fewer "
+        "passes than SVRG on an ill-conditioned sum of non-convex functions.",
         grade=Grade.DERIVED,
         estimator="SVRG's passes to 1e-8 over X^s's, step sizes of the analysis, L/sigma = 482",
         estimate=lambda one: _gain(one, REFERENCE),

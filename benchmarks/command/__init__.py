@@ -231,8 +231,10 @@ def micro(options: argparse.Namespace) -> int:
 
     if options.name not in RANKS:
         raise UserError(f"unknown micro-benchmark '{options.name}'; allowed: {', '.join(RANKS)}")
-    ranks = options.workers or RANKS[options.name]
-    arguments = [options.name, options.backend, f"--links={options.links}"]
+    if options.dim and options.name != "step":
+        raise UserError(f"--dim is of step; '{options.name}' has sizes of its own")
+    ranks = options.workers or (2 if options.dim else RANKS[options.name])
+    arguments = [options.name, options.backend, f"--links={options.links}", f"--dim={options.dim}"]
     if not (options.json or options.compare):
         return _tell(launcher.launch("outpace.benchmarks.micro", ranks, arguments))
     return _micro_kept(options, ranks, arguments)
@@ -258,6 +260,19 @@ def _micro_kept(options: argparse.Namespace, ranks: int, arguments: list[str]) -
     for warning in history.warnings(old, new) if old else history.spreads(new):
         streams.say(f"outpace: {warning}")
     return 0
+
+
+def calibrate(options: argparse.Namespace) -> int:
+    from outpace.comm import inputs
+
+    try:
+        from outpace.benchmarks.calibration.measure import RANKS
+        from outpace.comm import network  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UserError(f"calibrate needs {error.name}: pip install outpace[simulate]") from None
+    inputs.folder(options.out.parent, "calibrate: -o: ")
+    arguments = [str(options.out), f"--links={options.links}", *(options.problem or ["digits"])]
+    return _tell(launcher.launch("outpace.benchmarks.calibration", RANKS, arguments))
 
 
 def check(options: argparse.Namespace) -> int:
@@ -293,5 +308,5 @@ def race(options: argparse.Namespace) -> int:
 
 LOOKING: Final = (show, explain, plot, report, export)  # at traces that there are
 COMMANDS: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
-    does.__name__: does for does in (run, sweep, jobscripts, *LOOKING, micro, check, claims, doctor, race)
+    does.__name__: does for does in (run, sweep, jobscripts, *LOOKING, micro, calibrate, check, claims, doctor, race)
 }

@@ -1,12 +1,10 @@
 """The words of the `outpace` command: its commands, their options, and what `--help` says of them."""
 
 import argparse
-import importlib.metadata
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
-
-import shtab
 
 from outpace.benchmarks.machine.links import LINKS
 from outpace.benchmarks.sweeps.programs import config_of, name_of, programs
@@ -19,8 +17,9 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(
         prog="outpace", description="Distributed SGD on machines whose workers do not run at one pace."
     )
-    command.add_argument("--version", action="version", version=f"outpace {importlib.metadata.version('outpace')}")
-    shtab.add_argument_to(command, "--print-completion", help="print a completion script for this shell")
+    command.add_argument("--version", action=Version, nargs=0, help="show program's version number and exit")
+    completion = "print a completion script for this shell, such as bash or zsh"
+    command.add_argument("--print-completion", action=Completion, metavar="SHELL", help=completion)
     commands = command.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     one = commands.add_parser(
@@ -156,12 +155,32 @@ def parser() -> argparse.ArgumentParser:
         help="number of ranks; the benchmark's own default",
     )
     one.add_argument("--backend", choices=("numpy", "cupy"), default="numpy", help="of sign and vote (default numpy)")
+    one.add_argument(
+        "--dim",
+        type=_positive,
+        default=0,
+        metavar="DIM",
+        help="of step: on models of so many numbers, beside the same steps by hand",
+    )
     _add_links(one)
     one.add_argument(
         "--json", type=Path, metavar="OUT.json", help="keep medians with their intervals, to compare later"
     )
     one.add_argument("--compare", type=Path, metavar="OLD.json", help="show what --json kept earlier beside it")
     one.set_defaults(command="micro")
+
+    one = commands.add_parser(
+        "calibrate",
+        help="measure a machine for --simulate, on four ranks",
+        description="Measure what the simulation must know of this machine: time per byte and latency of each pattern "
+        "of messages, CPU time of a message, of a pass over a vector and of gradients. Needs the extra `simulate`.",
+    )
+    one.add_argument("-o", "--out", type=Path, required=True, metavar="MACHINE.toml", help="file to write")
+    one.add_argument(
+        "--problem", action="append", metavar="SPEC", help="whose gradients are timed; may be repeated; default digits"
+    )
+    _add_links(one)
+    one.set_defaults(command="calibrate")
 
     one = commands.add_parser(
         "check",
@@ -226,10 +245,6 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--epochs", type=float, default=15.0, help="passes over the data (default 15)")
     _add_links(one)
     one.set_defaults(command="race")
-    for each in commands.choices.values():
-        for action in each._actions:  # argparse has no public list of them
-            if action.type is Path:
-                action.complete = shtab.FILE  # type: ignore[attr-defined]
     return command
 
 
@@ -259,12 +274,12 @@ def _add_links(parser: argparse.ArgumentParser) -> None:
 
 def _add_loss(parser: argparse.ArgumentParser, whose: str) -> None:
     parser.add_argument(
-        "--loss", type=float, metavar="TARGET", help=f"the loss {whose}; default one that nine of ten runs reach"
+        "--loss", type=_finite, metavar="TARGET", help=f"the loss {whose}; default one that nine of ten runs reach"
     )
 
 
 def _positive(text: str) -> int:
-    number = int(text)
+    number = spec.plain_number(text) or 0
     if not 1 <= number <= MOST:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to {MOST}")
     return number
@@ -274,11 +289,42 @@ def _several(text: str) -> list[int]:
     return [_positive(part) for part in text.split(",")]
 
 
+def _finite(text: str) -> float:
+    with suppress(ValueError):
+        if math.isfinite(number := float(text)):
+            return number
+    raise argparse.ArgumentTypeError(f"{text} is not a finite number")
+
+
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return seconds
+    with suppress(ValueError):
+        if 0 < (seconds := float(text)) < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+
+
+class Version(argparse.Action):
+    """As argparse's own, which would look it up for every command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        import importlib.metadata  # slow
+
+        parser.exit(message=f"outpace {importlib.metadata.version('outpace')}\n")
+
+
+class Completion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, _: argparse.Namespace, shell: Any, *__: Any) -> None:
+        import shtab  # slow
+
+        if shell not in shtab.SUPPORTED_SHELLS:
+            parser.error(f"--print-completion: unknown shell '{shell}'; allowed: {', '.join(shtab.SUPPORTED_SHELLS)}")
+        choices: list[Any] = [action.choices for action in parser._actions]  # argparse has no public list of them
+        for each in (each for commands in choices if isinstance(commands, dict) for each in commands.values()):
+            for action in each._actions:
+                if action.type is Path:
+                    action.complete = shtab.FILE
+        print(shtab.complete(parser, shell))
+        parser.exit()
 
 
 class HelpOfProgram(argparse.Action):

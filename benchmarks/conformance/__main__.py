@@ -92,3 +92,4 @@ def _say(world: MPI.Intracomm, verdict: str, name: str, why: str) -> None:
 
 if __name__ == "__main__":
     main()
+    MPI.Finalize()

@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
-from mpi4py import MPI
 
 from outpace.benchmarks.conformance.row import Row, configurations, ring_allreduce
 from outpace.benchmarks.conformance.trial import (
@@ -209,7 +208,7 @@ def runs_in_two_halves(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None
     """Two disjoint communicators run side by side: a program that uses COMM_WORLD mixes them up or hangs."""
     if comm.size not in (2, 4, 8):
         raise NotApplicable("needs two equal halves that every graph allows")
-    half = CheckedComm(MPI.Intracomm(MPI.Intracomm(comm).Split(comm.rank % 2)))
+    half = comm.Split(comm.rank % 2)
     config = configurations(row, half.size)[0]
     problem, servers = row.problem("quadratic:dim=10"), row.servers(config)
     seed = comm.rank % 2  # each half has its own minimum

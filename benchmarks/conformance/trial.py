@@ -20,21 +20,13 @@ from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import clock
 from outpace.comm.arrays import to_host
 from outpace.comm.budget import Stop
-from outpace.comm.meter import Meter, MeteredComm
+from outpace.comm.meter import Counting, Meter, MeteredComm
 
 
-class CheckedComm(MeteredComm):
-    """A communicator that notes, and its duplicates with it, what messages are left when they are freed."""
+class Checked(Counting):
+    """What a communicator adds that notes, and its duplicates with it, what messages are left when they are freed."""
 
     left: list[str]  # of this rank
-
-    def __new__(cls, comm: MPI.Intracomm, meter: Meter | None = None, left: list[str] | None = None) -> "CheckedComm":
-        self: Any = super().__new__(cls, comm, meter)
-        self.left = [] if left is None else left
-        return self  # type: ignore[no-any-return]
-
-    def Dup(self, info: MPI.Info | None = None) -> "CheckedComm":
-        return CheckedComm(MPI.Intracomm(self).Dup(info), self.meter, self.left)
 
     def Free(self) -> None:
         self.look("a communicator is freed with a message left in it")
@@ -44,6 +36,19 @@ class CheckedComm(MeteredComm):
         # Ranks free a communicator when they are done with it, not together: none may wait here for the others.
         if self.Iprobe(MPI.ANY_SOURCE, MPI.ANY_TAG):
             self.left.append(why)
+
+
+class CheckedComm(Checked, MeteredComm):
+    def __new__(cls, comm: MPI.Intracomm, meter: Meter | None = None, left: list[str] | None = None) -> "CheckedComm":
+        self: Any = super().__new__(cls, comm, meter)
+        self.left = [] if left is None else left
+        return self  # type: ignore[no-any-return]
+
+    def Dup(self, info: MPI.Info | None = None) -> "CheckedComm":
+        return CheckedComm(MPI.Intracomm(self).Dup(info), self.meter, self.left)
+
+    def Split(self, color: int = 0, key: int = 0) -> "CheckedComm":
+        return CheckedComm(MPI.Intracomm(MPI.Intracomm(self).Split(color, key)))
 
 
 @dataclass

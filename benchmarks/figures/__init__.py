@@ -40,6 +40,7 @@ from outpace.benchmarks.figures.page import (
 )
 from outpace.benchmarks.figures.rates import batches, epoch_time, speed_up, step_sizes, steps_rate
 from outpace.benchmarks.figures.steps import shares, staleness, timeline
+from outpace.benchmarks.figures.validation import validation
 from outpace.benchmarks.trace.files import output
 from outpace.benchmarks.trace.run import Run, load
 from outpace.benchmarks.trace.selection import chosen, key_of
@@ -73,6 +74,7 @@ FIGURES: Final[dict[str, Callable[[Sequence[Run], "Figure"], str]]] = {
     "heterogeneity": heterogeneity,
     "bandwidth": bandwidth,
     "loss-facets": loss_facets,
+    "validation": validation,
 }
 
 # What all runs of a figure share, but for what the figure is about.
@@ -83,6 +85,7 @@ ABOUT: Final = {
     "splits": ("split", "n_workers"),
     "heterogeneity": ("split", "n_workers"),
     "loss-facets": ("split", "n_workers"),
+    "validation": ("claim_class", "n_workers"),
 }
 TO_A_LOSS: Final = {"heterogeneity": heterogeneity, "bandwidth": bandwidth}
 SUFFIXES: Final = (".pdf", ".png", ".svg")
@@ -91,7 +94,12 @@ SUFFIXES: Final = (".pdf", ".png", ".svg")
 def describe() -> list[str]:
     """One line for each figure: its name and what it shows."""
     width = max(map(len, FIGURES))
-    return [f"{name:{width}}  {(figure.__doc__ or '').splitlines()[0]}" for name, figure in FIGURES.items()]
+    return [f"{name:{width}}  {in_a_line(name)}" for name in FIGURES]
+
+
+def in_a_line(name: str) -> str:
+    """What a figure shows; nothing where Python leaves docstrings out, by -OO or PYTHONOPTIMIZE."""
+    return (FIGURES[name].__doc__ or "").partition("\n")[0]
 
 
 def draw(
@@ -168,6 +176,13 @@ def compose(
 
 
 def _check_shared(name: str, runs: Sequence[Run], by: str) -> None:
+    simulated = [run for run in runs if run.attrs["claim_class"] == "simulated"]
+    real = [run for run in runs if run not in simulated]
+    if name != "validation" and simulated and real:  # whatever they are grouped by
+        raise UserError(
+            f"{simulated[0].path} was simulated and {real[0].path} was not: only the figure validation sets such runs "
+            "beside one another; --where claim_class=VALUE takes one kind"
+        )
     for run in runs[1:]:
         for attribute in SHARED:
             values = runs[0].attrs[attribute], run.attrs[attribute]

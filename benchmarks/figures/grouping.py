@@ -71,14 +71,15 @@ def _check_same(first: Run, run: Run, values: Iterable[tuple[str, Any, Any]]) ->
 
 
 def group_by(name: str, runs: Sequence[Run]) -> None:
-    """Have the runs told apart by this attribute or flag, in names and looks. Raises UserError where none has it."""
+    """Have the runs told apart by this attribute or flag, in names and looks; those without it come first, and keep
+    their names. Raises UserError where none has it."""
     check_known(name, runs, "--group-by")
     values = {run.path: _first(run, name) for run in runs}
-    numbers = all(isinstance(value, int | float) for value in values.values())
-    order = sorted(set(values.values()) if numbers else {str(value) for value in values.values()})
+    told = {value for value in values.values() if value is not None}
+    order = sorted(told) if all(isinstance(value, int | float) for value in told) else sorted(told, key=str)
     for run in runs:
         value = values[run.path]
-        run.group = order.index(value if numbers else str(value)), f"{name} {value}"
+        run.group = (0, "") if value is None else (1 + order.index(value), f"{name} {value}")
 
 
 def _first(run: Run, name: str) -> Any:

@@ -90,7 +90,7 @@ def differing(run: Run, runs: Sequence[Run]) -> list[str]:
     return stragglers + ([links.in_words(run.links)] if len({each.links for each in runs}) > 1 else [])
 
 
-def common(runs: Sequence[Run]) -> list[str]:
+def alike(runs: Sequence[Run]) -> list[str]:
     """The stragglers and links in words that all runs have: they stand above the panels and in no label."""
     run = runs[0]
     whole = [run.level] if run.links == "none" else [run.level, links.in_words(run.links)]

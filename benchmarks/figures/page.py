@@ -1,6 +1,7 @@
 """The page of a figure: its sizes and style, text that fits, the facts above the panels and the legend below."""
 
 import io
+import json
 import os
 import re
 import textwrap
@@ -10,7 +11,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from outpace.benchmarks.figures.grouping import compute_per_sample
-from outpace.benchmarks.figures.looks import common
+from outpace.benchmarks.figures.looks import alike
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
@@ -84,7 +85,7 @@ def facts_of(runs: Sequence[Run], note: str, width: float) -> str:
         " and ".join(dict.fromkeys(texts))
         for texts in zip(*((run.attrs["split"], run.attrs["problem"], _claim(run)) for run in runs), strict=True)
     )
-    facts = [problems, f"split {kinds}", workers, *common(runs), note, claims]
+    facts = [problems, f"split {kinds}", workers, *alike(runs), note, claims]
     line = int(LINE * width / WIDTH)
     whole = [fact.replace(" ", NO_BREAK) if len(fact) < line else fact for fact in facts if fact]
     return wrapped("; ".join(whole), line)
@@ -92,9 +93,24 @@ def facts_of(runs: Sequence[Run], note: str, width: float) -> str:
 
 def _claim(run: Run) -> str:
     claim, config = str(run.attrs["claim_class"]), run.config
+    if claim == "simulated":
+        return _prediction(run)
     if not compute_per_sample(run):
         return claim
     return f"{claim}: compute slept to {1e3 * config['compute_time']:g} ms per {config['batch_size']} samples"
+
+
+def _prediction(run: Run) -> str:
+    """What a simulated run supposes, and how wrong such predictions have been."""
+    config, errors = run.config, json.loads(run.attrs.get("stated_error", "{}"))
+    machine = next(iter(run.attrs.get("hostnames", [])), "an unknown machine")
+    facts = [f"simulated on {machine}"]
+    if compute_per_sample(run):
+        facts.append(f"{1e3 * config['compute_time']:g} ms per {config['batch_size']} samples")
+    if config.get("wire_bytes"):
+        facts.append(f"messages as of a model of {config['wire_bytes'] / 1e6:g} MB")
+    stated = ", ".join(f"{kind} {error}" for kind, error in errors.items())
+    return f"{', '.join(facts)}; error {stated or 'not stated'}"
 
 
 def add_legend(figure: "Figure") -> None:

@@ -12,6 +12,7 @@ from outpace.benchmarks.figures.drawing import (
     log_axis,
     log_ticks,
     side_by_side,
+    together,
     told_of_points,
 )
 from outpace.benchmarks.figures.grouping import (
@@ -146,7 +147,7 @@ def batches(runs: Sequence[Run], figure: "Figure") -> str:
     passes.set_xlabel("batch size b of all workers together")
     rounds.set_ylabel("rounds per epoch")
     passes.set_ylabel("passes to 1e-8 of the\nstart's suboptimality")
-    return told_of_points(groups, "b" if len(programs) > 1 else "")
+    return together([_missed(groups), told_of_points(groups, "b" if len(programs) > 1 else "")])
 
 
 def step_sizes(runs: Sequence[Run], figure: "Figure") -> str:
@@ -171,7 +172,14 @@ def step_sizes(runs: Sequence[Run], figure: "Figure") -> str:
         log_axis(axes)
     axes.set_xlabel("step size, over that of the analysis")
     axes.set_ylabel("passes to 1e-8 of the\nstart's suboptimality")
-    return told_of_points(groups)
+    b = sorted({run.config["batch_size"] for run in runs})
+    return together([f"b = {' and '.join(map(str, b))}", _missed(groups), told_of_points(groups)])
+
+
+def _missed(groups: Sequence[Sequence[float]]) -> str:
+    """Why curves that are drawn have no point at some places."""
+    reached = [bool(np.isfinite(np.median(group))) for group in groups]
+    return "no point: not reached" if any(reached) and not all(reached) else ""
 
 
 def _over_analysed(run: Run) -> float:

@@ -15,7 +15,9 @@ from mpi4py import MPI
 from outpace.comm import clock, threads
 
 PROMPT_S: Final = 5e-3  # Python's switch interval: an answer that takes longer stood behind a computation
-PINGS: Final = 10
+PINGS: Final = 10  # under each load; where many ranks share a core fewer, ...
+LEAST_PINGS: Final = 3  # ... as many as come within LIMIT_S, and at least so many
+LIMIT_S: Final = 0.5
 PAUSE_S: Final = 3e-3  # between two pings, so that they meet the computation at all stages
 STRETCH_S: Final = 10e-3  # of work at a time, about, in the loads below
 PING, PONG, OVER = 1, 2, 3  # message tags
@@ -52,9 +54,9 @@ def verdict(wait_s: float) -> str:
     return "wait-free" if wait_s <= PROMPT_S else "progress-limited"
 
 
-def _probe(comm: MPI.Intracomm, load: Load | None, target: int, prober: int) -> np.ndarray:
+def _probe(comm: MPI.Intracomm, load: Load | None, target: int, prober: int) -> list[float]:
     comm = comm.Dup()
-    trips = np.zeros(PINGS)
+    trips: list[float] = []
     if comm.rank == target:
         answering = threads.start(comm, _answer, comm, prober)
         while answering.is_alive() and load:
@@ -69,18 +71,19 @@ def _probe(comm: MPI.Intracomm, load: Load | None, target: int, prober: int) -> 
         while load and not over.Test():
             load()
     clock.wait(comm, [over])
-    comm.Bcast(trips, prober)
+    trips = comm.bcast(trips, prober)
     comm.Free()
     return trips
 
 
-def _ask(comm: MPI.Intracomm, target: int, trips: np.ndarray) -> None:
+def _ask(comm: MPI.Intracomm, target: int, trips: list[float]) -> None:
     ping, pong = np.zeros(1), np.zeros(1)
-    for i in range(len(trips)):
+    deadline = clock.now(comm) + LIMIT_S
+    while len(trips) < PINGS and (len(trips) < LEAST_PINGS or clock.now(comm) < deadline):
         clock.sleep(comm, PAUSE_S)
         start = clock.now(comm)
         clock.wait(comm, [comm.Irecv(pong, target, PONG), comm.Isend(ping, target, PING)])
-        trips[i] = clock.now(comm) - start
+        trips.append(clock.now(comm) - start)
     clock.wait(comm, [comm.Isend(ping, target, OVER)])
 
 

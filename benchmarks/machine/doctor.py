@@ -11,7 +11,7 @@ from mpi4py import MPI
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks.machine import any_source, async_progress, launcher, provenance, shared_memory
+from outpace.benchmarks.machine import any_source, async_progress, buffers, launcher, provenance, shared_memory
 from outpace.comm import arrays, clock
 from outpace.comm.errors import UserError
 
@@ -27,6 +27,7 @@ def examine(comm: MPI.Intracomm) -> list[tuple[str, str, str]]:
         ("threads", *_threads()),
         ("message", *_message(comm)),
         *_progress(comm),
+        ("large messages", *_buffers(comm)),
         ("cores", *_cores(comm)),
         ("shared memory", *_memory()),
         ("BLAS threads", *_blas()),
@@ -110,6 +111,14 @@ def _progress(comm: MPI.Intracomm) -> list[tuple[str, str, str]]:
     ]
 
 
+def _buffers(comm: MPI.Intracomm) -> tuple[str, str]:
+    pages = buffers.touched(comm)
+    told = f"an Allreduce of {buffers.PROBE >> 20} MiB touches {pages} new pages"
+    if pages <= buffers.FEW:
+        return "ok", f"{told}: its buffers are kept"
+    return "slow", f"{told}, in every call; {buffers.VARIABLE}={buffers.TUNABLES} may keep them"
+
+
 def _cores(comm: MPI.Intracomm) -> tuple[str, str]:
     cores = provenance.usable_cores()
     return (
@@ -155,3 +164,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    MPI.Finalize()

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, Final, TextIO
 
-from outpace.benchmarks.machine import guardian, namespaces, shared_memory, streams, transport
+from outpace.benchmarks.machine import buffers, guardian, namespaces, shared_memory, streams, transport
 from outpace.benchmarks.machine.guardian import Account
 from outpace.benchmarks.machine.mpiexec import mpiexec, refuse_broken
 
@@ -38,15 +38,30 @@ ENVIRONMENT: Final = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "UCX_DEBUG_SIGNO": "0",  # UCX has a process stop at SIGHUP else, to be debugged
 }
-UNTYPED: Final = ("OUTPACE_RANKS", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS")  # of `environment`: not needed
+UNTYPED: Final = (  # of `environment`: not needed
+    *("OUTPACE_RANKS", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS"),
+    buffers.VARIABLE,
+)
 _connections: Final[list[socket.socket]] = []  # of this rank to it, none or one, kept open until the process ends
+
+
+def simulated(arguments: Sequence[str]) -> bool:
+    """Whether a program with these arguments is run in simulated time."""
+    return value_of("--simulate", arguments) is not None
 
 
 def command(module: str, ranks: int, arguments: Sequence[str], placement: Sequence[str] = ()) -> list[str]:
     """The command line that runs `module`, a dotted name or the path of a .py file, on `ranks` ranks; `placement` is
-    the launcher's own options."""
+    the launcher's own options. Simulated ranks are all in one process.
+
+    `module` ends MPI itself: a rank that Ctrl-C ends while it imports MPI would else wait at its exit for the others,
+    which wait for it.
+    """
+    if simulated(arguments):
+        return [sys.executable, "-m", "outpace.benchmarks.simulating", module, str(ranks), *arguments]
     program = [module] if module.endswith(".py") else ["-m", module]
-    return [*mpiexec(), *placement, "-n", str(ranks), sys.executable, "-m", "mpi4py", *program, *arguments]
+    python = [sys.executable, "-m", "mpi4py", "-rc", "finalize=0"]
+    return [*mpiexec(), *placement, "-n", str(ranks), *python, *program, *arguments]
 
 
 def value_of(flag: str, arguments: Sequence[str]) -> str | None:
@@ -66,18 +81,21 @@ def value_of(flag: str, arguments: Sequence[str]) -> str | None:
 def behind(arguments: Sequence[str], ranks: int) -> list[str]:
     """What goes before the launcher's line for a program with these arguments: nothing, or what puts its ranks behind
     the links of its flag --links. Raises UserError where that cannot be."""
+    if simulated(arguments):
+        return []
     return namespaces.inside(value_of("--links", arguments) or "none", ranks)
 
 
 def environment(ranks: int, elsewhere: bool = False, logged: bool = False) -> dict[str, str]:
-    """This environment with what every launch sets, and between hosts a transport (`elsewhere`: there are other hosts);
-    what the user has set stays, but that a log is no terminal (`logged`)."""
+    """This environment with what every launch sets, what keeps large buffers, and between hosts a transport
+    (`elsewhere`: there are other hosts); what the user has set stays, but that a log is no terminal (`logged`)."""
     terminal = {
         "TTY_COMPATIBLE": "1",
         "TTY_INTERACTIVE": "1",
         "COLUMNS": str(shutil.get_terminal_size().columns),
     }
-    set_here = ENVIRONMENT | transport.default(os.environ, elsewhere) | (terminal if sys.stderr.isatty() else {})
+    set_here = ENVIRONMENT | transport.default(os.environ, elsewhere) | buffers.default(os.environ)
+    set_here |= terminal if sys.stderr.isatty() else {}
     set_last = {"OUTPACE_RANKS": str(ranks)} | ({"TTY_COMPATIBLE": "0", "TTY_INTERACTIVE": "0"} if logged else {})
     return set_here | dict(os.environ) | set_last
 
@@ -121,9 +139,10 @@ class Started:
         hold: Collection[int] = (),
         placement: Sequence[str] = (),
     ) -> None:
-        inside = behind(arguments, ranks)
+        inside, processes = behind(arguments, ranks), 1 if simulated(arguments) else ranks
         line = [*inside, *command(module, ranks, arguments, placement)]
-        refuse_broken(line[0])
+        if not simulated(arguments):
+            refuse_broken(line[0])
         variables = environment(ranks, elsewhere=bool(placement), logged=log is not None)
         shown = typed(line, variables)
         if log is None:
@@ -139,10 +158,10 @@ class Started:
         name = f"outpace-{uuid.uuid4().hex}"
         if not inside:  # else it gets its address from within, where this one is not seen
             listener.bind("\0" + name)  # in the abstract namespace: no file to clean up
-            listener.listen(ranks)
+            listener.listen(processes)
         given: dict[str, Any] = {
             "line": line,
-            "ranks": ranks if inside or (not placement and transport.one_host(os.environ)) else 0,
+            "ranks": processes if inside or (not placement and transport.one_host(os.environ)) else 0,
             "inside": bool(inside),
             "keep": list(hold),
             "orders": orders.fileno(),

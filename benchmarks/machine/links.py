@@ -16,6 +16,7 @@ RATE: Final = Quantity((("kbit", 1e3), ("mbit", 1e6), ("gbit", 1e9)), least="8kb
 Rate = Annotated[str, RATE]
 DELAY: Final = Quantity((("us", 1e-6), ("ms", 1e-3), ("s", 1.0)), least="1us", most="10s")
 Delay = Annotated[str, DELAY]
+GOODPUT: Final = 1448 / 1514  # of a rate: what is left of an Ethernet frame without headers
 MOST_RANKS: Final = 253  # that have an address behind one switch
 COLUMNS: Final = ("a", "b", "rate")
 
@@ -161,9 +162,9 @@ def _require_least(rate: float, what: str) -> None:
 
 
 def _rank(text: str, ranks: int | None, label: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise UserError(f"{label} is '{text}', not a rank")
-    rank = int(text)
+    rank = spec.plain_number(text)
+    if rank is None:
+        raise UserError(f"{label} is '{text:.40}', not a rank")
     if ranks is not None and rank >= ranks:
         raise UserError(f"{label} is {rank}; it must be at most {ranks - 1}, the last rank")
     return rank

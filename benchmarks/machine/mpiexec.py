@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from outpace.comm import spec
 from outpace.comm.errors import UserError
 
 SLURM_JOB: Final = {"SLURM_JOB_ID", "SLURM_TASKS_PER_NODE"}  # with these Hydra starts ranks by srun ...
@@ -18,10 +19,13 @@ HYDRA_CHOICES: Final = {  # ... unless told of other hosts or another way
 
 
 def mpiexec() -> list[str]:
-    """The launcher: OUTPACE_LAUNCHER if set, else the mpiexec beside this Python, else the one on the PATH."""
-    chosen = os.environ.get("OUTPACE_LAUNCHER")
-    if chosen:
-        return shlex.split(chosen)
+    """The launcher: OUTPACE_LAUNCHER if set, else the mpiexec beside this Python, else the one on the PATH. Raises
+    UserError."""
+    if chosen := os.environ.get("OUTPACE_LAUNCHER", "").strip():
+        try:
+            return shlex.split(chosen)
+        except ValueError as error:
+            raise UserError(f"OUTPACE_LAUNCHER is {chosen}, no command line: {error}") from None
     beside = Path(sys.executable).parent / "mpiexec"
     found = str(beside) if beside.exists() else shutil.which("mpiexec")
     if not found:
@@ -34,7 +38,7 @@ def mpiexec() -> list[str]:
 def one_a_node(hosts: str) -> tuple[int, list[str]]:
     """How many ranks, and the options with which the launcher starts one on each of the hosts, or without names on
     each node of this Slurm job. Raises UserError."""
-    nodes = len(hosts.split(",")) if hosts else int(os.environ.get("SLURM_JOB_NUM_NODES", "0"))
+    nodes = len(hosts.split(",")) if hosts else spec.plain_number(os.environ.get("SLURM_JOB_NUM_NODES", ""))
     if not nodes:
         raise UserError("--nodes: name the hosts, as in --nodes a,b, or run it in a Slurm job")
     launcher = mpiexec()

@@ -32,7 +32,7 @@ BURST_S: Final = 1e-3  # of the rate: what an idle link lets through at once; wi
 LEAST_BURST: Final = 6_200  # bytes, four whole packets; with two, TCP did not fill a link of 10 Mbit/s
 PACKET: Final = 1_448  # bytes in one
 LARGEST: Final = 65_536  # bytes that TCP hands over as one packet
-WINDOW_S: Final = 0.01  # of the rate: what one rank may have under way to another, which may look up that late
+WINDOW_S: Final = 0.01  # of the rate: half of what a rank may have under way to another, which may look up that late
 LEAST_WINDOW: Final = LARGEST // 2  # at 10 Mbit/s, 26 ms; both ways at once, a handshake waits behind as much
 LEAST_QUEUE: Final = 4 * LARGEST  # TCP has two or three of them in a queue, and a lost one costs a slow link dearly
 DELAYED: Final = 100_000  # packets under way
@@ -161,10 +161,11 @@ def _connect(spec: Links, rank: int, ranks: int) -> list[str]:
         route = f"route add {address(other)}/32 dev eth0 src {address(rank)} congctl reno"
         if (slowest := min(rate, others_rate)) < math.inf:
             # With less at the start and after every pause, a connection would need some round trips to fill a link.
-            window = max(LEAST_WINDOW, slowest / 8 * (WINDOW_S + 2 * spec.delay_s))
-            route += f" initcwnd {2 * window / PACKET:.0f}"
+            window = 2 * max(LEAST_WINDOW, slowest / 8 * (WINDOW_S + 2 * spec.delay_s))
+            route += f" initcwnd {window / PACKET:.0f}"
             if link < others_rate:
                 # The other would fill the queue at this link, and behind that waits the word of what it has received.
+                # With half of it, data of the other way holds up its acknowledgements too long to fill the link.
                 route += f" window {window:.0f}"
         lines.append(route)
     if (slowest := min(sent.values(), default=math.inf)) < math.inf:

@@ -1,6 +1,5 @@
 """Where a run took place: launch checks, versions, hardware, and what its timings may be called."""
 
-import importlib.metadata
 import math
 import os
 import platform
@@ -12,13 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import h5py
 import mpi4py
 import numpy as np
 from mpi4py import MPI
 
-from outpace.benchmarks.machine import namespaces
-from outpace.comm import arrays, control_groups
+from outpace.benchmarks.machine import buffers, namespaces
+from outpace.comm import arrays, control_groups, spec
 from outpace.comm.errors import UserError
 
 THREAD_LEVELS: Final = {
@@ -98,14 +96,23 @@ def describe(comm: MPI.Intracomm, gpu: bool) -> dict[str, Any]:
     """The root attributes that tell where the run took place; collective."""
     hosts = comm.allgather(platform.node())
     cores = dict(zip(hosts, comm.allgather(usable_cores()), strict=True))
+    found: dict[str, Any] = comm.bcast(_of_rank_0(gpu) if comm.rank == 0 else None)
+    return found | {"hostnames": hosts, "cores": sum(cores.values())}
+
+
+def _of_rank_0(gpu: bool) -> dict[str, Any]:
+    """What one rank tells for all: to look it up on each would be most of the start of many."""
+    import importlib.metadata  # slow, as is h5py
+
+    import h5py
+
     return {
         "outpace_version": importlib.metadata.version("outpace"),
         "git_commit": _git_commit(),
         "mpi_library": MPI.Get_library_version().strip("\0 \n").splitlines()[0],
         "thread_level": THREAD_LEVELS[MPI.Query_thread()],
-        "hostnames": hosts,
         "cpu_model": cpu_model(),
-        "cores": sum(cores.values()),
+        **({"glibc_tunables": os.environ[buffers.VARIABLE]} if buffers.VARIABLE in os.environ else {}),
         "gpu": _gpu_name() if gpu else "none",
         "python_version": platform.python_version(),
         "numpy_version": np.__version__,
@@ -116,7 +123,7 @@ def describe(comm: MPI.Intracomm, gpu: bool) -> dict[str, Any]:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text and text.isdigit() else None
+    return spec.plain_number(text) if text else None
 
 
 def _quota_cores(proc: Path = Path("/proc/self")) -> float:

@@ -3,36 +3,46 @@
 In those of `rows` f_i is so weighted that the objective is the mean over all samples, however they are dealt.
 """
 
-from typing import Any
+import importlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
-from outpace.benchmarks.problems import (
-    digits,
-    libsvm,
-    logistic,
-    networks,
-    pca,
-    quadratic,
-    size,
-    sparse_noise,
-    splits,
-    svd,
-)
+from outpace.benchmarks.problems import size, splits
 from outpace.benchmarks.problems.problem import Problem, Setting, Unshared
 from outpace.comm import spec
 
 __all__ = ["PROBLEMS", "Problem", "Setting", "Unshared", "build", "canonical", "check"]
 
-MODULES: dict[str, Any] = {
-    "digits": digits,
-    "quadratic": quadratic,
-    "sparse-noise": sparse_noise,
-    "logistic": logistic,
-    "libsvm": libsvm,
-    "pca": pca,
-    "svd": svd,
-    "torch": networks,
+MODULES: Final = {
+    "digits": "digits",
+    "quadratic": "quadratic",
+    "sparse-noise": "sparse_noise",
+    "logistic": "logistic",
+    "libsvm": "libsvm",
+    "pca": "pca",
+    "svd": "svd",
+    "torch": "networks",
 }
-PROBLEMS: dict[str, type[Any]] = {name: module.Spec for name, module in MODULES.items()}
+
+
+class Specs(Mapping[str, type[Any]]):
+    """The Spec of each problem, by its name in SPECs. Modules are imported as they are asked for: a run needs one."""
+
+    def __getitem__(self, name: str) -> type[Any]:
+        return module(name).Spec  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(MODULES)
+
+    def __len__(self) -> int:
+        return len(MODULES)
+
+
+PROBLEMS: Final = Specs()
+
+
+def module(name: str) -> Any:
+    return importlib.import_module(f"{__name__}.{MODULES[name]}")
 
 
 def build(text: str, setting: Setting) -> list[Problem]:
@@ -46,7 +56,7 @@ def build(text: str, setting: Setting) -> list[Problem]:
     parsed = spec.parse(text, PROBLEMS, "--problem")
     if known := parsed.size():
         size.require(known, setting, f"--problem {text}")
-    shares: list[Problem] = MODULES[text.partition(":")[0]].build(parsed, setting)
+    shares: list[Problem] = module(text.partition(":")[0]).build(parsed, setting)
     return shares
 
 

@@ -4,9 +4,12 @@
 units; the loss is the mean cross-entropy. The images ship with scikit-learn, nothing is downloaded.
 """
 
+import importlib.util
+import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 
@@ -15,11 +18,13 @@ from outpace.benchmarks.problems.layers import kernels
 from outpace.benchmarks.problems.problem import Problem, Setting
 from outpace.benchmarks.problems.size import Size
 from outpace.comm import agreement
+from outpace.comm.errors import UserError
 from outpace.comm.spec import NonNegativeInt
 from outpace.comm.streams import INIT, SPLIT
 
 IMAGES, PIXELS, CLASSES, WHITE = 1797, 64, 10, 16.0  # the images hold whole numbers from 0 to 16
 HELD_OUT = 5  # every fifth image of the shuffled set
+VIEWED: Final = 4  # buffers whose views are kept: a program's model, its gradient, and one of each more
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +71,11 @@ class Digits(Problem):
         self.shapes = [(fan_in, CLASSES), (CLASSES,)]
         if spec.hidden:
             self.shapes = [(PIXELS, spec.hidden), (spec.hidden,), *self.shapes]
-        self.dim = sum(int(np.prod(shape)) for shape in self.shapes)
+        sizes = [math.prod(shape) for shape in self.shapes]
+        stops = list(itertools.accumulate(sizes))
+        self.dim = stops[-1]
+        self._parts = [slice(stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
+        self._views: dict[int, tuple[Any, list[Any]]] = {}  # by the id of a buffer: it, and its layers
 
     def x0(self) -> Any:
         """Softmax regression starts at zero, the perceptron at He's initialisation, biases zero."""
@@ -85,15 +94,15 @@ class Digits(Problem):
         if batch is not None:
             batch = xp.asarray(batch)  # on a device, once
         X, y = (self.X, self.y) if batch is None else (self.X[batch], self.y[batch])
-        p, h = self._products(x, X)
-        self._fused.softmax_cross_entropy(p, self._layers(x)[-1], y)  # d loss / d logits
+        layers = self._layers(x)
+        p, h = self._products(layers, X)
+        self._fused.softmax_cross_entropy(p, layers[-1], y)  # d loss / d logits
         *first, dW_2, db_2 = self._layers(out)
         xp.matmul(h.T, p, out=dW_2)
         p.sum(axis=0, out=db_2)
         if self.hidden:
             dW_1, db_1 = first
-            W_2 = self._layers(x)[2]
-            dh = p @ W_2.T
+            dh = p @ layers[2].T
             self._fused.relu_backward(dh, h)
             xp.matmul(X.T, dh, out=dW_1)
             dh.sum(axis=0, out=db_1)
@@ -110,13 +119,14 @@ class Digits(Problem):
 
     def _forward(self, x: Any, X: Any) -> Any:
         """Logits (b, 10)."""
-        logits, _ = self._products(x, X)
-        logits += self._layers(x)[-1]
+        layers = self._layers(x)
+        logits, _ = self._products(layers, X)
+        logits += layers[-1]
         return logits
 
-    def _products(self, x: Any, X: Any) -> tuple[Any, Any]:
+    def _products(self, layers: list[Any], X: Any) -> tuple[Any, Any]:
         """Logits without their bias (b, 10) and the last layer's inputs (b, hidden or 64)."""
-        *first, W_2, _ = self._layers(x)
+        *first, W_2, _ = layers
         h = X
         if self.hidden:
             W_1, b_1 = first
@@ -125,13 +135,16 @@ class Digits(Problem):
         return h @ W_2, h
 
     def _layers(self, flat: Any) -> list[Any]:
-        """Views of the flat model, layer by layer."""
-        layers, start = [], 0
-        for shape in self.shapes:
-            stop = start + int(np.prod(shape))
-            layers.append(flat[start:stop].reshape(shape))
-            start = stop
-        return layers
+        """Views of the flat model, layer by layer; made once for a buffer that a program uses again and again.
+
+        What is kept holds its buffer, so no other one has its id meanwhile."""
+        kept = self._views.get(id(flat))
+        if kept is None:
+            views = [flat[part].reshape(shape) for part, shape in zip(self._parts, self.shapes, strict=True)]
+            while len(self._views) >= VIEWED:
+                del self._views[next(iter(self._views))]  # the oldest
+            kept = self._views[id(flat)] = flat, views
+        return kept[1]
 
 
 def build(spec: Spec, setting: Setting) -> list[Digits]:
@@ -154,9 +167,18 @@ def _deal(setting: Setting) -> list[tuple[Images, Images]]:
 
 def images(seed: int) -> tuple[Images, Images]:
     """The images for training, and those held out."""
-    from sklearn.datasets import load_digits  # slow to import, and only rank 0 needs it
-
-    pixels, labels = load_digits(return_X_y=True)
+    data = np.loadtxt(_file(), delimiter=",")
+    pixels, labels = data[:, :-1], data[:, -1]
     every = Images(pixels / WHITE, labels.astype(np.int64))
     order = np.random.default_rng([SPLIT, seed, 0]).permutation(len(labels))
     return every[np.delete(order, np.s_[::HELD_OUT])], every[order[::HELD_OUT]]
+
+
+def _file() -> Path:
+    """The images as scikit-learn ships them. To import it takes a second, to read its file 20 ms. Raises UserError."""
+    found = importlib.util.find_spec("sklearn")
+    folder = Path(found.origin).parent if found and found.origin else Path("sklearn")
+    path = folder / "datasets" / "data" / "digits.csv.gz"
+    if not path.is_file():
+        raise UserError(f"--problem digits: the images come with scikit-learn, and there is no {path}")
+    return path

@@ -94,8 +94,8 @@ class Unshared(Objective):
     def __init__(self, comm: MPI.Intracomm, shares: Sequence[Problem]) -> None:
         """Rank 0, which has a share, tells the others; collective."""
         if comm.rank == 0:
-            self._x0 = to_host(shares[0].x0())
-            comm.bcast((len(self._x0), self._x0.dtype, shares[0].n_total))
+            self._x0, self.n_total = to_host(shares[0].x0()), shares[0].n_total
+            comm.bcast((len(self._x0), self._x0.dtype, self.n_total))
         else:
             dim, dtype, self.n_total = comm.bcast(None)
             self._x0 = np.empty(dim, dtype)

@@ -89,16 +89,15 @@ def _row(run: Run) -> dict[str, str]:
 def _figures(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     """Every figure that these runs allow, as a picture, and why not the others."""
     drawn, left_out = [], []
-    for name, draws in figures.FIGURES.items():
+    for name in figures.FIGURES:
         try:
             figure = figures.compose(name, runs)
         except UserError as error:
             left_out.append((name, str(error)))
             continue
         image = base64.b64encode(png(figure, DPI)).decode()
-        about = (draws.__doc__ or "").splitlines()[0]
         width = round(SHOWN_DPI * figure.get_figwidth())
-        drawn.append({"name": name, "about": about, "width": width, "image": image})
+        drawn.append({"name": name, "about": figures.in_a_line(name), "width": width, "image": image})
     return drawn, left_out
 
 

@@ -13,7 +13,7 @@ from outpace.benchmarks.running.plan import Plan
 from outpace.benchmarks.running.stragglers import Delays
 from outpace.benchmarks.trace.checkpoint import Checkpoint
 from outpace.benchmarks.trace.recorder import Trace
-from outpace.benchmarks.trace.snapshots import Snapshots
+from outpace.benchmarks.trace.snapshots import SLOT_S, Snapshots
 from outpace.comm import agreement, clock
 from outpace.comm.budget import AgreedSteps, Budget, ServedRounds, Stop
 from outpace.comm.meter import MeteredComm
@@ -60,10 +60,21 @@ class Assembly:
             total = steps * plan.n
             self.budget = SharedTickets(comm, total, seconds, self._start, self.trace, plan.layout, every)
         self.problem = agreement.together(comm, lambda: self._paced(problem))
+        length = self._length(steps)
+        if length and not resumed:
+            snapshots.expect(length)
         if resumed:
             self.budget.saved, self.budget.count = resumed.kept, resumed.counters.rounds
             self.trace.steps, self.problem.calls = resumed.counters.steps, resumed.counters.gradients
         self.budget.keep(**{f"problem: {name}": array for name, array in problem.state().items()})
+
+    def _length(self, steps: int | None) -> float | None:
+        """How long the run will be in the unit of the snapshots' tags, if an asynchronous program makes its steps at
+        the pace that its gradients had beforehand; collective. None where the plan knows, or nobody."""
+        if not self.plan.shared or steps is None or self.plan.launch.time_budget:
+            return None
+        rate = self.comm.allreduce(0.0 if isinstance(self.problem, Unshared) else 1 / self.problem.base_s)
+        return float(steps * self.plan.n / rate / SLOT_S)
 
     def run(self, program: RunFunction) -> Any:
         """The program's loop until its budget ends or has it pause for a checkpoint; what it returns."""

@@ -22,15 +22,30 @@ def beforehand(
     comm: MeteredComm, plan: Plan, problem: Problem | Unshared, setting: Setting, derived: dict[str, Any]
 ) -> dict[str, Any]:
     """Root attributes of the trace; collective. `derived` are the constants that the Config took from the problem."""
+    n_samples = comm.allgather(problem.n_samples)[: plan.n]
     gpus = provenance.gpus(comm, plan.n, setting.xp is not np)
+    return {
+        **of_plan(plan, problem, n_samples, setting, derived),
+        "command": provenance.command(comm.size),
+        **_timings(comm, plan, gpus),
+        **_certificate(comm, plan, problem),
+        "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **provenance.describe(comm, gpu=setting.xp is not np),
+        **({"gpus": gpus, "device_messages": arrays.device_messages(comm)} if gpus else {}),
+    }
+
+
+def of_plan(
+    plan: Plan, problem: Problem | Unshared, n_samples: Sequence[int], setting: Setting, derived: dict[str, Any]
+) -> dict[str, Any]:
+    """Those that no clock and no machine has a part in."""
     resolved = dataclasses.asdict(plan.config) | dataclasses.asdict(plan.launch) | plan.texts
-    resolved |= {"backend": setting.xp.__name__, "ranks": comm.size, "out": str(plan.target)}
+    resolved |= {"backend": setting.xp.__name__, "ranks": plan.layout.ranks, "out": str(plan.target)}
     resolved |= {"scratch": plan.launch.scratch and str(plan.launch.scratch)}
     return {
         "status": "partial",
         "algorithm": plan.name,
         "title": plan.config.title or plan.name,
-        "command": provenance.command(comm.size),
         "config": json.dumps(resolved),
         "config_id": plan.config_id,
         **plan.texts,
@@ -39,13 +54,8 @@ def beforehand(
         "n_workers": plan.n,
         "dim": problem.dim,
         "n_total": problem.n_total,
-        "n_samples": comm.allgather(problem.n_samples)[: plan.n],
+        "n_samples": list(n_samples),
         "seed": plan.config.seed,
-        **_timings(comm, plan, gpus),
-        **_certificate(comm, plan, problem),
-        "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **provenance.describe(comm, gpu=setting.xp is not np),
-        **({"gpus": gpus, "device_messages": arrays.device_messages(comm)} if gpus else {}),
         **({"inputs": json.dumps(dict(plan.inputs))} if plan.inputs else {}),
         **({"constants": json.dumps(derived)} if derived else {}),
         **({"parameters": json.dumps(problem.parameters)} if problem.parameters else {}),

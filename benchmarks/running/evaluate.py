@@ -12,7 +12,7 @@ from outpace.comm import prox
 from outpace.comm.arrays import to_host
 from outpace.comm.layout import Layout
 
-BLOCK: Final = 1 << 20  # coordinates of the points that are evaluated at a time
+BLOCK: Final = 1 << 20  # coordinates of the points that a process evaluates at a time
 
 
 def evaluate(
@@ -34,7 +34,8 @@ def evaluate(
     """
     points, rows, x_bar = iter(points), list[dict[str, float]](), np.empty(0)
     f_star = next((problem.f_star for problem in problems), None)
-    while block := list(itertools.islice(points, max(1, BLOCK // dim))):
+    size = dim * max(1, layout.models // comm.size)  # of a point in a process, the same in all of them
+    while block := list(itertools.islice(points, max(1, BLOCK // size))):
         for x_bar, g_bar, sums in _reduced(comm, layout, problems, held, dim, block, at):
             spread, loss, held_out_loss, correct, held_out = sums
             row = {

@@ -179,7 +179,6 @@ class Execution:
             raise Unwritten(f"rank {comm.rank}: cannot write its checkpoint: {error.strerror}") from None
 
     def _flush(self) -> bool:
-        self.storage.snapshots.seal()
         if self.changes:
             self.storage.part.append_links(self._changed(self.changes))
         return self.storage.part.append_rows(self.trace, self.comm.meter.messages, self.comm.meter.nbytes)

@@ -32,10 +32,12 @@ def own_file(Config: type[ProgramConfig]) -> Path | None:
 
 
 def of_run(config: ProgramConfig, flags: Mapping[str, Any]) -> dict[str, str]:
-    """SHA-256 of a user's own program, under `PROGRAM`, and of the files that SPECs among the flags name. Raises
-    UserError for a bad SPEC."""
+    """SHA-256 of a user's own program, under `PROGRAM`, of a machine to simulate, and of the files that SPECs among the
+    flags name. Raises UserError for a bad SPEC."""
     own = own_file(type(config))
-    return ({PROGRAM: digest} if own and (digest := _sha256(own)) else {}) | of_specs(flags)
+    machine = flags.get("simulate")  # a preset's name is no file
+    named = {PROGRAM: own} | ({machine: Path(machine)} if machine else {})
+    return {name: digest for name, path in named.items() if path and (digest := _sha256(path))} | of_specs(flags)
 
 
 def of_specs(flags: Mapping[str, Any]) -> dict[str, str]:

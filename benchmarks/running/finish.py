@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mpi4py import MPI
@@ -14,11 +14,15 @@ from mpi4py import MPI
 from outpace.benchmarks.problems import Problem
 from outpace.benchmarks.running.evaluate import evaluate
 from outpace.benchmarks.running.storage import Unwritten
-from outpace.benchmarks.trace import archive
 from outpace.benchmarks.trace.parts import Damaged
 from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import agreement, prox
 from outpace.comm.layout import Layout
+
+if TYPE_CHECKING:
+    from outpace.benchmarks.trace.archive import Parts
+
+Columns = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -59,18 +63,20 @@ def finish(
     target: Path,
     attributes: dict[str, Any],
     psi: prox.Prox,
-    measure: Callable[[int, np.ndarray], tuple[dict[str, float], archive.Columns]] | None = None,
+    measure: Callable[[int, np.ndarray], tuple[dict[str, float], Columns]] | None = None,
     keep: bool = False,
     overwrite: bool = False,
+    parts: "Parts | None" = None,
 ) -> Path | None:
     """Evaluate the course at its points and merge the parts into `target`; collective over the course's processes.
     Where the trace was written, on rank 0.
 
     `psi` is what the objective has beside the problem's. `measure`, collective as well, gives a row of /geometry and
     rows of /noise for the number and the mean model of a point. The parts are removed unless they are to `keep`, and
-    another run's trace at `target` is replaced only to `overwrite` it. Raises Unwritten.
+    another run's trace at `target` is replaced only to `overwrite` it. A run without part files has its `parts` in
+    memory. Raises Unwritten.
     """
-    comm, shapes, noises = course.comm, list[dict[str, float]](), list[archive.Columns]()
+    comm, shapes, noises = course.comm, list[dict[str, float]](), list[Columns]()
 
     def at(x_bar: np.ndarray) -> None:
         if measure:
@@ -82,13 +88,19 @@ def finish(
     values, x_mean = evaluate(comm, course.layout, course.shares, course.held, dim, course.points(tags), at, psi)
     shape = {name: np.array([row[name] for row in shapes]) for name in shapes[0]} if shapes else None
     noise = {name: np.concatenate([rows[name] for rows in noises]) for name in noises[0]} if noises else None
-    if course.ended and psi == prox.NOTHING:
+    if course.ended and psi == prox.NOTHING and len(course.shares) < 2:  # of one share a process, as answers are made
         known = _answer(course, x_mean)
         attributes = attributes | ({"answer": json.dumps(known)} if known else {})
 
     def merge() -> Path:
+        from outpace.benchmarks.trace import archive  # and h5py, which is slow and only rank 0 needs
+
         try:
-            return archive.merge(target, attributes, tags, values, x_mean, course.ended, shape, noise, keep, overwrite)
+            told = parts or archive.Parts.read(target, salvage="damage" in attributes)
+            path = archive.merge(told, target, attributes, tags, values, x_mean, course.ended, shape, noise, overwrite)
+            if not keep:
+                archive.forget(target)
+            return path
         except OSError as error:
             raise Unwritten(f"rank 0: cannot write {target}: {error.strerror or error}") from None
         except Damaged as error:

@@ -1,7 +1,6 @@
 """The straggler dial: the problem as a program sees it, its gradients timed, stretched and delayed."""
 
 import math
-import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,8 @@ from outpace.comm import clock
 from outpace.comm.arrays import Later, Stretch, synchronise
 
 CALIBRATION_CALLS = 7
+LOOKED_AT = 1 << 16  # coordinates of a gradient that are looked at for what is not finite; in a longer one these, ...
+ROUNDS = 16  # ... or more, and each time the next ones, so that all are looked at in so many gradients
 
 
 class PacedProblem:
@@ -23,7 +24,7 @@ class PacedProblem:
 
     `base_s` is the compute time of one batch that the straggler factors multiply. `calls` counts the gradients, by
     whose numbers the delays are drawn. `diverged` is called once, with the worker's own step, for the first gradient
-    that is not finite.
+    that is seen not to be finite, of a long one within ROUNDS steps.
     """
 
     def __init__(
@@ -40,47 +41,67 @@ class PacedProblem:
         self.base_s = compute_time or median_gradient_s(problem, batch_size, comm)
         self._comm, self._trace, self._delays = comm, trace, delays
         self._compute_time, self._batch_size, self._diverged = compute_time, batch_size, diverged
+        self._on_device = problem.xp is not np
         self.calls = 0
-        self._finite, self._sum = True, Later(problem.x0())
+        self._finite, self._square = True, Later(problem.x0())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.problem, name)
 
     def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
-        work = Stretch(x, lambda: clock.now(self._comm))
+        # What is still to be done of an update on a device is no part of the gradient.
+        start = Stretch(x, self._now) if self._on_device else clock.now(self._comm)
         self.problem.calls = self.calls
         self.problem.gradient(x, batch, out)
-        self._computed(work, batch, out)
+        self._computed(start, batch, out)
 
     def product(self, c: Any, v: Any, batch: np.ndarray | None, out: Any) -> None:
-        work = Stretch(v, lambda: clock.now(self._comm))
+        start = Stretch(v, self._now) if self._on_device else clock.now(self._comm)
         self.problem.product(c, v, batch, out)  # type: ignore[attr-defined]
-        self._computed(work, batch, out)
+        self._computed(start, batch, out)
 
-    def _computed(self, work: Stretch, batch: np.ndarray | None, out: Any) -> None:
-        """Stretch and record a result `out` over the batch, the end of that work."""
-        self._sum.put(out.sum())
-        start = work.end(out)
-        self._check(out)
+    def _now(self) -> float:
+        return clock.now(self._comm)
+
+    def _computed(self, start: Any, batch: np.ndarray | None, out: Any) -> None:
+        """Stretch and record a result `out` over the batch, the end of the work that was begun at `start`."""
+        # The square is one pass without a temporary; only a suspicious one is looked at closely, since that of finite
+        # entries may overflow.
+        part = out if len(out) < 2 * LOOKED_AT else self._part(out)
+        square = part.dot(part)
+        if self._on_device:
+            self._square.put(square)
+            start = start.end(out)
+            square = self._square.get()
+        if not math.isfinite(square):
+            self._check(part)
         samples = self.problem.n_samples if batch is None else len(batch)
         share = samples / self._batch_size
-        computed = self._sleep_until(start + self._compute_time * share)
-        delay = self._delays.seconds(self.calls, self.base_s, share)
-        end = self._sleep_until(computed + delay) if delay else computed
+        computed = end = self._sleep_until(start + self._compute_time * share)
+        if not self._delays.none and (delay := self._delays.seconds(self.calls, self.base_s, share)):
+            end = self._sleep_until(computed + delay)
         self._trace.computed(start, computed, end, samples)
         self.calls += 1
 
     def _sleep_until(self, then: float) -> float:
         """The time now, which is `then` or later."""
-        rest = then - clock.now(self._comm)
-        if rest > 0:
-            clock.sleep(self._comm, rest)
+        now = clock.now(self._comm)
+        if now >= then:
+            return now
+        clock.sleep(self._comm, then - now)
         return clock.now(self._comm)
 
+    def _part(self, g: Any) -> Any:
+        """What is looked at of a long gradient this time: a pass over all of it would cost more than its update.
+
+        What is missed stays in the model, and so in the gradients to come.
+        """
+        parts = min(ROUNDS, len(g) // LOOKED_AT)
+        size = -(-len(g) // parts)
+        return g[self.calls % parts * size :][:size]
+
     def _check(self, g: Any) -> None:
-        # The sum is one pass without a temporary; only a suspicious one is looked at closely, since finite
-        # entries may have a sum that overflows.
-        if self._finite and not math.isfinite(self._sum.get()) and not bool(self.problem.xp.isfinite(g).all()):
+        if self._finite and not bool(self.problem.xp.isfinite(g).all()):
             self._finite = False
             self._diverged(self.calls)
 
@@ -109,4 +130,4 @@ def median_gradient_s(problem: Problem, batch_size: int, comm: MPI.Intracomm) ->
         start = clock.now(comm)
         gradient()
         times.append(clock.now(comm) - start)
-    return statistics.median(times[1:])
+    return float(np.median(times[1:]))

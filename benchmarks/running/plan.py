@@ -13,17 +13,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
-import tyro
-
 from outpace.benchmarks import problems
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.machine import links
 from outpace.benchmarks.machine.links import LINKS
 from outpace.benchmarks.problems import PROBLEMS, splits
 from outpace.benchmarks.problems.splits import SPLITS
-from outpace.benchmarks.running import stragglers
+from outpace.benchmarks.running import plain_flags, stragglers
 from outpace.benchmarks.running.file_hashes import own_file
 from outpace.benchmarks.running.stragglers import STRAGGLERS
+from outpace.benchmarks.trace.snapshots import SLOT_S
 from outpace.comm import spec, topology
 from outpace.comm.arrays import DeviceMessages
 from outpace.comm.errors import UserError
@@ -33,19 +32,24 @@ from outpace.comm.spec import Amount, PositiveInt, Range
 DEFAULT_EPOCHS: Final = 10.0
 
 
-def names(purpose: str, catalogue: Mapping[str, Any]) -> Any:
-    """The help of a flag that takes a SPEC: its purpose, and the names allowed with their keys."""
-    return tyro.conf.arg(help=f"SPEC of {purpose}: {'; '.join(spec.forms(catalogue))}")
+SPECS: Final[Mapping[str, tuple[str, Mapping[str, Any]]]] = {  # flags of `Launch` that take a SPEC: what of, and which
+    "problem": ("the objective", PROBLEMS),
+    "split": ("how samples are dealt to workers", SPLITS),
+    "stragglers": ("delays of gradients, equal for all programs", STRAGGLERS),
+    "links": ("slow links between the ranks, by `outpace run` as root", LINKS),
+}
 
 
 @dataclass(frozen=True)
 class Launch:
     """What is common to all programs."""
 
-    problem: Annotated[str, names("the objective", PROBLEMS)] = "digits"
-    split: Annotated[str, names("how samples are dealt to workers", SPLITS)] = "iid"
-    stragglers: Annotated[str, names("delays of gradients, equal for all programs", STRAGGLERS)] = "none"
-    links: Annotated[str, names("slow links between the ranks, by `outpace run` as root", LINKS)] = "none"
+    problem: str = "digits"
+    split: str = "iid"
+    stragglers: str = "none"
+    links: str = "none"
+    simulate: str | None = None  # predict the run on this machine, a TOML file or a preset's name, in simulated time
+    wire_bytes: Amount | None = None  # with --simulate: messages take as long as if the model had so many bytes
     backend: Literal["auto", "numpy", "cupy"] = "auto"  # auto is the faster one, where every rank has a GPU
     device_messages: DeviceMessages = "auto"  # of arrays on a GPU: through host memory, or direct; auto as the MPI says
     epochs: Amount | None = None  # passes over the data by all workers; 10 without a time budget
@@ -67,6 +71,18 @@ def parse_flags(
     name: str, Config: type[ProgramConfig], arguments: Sequence[str], quiet: bool = False
 ) -> tuple[Any, Launch]:
     """The program's Config and the Launch that the flags mean, ranges checked. SystemExit as by argparse."""
+    config, launch = plain_flags.read([Config, Launch], arguments) or _by_tyro(name, Config, arguments, quiet)
+    spec.check(config)
+    spec.check(launch)
+    return config, launch
+
+
+def _by_tyro(name: str, Config: type[ProgramConfig], arguments: Sequence[str], quiet: bool) -> tuple[Any, Launch]:
+    import tyro  # slow
+
+    for flag, (purpose, catalogue) in SPECS.items():
+        text = f"SPEC of {purpose}: {'; '.join(spec.forms(catalogue))}"
+        Launch.__annotations__[flag] = Annotated[str, tyro.conf.arg(help=text)]
     Flags: Any = dataclasses.make_dataclass("Flags", [("program", Config), ("launch", Launch)])
     command = f"outpace run {own_file(Config) or name}"
     helped = {"-h", "--help"} & set(arguments)  # with a usage line; errors have none, and name the help by the command
@@ -80,8 +96,6 @@ def parse_flags(
             description=sys.modules[Config.__module__].__doc__,
             args=list(arguments),
         )
-    spec.check(flags.program)
-    spec.check(flags.launch)
     return flags.program, flags.launch
 
 
@@ -111,6 +125,13 @@ class Plan:
         epochs = self.launch.epochs or (None if self.launch.time_budget else DEFAULT_EPOCHS)
         return None if epochs is None else max(1, round(self.config.steps_in(epochs, n_total, self.n)))
 
+    def length(self, n_total: int) -> int | None:
+        """How long the run will be in the unit of its snapshots' tags; None where that is not known beforehand."""
+        steps, seconds = self.steps(n_total), self.launch.time_budget
+        if self.shared:
+            return int(seconds / SLOT_S) if seconds and steps is None else None
+        return None if seconds else steps
+
 
 def make_plan(
     name: str, config: Any, launch: Launch, ranks: int, inputs: Mapping[str, str] = MappingProxyType({})
@@ -133,6 +154,8 @@ def make_plan(
     }
     stragglers.check_ranks(stragglers.parse(launch.stragglers), layout.workers)
     links.check_ranks(links.parse(launch.links), ranks)
+    if launch.wire_bytes and not launch.simulate:
+        raise UserError("--wire-bytes is of --simulate; messages of a real run are as long as they are")
     problems.check(launch.problem, launch.split, layout.workers)
     hops = 1
     if config.topology is not None:
@@ -144,7 +167,8 @@ def make_plan(
     asked = dataclasses.asdict(config) | dataclasses.asdict(launch) | texts | {"program": name, "n": ranks}
     for output in ("ranks", "out", "scratch", "overwrite", "anew", "checkpoint_every"):
         del asked[output]
-    for flag, value in {"links": "none", "device_messages": "auto", **config.younger}.items():
+    since = {"links": "none", "simulate": None, "wire_bytes": None, "device_messages": "auto", **config.younger}
+    for flag, value in since.items():
         if asked[flag] == value:  # ids are older than the flag: sweeps and checkpoints from before it go on
             del asked[flag]
     if inputs:

@@ -3,21 +3,12 @@
 import os
 import sys
 import time
-from typing import Final
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from typing import Any, Final
 
 from outpace.comm.budget import Budget
 
 LINE_EVERY_S: Final = 30.0
+TERMINAL: Final = {"TTY_COMPATIBLE", "FORCE_COLOR"}  # by these rich may take a pipe for a terminal
 
 
 class Reporter:
@@ -26,17 +17,8 @@ class Reporter:
     def __init__(self, name: str, budget: Budget) -> None:
         self._name, self._budget = name, budget
         self._next_line = time.monotonic() + LINE_EVERY_S
-        self._bar: Progress | None = None
-        console = Console(stderr=True)
-        if console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=console, auto_refresh=False, transient=True)
+        self._bar = _bar() if sys.stderr.isatty() or TERMINAL & os.environ.keys() else None
+        if self._bar:
             self._task = self._bar.add_task(name, total=budget.total)
             self._bar.start()
 
@@ -54,3 +36,16 @@ class Reporter:
     def close(self) -> None:
         if self._bar:
             self._bar.stop()
+
+
+def _bar() -> Any:
+    """A bar of rich; None where it finds that this is no terminal."""
+    from rich import progress  # slow, and few runs have a terminal
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return None
+    parts = (progress.BarColumn, progress.MofNCompleteColumn, progress.TimeElapsedColumn, progress.TimeRemainingColumn)
+    columns = progress.TextColumn("{task.description}"), *(part() for part in parts)
+    return progress.Progress(*columns, console=console, auto_refresh=False, transient=True)

@@ -3,15 +3,18 @@
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mpi4py import MPI
 
 from outpace.benchmarks.running.plan import Plan
 from outpace.benchmarks.trace.checkpoint import GOES_ON
-from outpace.benchmarks.trace.run import Run
 from outpace.comm.budget import Stop
+
+if TYPE_CHECKING:
+    from outpace.benchmarks.trace.run import Run
 
 STATUS: Final = {
     Stop.NO: "complete",
@@ -31,17 +34,31 @@ def report(
     diverged_step: int,
     signalled: int,
 ) -> int:
-    """Print the one result line, or what went wrong, on rank 0; the exit code on every rank. Collective.
+    """As `tell`, on every rank; collective. `diverged_step` is this rank's, `signalled` the last signal it took."""
+    number = max(comm.allgather(signalled))
+    return tell(plan, written, step_size, reason, comm.allgather(diverged_step), number)
 
-    `written` is where rank 0 has the trace, which is not the plan's target where that name was taken meanwhile.
-    `diverged_step` is this rank's, -1 where nothing diverged; `signalled` is the last signal that it took.
+
+def tell(
+    plan: Plan,
+    written: Path | None,
+    step_size: float | None,
+    reason: Stop,
+    diverged_steps: Sequence[int],
+    signalled: int = 0,
+) -> int:
+    """Print the one result line, or what went wrong, where the trace is; the exit code.
+
+    `written` is where the trace is, which is not the plan's target where that name was taken meanwhile; None where this
+    process has not written it. `diverged_steps` are those of all ranks, -1 where nothing diverged.
     """
-    failures = [(step, rank) for rank, step in enumerate(comm.allgather(diverged_step)) if step >= 0]
+    failures = [(step, rank) for rank, step in enumerate(diverged_steps) if step >= 0]
     code = 1 if failures else 0
     if reason is Stop.SIGNAL:
-        number = max(comm.allgather(signalled))
-        code = GOES_ON if number == signal.SIGUSR1 else 128 + number
+        code = GOES_ON if signalled == signal.SIGUSR1 else 128 + signalled
     if written:
+        from outpace.benchmarks.trace.run import Run  # and h5py, which is slow and only rank 0 needs
+
         run = Run(written)
         taken = "" if written == plan.target else f", since meanwhile {plan.target} has become another's"
         if failures:
@@ -60,7 +77,7 @@ def report(
     return code
 
 
-def _result(run: Run) -> str:
+def _result(run: "Run") -> str:
     """The result of a run in words. No rate without a valid result: the loss must be finite and have fallen."""
     loss = run.column("evaluations", "loss")
     text = f"loss {loss[0]:.4g} -> {loss[-1]:.4g} in {run.attrs['wall_s']:.2f} s"

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any, Final
 
 import numpy as np
+from mpi4py import MPI
 
 from outpace.benchmarks.problems import Problem, Unshared
 from outpace.benchmarks.running.plan import Plan
@@ -17,7 +18,7 @@ from outpace.benchmarks.trace import checkpoint, lock, snapshots
 from outpace.benchmarks.trace.checkpoint import Checkpoint, Counters
 from outpace.benchmarks.trace.parts import Part, models_path, part_path
 from outpace.benchmarks.trace.snapshots import Snapshots
-from outpace.comm import agreement
+from outpace.comm import agreement, memory
 from outpace.comm.errors import LocalError, UserError
 from outpace.comm.meter import MeteredComm
 
@@ -34,8 +35,11 @@ class Storage:
     They go on as the checkpoint `resumed` says where there is one, and else are new.
     """
 
-    def __init__(self, plan: Plan, rank: int, header: dict[str, Any], resumed: Checkpoint | None) -> None:
-        """Of this rank only. Raises UserError where a file cannot be opened; it leaves none behind."""
+    def __init__(
+        self, plan: Plan, rank: int, header: dict[str, Any], length: int | None, resumed: Checkpoint | None
+    ) -> None:
+        """Of this rank only. `length` is that of the run, as of `Plan.length`. Raises UserError where a file cannot be
+        opened; it leaves none behind."""
         self.plan, self.rank = plan, rank
         self.held = plan.layout.held(header["attributes"]["dim"]).get(rank)
         self._begun = resumed is not None
@@ -55,6 +59,8 @@ class Storage:
             self.part = Part(plan.target, rank, header)
             opened = True  # and not before: until then whatever has these names belongs to another run
             self.snapshots = store()
+            if length:
+                self.snapshots.expect(length)
         except OSError as error:
             if opened:
                 self._remove()
@@ -113,7 +119,8 @@ def opened(
     has begun, takes the files away again.
     """
     slices = plan.layout.held(problem.dim)
-    capacity = _capacity(comm, plan, [part.stop - part.start for part in slices.values()])
+    length = plan.length(problem.n_total)
+    capacity = _capacity(comm, plan, [part.stop - part.start for part in slices.values()], length)
     header = {
         "rank": comm.rank,
         "ranks": comm.size,
@@ -127,7 +134,7 @@ def opened(
     }
     mine: list[Storage] = []  # one, as soon as it is open: the other ranks' may not be
     try:
-        agreement.together(comm, lambda: mine.append(Storage(plan, comm.rank, header, resumed)))
+        agreement.together(comm, lambda: mine.append(Storage(plan, comm.rank, header, length, resumed)))
         if any(comm.allgather(mine[0].snapshots.missing)) and comm.rank == 0:
             _say(plan, f"snapshots from before the checkpoint are not in {plan.launch.scratch}; they are not evaluated")
         yield mine[0]
@@ -140,16 +147,19 @@ def opened(
         raise
 
 
-def _capacity(comm: MeteredComm, plan: Plan, sizes: Sequence[int]) -> int:
+def _capacity(comm: MeteredComm, plan: Plan, sizes: Sequence[int], length: int | None) -> int:
     """How many snapshots each holder of a slice of the model may keep, by the `sizes` of the slices; told where it is
     fewer than asked for, or much; collective."""
     asked, dtype = plan.launch.evaluations, np.dtype(plan.config.dtype)
     together = max(Counter(comm.allgather(platform.node())).values())
-    capacity = snapshots.capacity(asked, max(sizes), dtype, together)
+    folder = plan.launch.scratch or plan.target.parent
+    room = comm.allreduce(snapshots.room(folder, together if plan.launch.scratch else comm.size, together), MPI.MIN)
+    wanted = snapshots.wanted(asked, length)
+    capacity: int = min(wanted, room // (max(sizes) * dtype.itemsize))
     if comm.rank == 0:
-        if capacity < 2 * asked:
-            limits = f"{snapshots.STORE_LIMIT / 2**20:g} MB a rank and {snapshots.NODE_LIMIT / 2**30:g} GB a node"
-            _say(plan, f"--evaluations cut to {capacity // 2}: snapshots are limited to {limits}")
+        if capacity < wanted:
+            kept = capacity // 2 if length is None else capacity
+            _say(plan, f"--evaluations cut to {kept}: snapshots may take {memory.amount(room)} a rank in {folder}")
         total = sum(snapshots.nbytes(capacity, size, dtype) for size in sizes)
         if total > MUCH:
             where = plan.launch.scratch or f"the folder of {plan.target}, unless there is --scratch"

@@ -6,16 +6,18 @@ order its steps come. `trace` makes gradients as slow as those of an earlier run
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
-from outpace.benchmarks.trace.run import Run
 from outpace.comm import spec
 from outpace.comm.errors import UserError
 from outpace.comm.spec import Factor, InputFile, NonNegativeInt, Probability, Range
 from outpace.comm.streams import DELAYS
+
+if TYPE_CHECKING:
+    from outpace.benchmarks.trace.run import Run
 
 Factors = NDArray[np.float64]
 
@@ -104,7 +106,7 @@ class Replay(Stragglers):
 
         Raises UserError for a file that is no trace and for a trace without steps of this worker.
         """
-        run = Run(self.file)
+        run = _run(self.file)
         rows = np.flatnonzero(run.column("steps", "rank") == rank)
         if not len(rows):
             raise UserError(f"--stragglers trace: {self.file} has no steps of worker {rank}")
@@ -151,12 +153,18 @@ def check_ranks(stragglers: Stragglers, n: int) -> None:
             f"--stragglers fixed: rank is {max(stragglers.rank)}; it must be at most {n - 1}, the last worker"
         )
     if isinstance(stragglers, Replay):
-        missing = set(range(n)) - set(Run(stragglers.file).column("steps", "rank").tolist())
+        missing = set(range(n)) - set(_run(stragglers.file).column("steps", "rank").tolist())
         if missing:
             raise UserError(
                 f"--stragglers trace: {stragglers.file} has no steps of worker {min(missing)}; "
                 f"{n} workers need a trace of as many"
             )
+
+
+def _run(file: str) -> "Run":
+    from outpace.benchmarks.trace.run import Run  # and h5py, which is slow
+
+    return Run(file)
 
 
 class Delays:
@@ -166,6 +174,7 @@ class Delays:
         self._stragglers, self._seed, self._rank = stragglers, seed, rank
         self._recorded_s = stragglers.recorded_s(rank) if isinstance(stragglers, Replay) else None
         self._block, self._factors = -1, [1.0]
+        self.none = isinstance(stragglers, NoStragglers)
 
     def seconds(self, step: int, base_s: float, share: float = 1.0) -> float:
         """Seconds to inject into the gradient of `step`, a gradient over `share` batches.

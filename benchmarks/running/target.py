@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from outpace.benchmarks.machine import provenance
 from outpace.benchmarks.running import file_hashes
 from outpace.benchmarks.running.plan import Plan
-from outpace.benchmarks.trace import archive, checkpoint, lock, parts
+from outpace.benchmarks.trace import checkpoint, lock, parts
 from outpace.benchmarks.trace.checkpoint import Checkpoint
 from outpace.benchmarks.trace.lock import Taken
 from outpace.comm.errors import UserError
@@ -65,6 +65,8 @@ def _check_storable(plan: Plan) -> None:
 
 def _generation(plan: Plan) -> int:
     """As `claim`, by what is there of earlier runs."""
+    from outpace.benchmarks.trace import archive  # and h5py, which is slow and only rank 0 needs
+
     target, overwrite = plan.target, plan.launch.overwrite
     if parts.running(target):  # ranks that outlive their rank 0 write on without its lock
         raise UserError(f"--out: {target} is being written by another run")

@@ -24,6 +24,8 @@
     python -m outpace.benchmarks.studies fashion         LeNet on Fashion-MNIST by three programs: accuracies
     python -m outpace.benchmarks.studies unequal-images  the same network where workers hold different classes
     python -m outpace.benchmarks.studies step-times      ResNet-20 on images in data/cifar10-jpeg: where its time goes
+    python -m outpace.benchmarks.studies validation      all programs, simulated and real, behind links and without
+    python -m outpace.benchmarks.studies beyond          all programs, simulated, on 16 to 1,024 workers
 
 A trace that is there already is not made again, so a study that was cut short goes on.
 """
@@ -36,6 +38,7 @@ from pathlib import Path
 from typing import Final
 
 from outpace.benchmarks.studies import networks, slow_networks, variance_reduction
+from outpace.benchmarks.studies.beyond import beyond
 from outpace.benchmarks.studies.bits import bits
 from outpace.benchmarks.studies.bounds import bounds
 from outpace.benchmarks.studies.busiest_rank import busiest_rank
@@ -47,6 +50,7 @@ from outpace.benchmarks.studies.signum import signum
 from outpace.benchmarks.studies.slow_data import slow_data
 from outpace.benchmarks.studies.slow_worker import slow_worker
 from outpace.benchmarks.studies.unequal_data import unequal_data, unequal_images
+from outpace.benchmarks.studies.validation import validation
 from outpace.benchmarks.studies.vote_errors import vote_errors
 from outpace.comm.errors import UserError
 
@@ -75,6 +79,8 @@ STUDIES: Final[dict[str, Callable[..., object]]] = {
     "fashion": networks.fashion,
     "unequal-images": unequal_images,
     "step-times": networks.step_times,
+    "validation": validation,
+    "beyond": beyond,
 }
 
 

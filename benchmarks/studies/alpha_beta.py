@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 ALPHA_S: Final = 2e-4  # a short message's way from process to process on one host, by TCP
-GOODPUT: Final = 1448 / 1514  # of a link's rate: what is left of an Ethernet frame without headers
 
 
 def allreduce_sgd(rates: Sequence[float], nbytes: float, compute_s: float, alpha_s: float) -> float:

@@ -135,7 +135,7 @@ def opponents_linked(folder: Path, workers: int = 4, epochs: float = 6, rate: fl
         shown.add_row(name, grids[name], *(f"{number:.3g}" for number in numbers))
     console = Console(width=150)
     console.print(shown, f"the loss is {target:g}")
-    figures.draw("loss-time", [each.path for each in found.values()], folder / "loss-time.png")
+    figures.draw("loss-time", [each.path for each in found.values()], folder / "loss-time.png", by="period")
     print(f"wrote {folder / 'loss-time.png'}")
     return over
 

@@ -128,7 +128,7 @@ def _run(out: Path, program: str, workers: int, spec: str, seconds: float, seed:
 def _model(program: str, spec: str, workers: int) -> float:
     ranks = workers + (program == "a_psgd")
     limits = [links.parse(spec).of_rank(rank) or np.inf for rank in range(ranks)]
-    return alpha_beta.gradients_per_s(program, [alpha_beta.GOODPUT * limit / 8 for limit in limits], NBYTES, COMPUTE_S)
+    return alpha_beta.gradients_per_s(program, [links.GOODPUT * limit / 8 for limit in limits], NBYTES, COMPUTE_S)
 
 
 def _expected(run: Run) -> float:

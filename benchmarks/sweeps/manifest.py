@@ -14,7 +14,7 @@ from outpace.comm.errors import UserError
 HEADER: Final = "# outpace manifest 1"
 
 
-END: Final = re.compile(r"# end: (\d+) points, sha256 ([0-9a-f]{64})")
+END: Final = re.compile(r"# end: ([0-9]{1,9}) points, sha256 ([0-9a-f]{64})")
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,10 @@ SWITCHES: Final = (  # may stand without a value; another option would take the 
 )
 DEFAULTS: Final[dict[str, Any]] = {"exclusive": True, "signal": "B:USR1@120"}  # false takes one of them back
 NEEDED: Final = "OUTPACE,OUTPACE_JOBSCRIPTS"  # variables by which a job finds this OutPace and the site file
-SIGNAL: Final = re.compile(r"(?:[RB]+:)?\w+(?:@(\d+))?")
+SIGNAL: Final = re.compile(r"(?:[RB]+:)?\w+(?:@([0-9]{1,9}))?")
 SIGNAL_S: Final = 60  # Slurm's own, without an @
-TIME: Final = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")  # days, and up to three numbers after them
+# Days, and up to three numbers after them.
+TIME: Final = re.compile("(?:(N)-)?(N)(?::(N))?(?::(N))?".replace("N", "[0-9]{1,9}"))
 UNLIMITED: Final = ("0", "-1", "infinite", "unlimited")
 
 

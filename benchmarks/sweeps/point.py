@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from outpace.benchmarks.machine.guardian import PASSED_ON
-from outpace.benchmarks.machine.launcher import Started, explain, handling
+from outpace.benchmarks.machine.launcher import Started, explain, handling, simulated
 from outpace.benchmarks.sweeps.programs import module_of
 from outpace.benchmarks.trace import checkpoint, lock
 from outpace.benchmarks.trace.checkpoint import GOES_ON
@@ -28,6 +28,7 @@ from outpace.benchmarks.trace.inspection import validate
 from outpace.benchmarks.trace.lock import NoLocks
 from outpace.benchmarks.trace.parts import leftovers, part_path
 from outpace.benchmarks.trace.run import Run
+from outpace.comm import inputs
 from outpace.comm.errors import UserError
 
 ENDED_EARLY: Final = {  # exit code -> the signal that the run met
@@ -63,6 +64,11 @@ class Point:
     target: Path  # its trace
 
     @property
+    def processes(self) -> int:
+        """How many processes run it: simulated ranks share one."""
+        return 1 if simulated(self.flags) else self.ranks
+
+    @property
     def command(self) -> list[str]:
         """The command line that makes the trace, and that goes on with it where a checkpoint was left."""
         return ["outpace", "run", self.program, "-n", str(self.ranks), *self.flags, "--out", str(self.target)]
@@ -72,8 +78,12 @@ class Point:
         return shlex.join([self.program, "-n", str(self.ranks), *self.flags])
 
     def beside(self, suffix: str) -> Path:
-        """A file of this point beside its trace."""
-        return self.target.with_suffix(suffix)
+        """A file of this point beside its trace. Raises UserError where something else has its name: to open a pipe
+        would wait for ever."""
+        path = self.target.with_suffix(suffix)
+        if (flaw := inputs.flaw(path)) not in (None, inputs.MISSING):
+            raise UserError(f"{path}: {flaw}")
+        return path
 
 
 @dataclass(frozen=True)

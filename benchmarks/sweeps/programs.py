@@ -3,12 +3,14 @@
 import importlib
 import pkgutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from outpace import algorithms
-from outpace.benchmarks.config import ProgramConfig
 from outpace.comm import user_code
 from outpace.comm.errors import UserError
+
+if TYPE_CHECKING:
+    from outpace.benchmarks.config import ProgramConfig
 
 
 def programs() -> list[str]:
@@ -32,8 +34,10 @@ def name_of(program: str) -> str:
     return Path(program).stem if program.endswith(".py") else program
 
 
-def config_of(program: str) -> type[ProgramConfig]:
+def config_of(program: str) -> "type[ProgramConfig]":
     """The program's Config. Raises UserError where its file has none or cannot be imported."""
+    from outpace.benchmarks.config import ProgramConfig  # with it comes NumPy, which the command does without
+
     name = module_of(program)
     module = user_code.load(Path(name).resolve()) if name.endswith(".py") else importlib.import_module(name)
     Config: Any = getattr(module, "Config", None)

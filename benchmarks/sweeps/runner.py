@@ -136,7 +136,7 @@ def run_here(sweep: Sweep, retry_failed: bool, requeue: bool) -> int:
     found = _survey_anyway(sweep)
     room = slurm.room()
     chosen = wanted(found, retry_failed)
-    todo = [point for point in chosen if not room or point.ranks <= room]
+    todo = [point for point in chosen if not room or point.processes <= room]
     _check_links(todo)
     prepare(sweep)
     report = Report(len(found), sum(standing.state in FINISHED for standing in found.values()), todo)

@@ -20,6 +20,7 @@ from outpace.benchmarks.sweeps.manifest import Sweep, manifest, read_manifest
 from outpace.benchmarks.sweeps.point import Point
 from outpace.benchmarks.sweeps.scripts import SITE, SWEEP, installed, jobscripts
 from outpace.benchmarks.trace.files import whole
+from outpace.comm import spec
 from outpace.comm.errors import UserError
 
 FOLDER: Final = "slurm"  # of manifests and of the jobs' own output, in the folder of the sweep
@@ -57,7 +58,7 @@ def submit(sweep: Sweep, chosen: Sequence[Point]) -> int:
         path = folder / f"{name}.manifest"
         with whole(path) as file:
             file.write(text.encode())
-        line = ["sbatch", "--parsable", f"--job-name=outpace-{name}", f"--ntasks={part[0].ranks}"]
+        line = ["sbatch", "--parsable", f"--job-name=outpace-{name}", f"--ntasks={part[0].processes}"]
         line += [f"--array=1-{len(part)}" + (f"%{throttle}" if throttle else "")]
         line += [f"--output={str(folder).replace('%', '%%')}/%A_%a.out", *options.words(sweep.slurm)]
         line += [str(scripts / SWEEP), str(path)]
@@ -66,7 +67,7 @@ def submit(sweep: Sweep, chosen: Sequence[Point]) -> int:
         job = re.fullmatch(r"(\d+)(;.*)?", said.strip())
         if not job:
             raise UserError(f"sbatch named no job: {said.strip() or 'it said nothing'}")
-        print(f"job {job[1]}: {len(part)} point(s) of {part[0].ranks} rank(s)", flush=True)
+        print(f"job {job[1]}: {len(part)} point(s) of {part[0].processes} rank(s)", flush=True)
     return 0
 
 
@@ -92,11 +93,12 @@ def _ask(line: Sequence[str], refused: str, **ours: str) -> str:
 
 
 def batches(points: Sequence[Point], most: int = MOST_TASKS) -> list[list[Point]]:
-    """The points by their number of ranks, at most so many together: what each array asks for is the same for all."""
-    by_ranks: dict[int, list[Point]] = {}
+    """The points by their number of processes, at most so many together: what each array asks for is the same for
+    all."""
+    by_size: dict[int, list[Point]] = {}
     for point in points:
-        by_ranks.setdefault(point.ranks, []).append(point)
-    return [group[k : k + most] for _, group in sorted(by_ranks.items()) for k in range(0, len(group), most)]
+        by_size.setdefault(point.processes, []).append(point)
+    return [group[k : k + most] for _, group in sorted(by_size.items()) for k in range(0, len(group), most)]
 
 
 def queued(folder: Path) -> dict[str, str]:
@@ -129,8 +131,7 @@ def check_allocation() -> None:
 
 def room() -> int:
     """How many tasks the job has that we are in; 0 outside of one, and where Slurm does not say."""
-    tasks = of_job("SLURM_NTASKS")
-    return int(tasks) if tasks.isdigit() else 0
+    return spec.plain_number(of_job("SLURM_NTASKS")) or 0
 
 
 def requeue() -> None:

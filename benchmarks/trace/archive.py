@@ -20,6 +20,7 @@ from outpace.comm.errors import UserError
 CHUNK: Final = 2**12  # rows
 # Tables of a part that /steps, /events, /traffic and /links come from, and when what a row tells is over.
 ENDS: Final = dict.fromkeys(("steps", "applied", "dropped", "traffic", "links"), "t_s") | {"events": "t_end_s"}
+NO_VARIABLE: Final = "This is a netCDF dimension but not a netCDF variable."  # as netCDF marks a scale without data
 TIMES: Final = ("t_s", "read_s", "t_start_s", "t_end_s")  # their columns on the rank's clock
 Columns = dict[str, np.ndarray]
 
@@ -160,6 +161,7 @@ def evaluation_times(steps: Columns, tags: np.ndarray, per_step: bool, n: int) -
 
 
 def merge(
+    parts: Parts,
     target: Path,
     attributes: dict[str, Any],
     tags: np.ndarray,
@@ -168,17 +170,14 @@ def merge(
     ended: bool,
     geometry: Columns | None = None,
     noise: Columns | None = None,
-    keep: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Write `target` from its parts and the evaluations `values` at the start, at `tags` and, of a run that `ended`, at
-    its end; then remove the parts, unless a run is to `keep` them to go on. Errors of the disk leave the parts, and no
-    new target.
+    its end. Errors of the disk leave no new target.
 
     Where the trace was written: a file that is no earlier trace of this run is only replaced to `overwrite` it, else
     the trace gets a name beside it.
     """
-    parts = Parts.read(target, salvage="damage" in attributes)
     header = parts.headers[0]
     steps = parts.steps()
     used = server_log.used(steps)
@@ -207,11 +206,13 @@ def merge(
     if noise:
         groups["noise"] = noise
     tables = {"traffic": parts.traffic()} | ({} if labels is None else {"labels": {"samples": labels}})
-    written = write(target, attributes, groups, tables, overwrite or replaceable(target, attributes["config_id"]))
-    if not keep:
-        for path in leftovers(target):
-            path.unlink()
-    return written
+    return write(target, attributes, groups, tables, overwrite or replaceable(target, attributes["config_id"]))
+
+
+def forget(target: Path) -> None:
+    """Remove the part files of a run."""
+    for path in leftovers(target):
+        path.unlink()
 
 
 def replaceable(target: Path, config_id: str) -> bool:
@@ -308,8 +309,7 @@ def _sorted(columns: Columns, key: str) -> Columns:
 
 def _write_group(group: h5py.Group, described: Mapping[str, schema.Column], columns: Columns, scale: str) -> None:
     length = len(next(iter(columns.values())))
-    group[scale] = np.arange(length)
-    group[scale].make_scale(scale)
+    _write_scale(group, scale, length)
     for name, column in described.items():
         if name not in columns and column.optional:
             continue
@@ -324,11 +324,19 @@ def _write_group(group: h5py.Group, described: Mapping[str, schema.Column], colu
         dataset.dims[0].attach_scale(group[scale])
 
 
+def _write_scale(group: h5py.Group, scale: str, length: int) -> None:
+    if scale in schema.COUNTS_ONLY:
+        group.create_dataset(scale, (length,), np.float32)  # nothing is written, so nothing is stored
+        group[scale].make_scale(f"{NO_VARIABLE}{length:10d}")
+    else:
+        group[scale] = np.arange(length)
+        group[scale].make_scale(scale)
+
+
 def _write_table(group: h5py.Group, described: schema.Table, arrays: Columns) -> None:
     (shape,) = {array.shape for array in arrays.values()}
     for scale, length in zip(described.scales, shape, strict=True):
-        group[scale] = np.arange(length)
-        group[scale].make_scale(scale)
+        _write_scale(group, scale, length)
     for name, column in described.columns.items():
         values = arrays[name].astype(column.dtype)
         dataset = group.create_dataset(name, data=values)

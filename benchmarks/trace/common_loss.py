@@ -16,8 +16,9 @@ ROOM: Final = 0.05  # of the logarithm of what lies between it and the start
 def common_loss(runs: Sequence[Run]) -> float:
     """The loss that 90 % of the runs reach, relaxed by 5 % towards the start on a logarithmic scale, to two digits.
 
-    Without that room it would be chance whether the next run reaches it. Raises UserError for a run without a finite
-    loss.
+    Without that room it would be chance whether the next run reaches it. Runs that never come below their start, such
+    as those of a program with too large a step, do not count: with them nobody's time could be told. Raises UserError
+    for a run without a finite loss.
     """
     lowest, starts = [], []
     for run in runs:
@@ -27,7 +28,8 @@ def common_loss(runs: Sequence[Run]) -> float:
             raise UserError(f"{run.path}: no finite loss in /evaluations")
         lowest.append(float(finite.min()))
         starts.append(float(finite[0]))
-    target = float(np.quantile(lowest, REACHED, method="inverted_cdf"))
+    better = [low for low, start in zip(lowest, starts, strict=True) if low < start]
+    target = float(np.quantile(better or lowest, REACHED, method="inverted_cdf"))
     if target <= 0:
         return target
     target *= (float(np.median(starts)) / target) ** ROOM

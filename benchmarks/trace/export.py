@@ -15,7 +15,7 @@ import numpy as np
 from outpace.benchmarks.trace import pairs
 from outpace.benchmarks.trace.common_loss import common_loss
 from outpace.benchmarks.trace.files import output
-from outpace.benchmarks.trace.run import Run, exchanges_per_gradient, load
+from outpace.benchmarks.trace.run import Run, busiest, exchanges_per_gradient, load
 from outpace.benchmarks.trace.selection import chosen
 from outpace.comm.errors import UserError
 
@@ -107,12 +107,13 @@ def row(run: Run, target: float | None) -> Row:
     values["staleness_max"] = int(staleness.max()) if len(staleness) else None
     values["exchanges_per_gradient"] = exchanges_per_gradient(run)
     values["busiest_nbytes_per_gradient"] = run.busiest_nbytes() if steps else None
+    values["busiest_messages_per_gradient"] = busiest(run, "messages") if steps else None
     for name in FINAL:
         column = run.column("evaluations", name) if run.has("evaluations", name) else np.empty(0)
         values[f"{name}_final"] = float(column[-1]) if len(column) else None
     loss = run.column("evaluations", "loss")
     values["loss_start"] = float(loss[0]) if len(loss) else None
-    values["loss_lowest"] = float(np.nanmin(loss)) if len(loss) else None
+    values["loss_lowest"] = float(np.fmin.reduce(loss)) if len(loss) else None
     values["loss_target"] = target
     values["time_to_loss_s"] = None if target is None else run.time_to_loss(target)
     return values | {f"flag_{name}": _plain(value) for name, value in run.config.items()}

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-import h5py
-
 from outpace.comm.errors import UserError
 
 
@@ -59,13 +57,19 @@ def output(path: Path) -> Iterator[BinaryIO]:
             yield content
             with open(path, "wb") as file:
                 file.write(content.getbuffer())
-        elif path.exists() and h5py.is_hdf5(path):
+        elif path.exists() and _is_hdf5(path):
             raise UserError(f"{path} is a trace, which no table or figure replaces; name another file")
         else:
             with whole(Path(os.path.realpath(path))) as file:
                 yield file
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def _is_hdf5(path: Path) -> bool:
+    import h5py  # slow, and most who write files do without it
+
+    return bool(h5py.is_hdf5(path))
 
 
 def _is_file_or_new(path: Path) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from mpi4py import MPI
 
 from outpace.benchmarks.trace.schema import KIND
-from outpace.benchmarks.trace.snapshots import Snapshots
+from outpace.benchmarks.trace.snapshots import SLOT_S, Snapshots
 from outpace.comm import clock
 from outpace.comm.meter import of_allreduce
 
@@ -101,6 +101,7 @@ class Trace:
         self._dropped: deque[bytes] = deque()
         self._wait_s = self._compute_s = self._injected_s = 0.0
         self._samples = 0
+        self._allreduced = -1, 0  # size of the last vector, and this rank's share of what is sent
 
     def start(self, now: float, elapsed: float = 0.0) -> None:
         """The timed part began at `now` on this rank's clock; of it, so many seconds lie before a checkpoint."""
@@ -114,7 +115,9 @@ class Trace:
         those of the communication thread are `background`. `nbytes` is what this rank sends meanwhile, of an allreduce
         the size of the vector: of that the meter's share is recorded."""
         if kind == "allreduce":
-            nbytes = of_allreduce(nbytes, self.comm.rank, self.comm.size)
+            if nbytes != self._allreduced[0]:
+                self._allreduced = nbytes, of_allreduce(nbytes, self.comm.rank, self.comm.size)
+            nbytes = self._allreduced[1]
         return Phase(self, KIND[kind], peer, nbytes, background)
 
     def computed(self, start: float, computed: float, end: float, samples: int) -> None:
@@ -150,7 +153,10 @@ class Trace:
 
     def snapshot(self, x: Any) -> None:
         """Keep the model if one is due; see the class for when to call it."""
-        self._snapshots.offer(x, self.steps, clock.now(self.comm) - self.started_s)
+        snapshots = self._snapshots
+        position = self.steps if snapshots.per_step else (clock.now(self.comm) - self.started_s) / SLOT_S
+        if snapshots.due <= position:
+            snapshots.keep(x, position)
 
     def drain(self) -> dict[str, bytes]:
         """The records since the last call, by table."""

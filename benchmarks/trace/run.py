@@ -104,8 +104,8 @@ class Run:
     def samples_per_s(self) -> float:
         """Samples used by all workers together per second of the timed part, up to the last gradient applied."""
         samples, t_s = self.applied("samples"), self.applied("t_s")
-        if not len(t_s) or not t_s.max() > 0:
-            raise UserError(f"{self.path}: no step in /steps, so no rate")
+        if not samples.any() or not t_s.max() > 0:
+            raise UserError(f"{self.path}: no step of any sample in /steps, so no rate")
         return float(samples.sum() / t_s.max())
 
     def steps_per_s(self) -> float:
@@ -115,11 +115,7 @@ class Run:
 
     def busiest_nbytes(self) -> float:
         """Bytes that the busiest rank sends, or receives if that is more, while every worker computes one gradient."""
-        nbytes, gradients = self.column("traffic", "nbytes"), len(self.column("steps", "step"))
-        if not gradients:
-            raise UserError(f"{self.path}: no step in /steps, so no traffic per step")
-        busiest = max(nbytes.sum(axis=0).max(), nbytes.sum(axis=1).max())
-        return float(busiest * self.attrs["n_workers"] / gradients)
+        return busiest(self, "nbytes")
 
     def time_by_rank(self) -> dict[str, NDArray[np.float64]]:
         """Seconds of the timed part that each rank spent, by what; each of shape (ranks,), servers last.
@@ -232,6 +228,15 @@ def load(paths: Iterable[str | Path]) -> list[Run]:
         if first is not run:
             print(f"{path} is left out: the same run as {first.path}", file=sys.stderr)
     return list(runs.values())
+
+
+def busiest(run: Run, name: str) -> float:
+    """What the busiest rank sends, or receives if that is more, of `nbytes` or `messages` in /traffic while every
+    worker computes one gradient."""
+    sent, gradients = run.column("traffic", name), len(run.column("steps", "step"))
+    if not gradients:
+        raise UserError(f"{run.path}: no step in /steps, so no traffic per step")
+    return float(max(sent.sum(axis=0).max(), sent.sum(axis=1).max()) * run.attrs["n_workers"] / gradients)
 
 
 def exchanges_per_gradient(run: Run) -> float | None:

@@ -134,6 +134,7 @@ GROUPS: Final[dict[str, dict[str, Column]]] = {
 }
 OPTIONAL: Final = ("geometry", "noise", "network", "links")  # groups that a trace need not have
 SCALES: Final = {"workers": "worker", "clock": "rank", "model": "coordinate"}  # the others: "row"
+COUNTS_ONLY: Final = ("row", "coordinate")  # scales that hold no numbers: of long tables these would be half of a file
 
 
 @dataclass(frozen=True)
@@ -215,11 +216,14 @@ OPTIONAL_ATTRIBUTES: Final[dict[str, type]] = {
     "gpus": list,  # per worker, of runs on GPUs: the device's PCI address and UUID
     "backend_choice": str,  # why the run computed where it did, if it was left to it
     "device_messages": str,  # of runs on GPUs: staged in host memory, or direct
+    "glibc_tunables": str,  # what the C library was told of memory, where it was told anything
     "damage": str,  # what recovery found damaged, and left out
     "inputs": str,  # JSON: SHA-256 of every file that the run read, a user's own program among them
     "title": str,  # the program's name for people, or its variant's
     "links": str,  # the links between the ranks; none where it is missing
     "constants": str,  # JSON: what the program took from the problem's constants
     "parameters": str,  # JSON: the shape of every parameter of a network, by its name, in the model's order
+    "machine": str,  # TOML: the machine on which a simulated run was predicted
+    "stated_error": str,  # JSON: by how much predictions for that machine have been wrong, by kind of setting
     "answer": str,  # JSON: how far the final model is from what LAPACK finds
 }

@@ -53,10 +53,15 @@ def key_of(name: str) -> str:
 
 
 def _same(text: str, value: Any) -> bool:
-    """Whether a text means the value: `0.10` is 0.1, `true` is True, `none` is None."""
+    """Whether a text means the value: `0.10` is 0.1, `true` is True, `none` is None; of a SPEC the keys that the text
+    has are the value's, which also has those that were left to their defaults."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         try:
             return float(text) == value
         except ValueError:
             return False
-    return text == str(value) or (isinstance(value, bool | None) and text.lower() == str(value).lower())
+    if isinstance(value, bool | None):
+        return text.lower() == str(value).lower()
+    name, _, pairs = text.partition(":")
+    there, _, others = str(value).partition(":")
+    return text == str(value) or (name == there and set(pairs.split(",")) <= set(others.split(",")))

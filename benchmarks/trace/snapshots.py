@@ -1,37 +1,44 @@
 """Snapshots of the model during a run, in a mapped store beside its part."""
 
-import functools
 import os
+import queue
+import shutil
 import threading
 import zlib
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from outpace.comm.arrays import copy
 from outpace.comm.errors import UserError
 from outpace.comm.offload import Offload
 
-STORE_LIMIT: Final = 512 * 2**20  # bytes of snapshots of a rank
-NODE_LIMIT: Final = 8 * STORE_LIMIT  # of all ranks of a node
+STORE_LIMIT: Final = 512 * 2**20  # bytes of snapshots that a rank may have wherever it runs
+NODE_LIMIT: Final = 8 * STORE_LIMIT  # the same of all ranks of a node
+SHARE: Final = 4  # part of what is free on the disk that all ranks together may take beyond these
 
 
 SLOT_S: Final = 1e-3  # first stride of an asynchronous program's snapshots
 
 
+BUFFERS: Final = 2  # for copies that are still to be written
 STAMP: Final = np.dtype([("tag", "<i8"), ("checksum", "<i8")])  # of a copy; zeros where there is none
 
 
 class Snapshots:
     """Up to `capacity` copies of the model, kept at multiples of a stride that doubles when the store is full.
 
-    So a run of any length ends with between half and all of `capacity`. The stride counts steps where the program is
-    synchronous, and else `SLOT_S` of aligned time. A copy's tag is its multiple of the first stride; the start is not
-    kept.
+    So a run of any length ends with between half and all of `capacity`; where its length is known (`expect`), the first
+    stride is nearly the last one. The stride counts steps where the program is synchronous, and else `SLOT_S` of
+    aligned time, and so does a copy's tag; the start is not kept.
 
-    With a `path` the store is a mapped file (the stride, stamps, models), in which every copy that has been sealed
-    outlives the process. With `due` and `stride` as they stood at a checkpoint, the store that is there is taken over,
-    without what came after. Raises OSError, and UserError where the store is another one's.
+    With a `path` the store is a mapped file (the stride, stamps, models), in which every copy that has its stamp
+    outlives the process. It is written behind the run, by a thread: to touch a page of it for the first time takes ten
+    times as long as to copy what it holds. With `due` and `stride` as they stood at a checkpoint, the store that is
+    there is taken over, without what came after. Raises OSError, and UserError where the store is another one's.
     """
 
     def __init__(
@@ -50,10 +57,9 @@ class Snapshots:
         self.damaged = 0  # copies that do not fit their checksum, and are left out
         self.missing = 0  # copies from before the checkpoint that are not there
         self._tags = np.zeros(capacity, dtype=np.int64)
-        self._offload = Offload()
-        self._sealing = threading.Lock()  # held for a few stamps, never for a copy or a checksum
         self._reached = np.full(1, stride)  # the stride for which copies were last thinned out, in a mapped store
         self._stamps: np.ndarray | None = None
+        self._behind: Behind | None = None
         if self.path is None:
             self._models = np.empty((capacity, dim), dtype=dtype)
             return
@@ -65,6 +71,7 @@ class Snapshots:
         kept = max(stride, int(self._reached[0]))  # after the checkpoint the run may have come to a larger one
         self.missing = int(np.setdiff1d(np.arange(kept, due, kept), self._tags).size)
         self._reached[0] = stride
+        self._behind = Behind(self._stamps, self._models)
 
     @classmethod
     def read(cls, path: Path, capacity: int, dim: int, dtype: np.dtype[Any]) -> "Snapshots":
@@ -80,83 +87,132 @@ class Snapshots:
         assert self._stamps is not None
         self._tags = self._stamps["tag"].copy()
         for row in np.flatnonzero(self._stamps != np.zeros((), STAMP)).tolist():
-            if self._tags[row] <= 0 or self._stamps["checksum"][row] != self._checksum(row):
+            if self._tags[row] <= 0 or self._stamps["checksum"][row] != checksum(self._tags[row], self._models[row]):
                 self._tags[row] = 0
                 self.damaged += 1
 
-    def _checksum(self, row: int) -> int:
-        """CRC-32 of a copy and its tag."""
-        return zlib.crc32(self._models[row], zlib.crc32(self._tags[row].tobytes()))
+    def expect(self, length: float) -> None:
+        """Before the run: it will be so long, in the unit of the tags, and fill the store once. Copies at its first
+        steps, one and all, would be thinned out later, and cost time until then."""
+        self.due = self.stride = int(length // (len(self._tags) + 1)) + 1
+        self._reached[0] = self.stride
 
     def offer(self, x: Any, steps: int, seconds: float) -> None:
         """Keep `x` for every due moment that has passed; the model has not changed since the last offer."""
-        position = steps if self.per_step else seconds / SLOT_S
+        self.keep(x, steps if self.per_step else seconds / SLOT_S)
+
+    def keep(self, x: Any, position: float) -> None:
+        """The same, at a position in the unit of the tags."""
         while self.due <= position and len(self._tags):
             self._keep(x)
             self.due += self.stride
 
     def _keep(self, x: Any) -> None:
-        """A copy has no tag before it is whole."""
-        self._offload.settle()
         free = np.flatnonzero(self._tags == 0)
         if not len(free):
             self.stride *= 2
             self._reached[0] = self.stride  # before a copy is overwritten
-            self._tags[self._tags % self.stride != 0] = 0
+            for row in np.flatnonzero(self._tags % self.stride).tolist():
+                self._tags[row] = 0
+                if self._behind:
+                    self._behind.forget(row)
             if self.due % self.stride:  # the due moment itself falls out; the caller's addition lands on the next
                 self.due -= self.stride // 2
                 return
             free = np.flatnonzero(self._tags == 0)
-        row = free[0]
-        if self._stamps is not None:
-            with self._sealing:
-                self._stamp(row, 0, 0)
-        self._offload.copy(x, self._models[row], functools.partial(self._tags.__setitem__, row, self.due))
+        row = int(free[0])
+        if self._behind:
+            self._behind.keep(row, self.due, x)
+        else:
+            copy(x, self._models[row])
+        self._tags[row] = self.due  # last, so that a torn copy has no tag
 
     def seal(self) -> None:
-        """Stamp what has been kept since the last call, for whoever reads the store after this process.
-
-        A checksum takes as long as the copy itself. So the thread that writes rows makes it, not the program's.
-        """
-        self._offload.settle()
-        if self._stamps is None:
-            return
-        for row in np.flatnonzero(self._stamps["tag"] != self._tags).tolist():
-            tag = int(self._tags[row])
-            checksum = self._checksum(row) if tag else 0
-            with self._sealing:
-                if self._tags[row] == tag:  # and not another copy's meanwhile
-                    self._stamp(row, tag, checksum)
-
-    def _stamp(self, row: int, tag: int, checksum: int) -> None:
-        assert self._stamps is not None
-        for name, value in (("tag", 0), ("checksum", checksum), ("tag", tag)):  # a kill between leaves no wrong stamp
-            self._stamps[name][row] = value
+        """All that has been kept is in the store, for whoever reads it after this process."""
+        if self._behind:
+            self._behind.settle()
 
     def tags(self) -> np.ndarray:
         """The tags of the kept copies, ascending."""
-        self._offload.settle()
+        self.seal()
         return np.sort(self._tags[self._tags > 0])
 
     def sync(self) -> None:
-        """What was sealed outlives the machine's next crash."""
-        self._offload.settle()
+        """What has been kept outlives the machine's next crash."""
+        self.seal()
         for store in (self._models, self._stamps, self._reached):
             if isinstance(store, np.memmap):
                 store.flush()
 
     def __getitem__(self, tag: int) -> np.ndarray:
         """The copy with this tag, float64, shape (dim,)."""
-        self._offload.settle()
+        self.seal()
         (row,) = np.flatnonzero(self._tags == tag)
         return np.asarray(self._models[row], dtype=np.float64)
 
 
-def capacity(evaluations: int, dim: int, dtype: np.dtype[Any], ranks: int = 1) -> int:
-    """How many snapshots each of the `ranks` of a node may keep for `evaluations` of them in the end: twice as many, if
-    they fit."""
-    fit = min(STORE_LIMIT, NODE_LIMIT // ranks) // (dim * dtype.itemsize)
-    return 2 * min(evaluations, fit // 2)
+class Behind:
+    """The thread that writes copies into a mapped store, with a stamp for each when it is whole.
+
+    A copy waits in a buffer, whose pages are there before the run. Where the store is slower than the run for long, the
+    run waits for a buffer. A model on a device is on its way to one while the run goes on.
+    """
+
+    def __init__(self, stamps: np.ndarray, models: np.ndarray) -> None:
+        self._stamps, self._models, self._offload = stamps, models, Offload()
+        self._free: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
+        for _ in range(BUFFERS):
+            self._free.put(np.ones(models.shape[1], models.dtype))
+        self._work: queue.Queue[tuple[int, int, np.ndarray | None]] = queue.Queue()
+        threading.Thread(target=self._write, name="snapshots", daemon=True).start()
+
+    def keep(self, row: int, tag: int, x: Any) -> None:
+        buffer = self._free.get()
+        self._offload.copy(x, buffer, partial(self._work.put, (row, tag, buffer)))
+
+    def forget(self, row: int) -> None:
+        self._offload.settle()  # what is on its way may be this row's
+        self._work.put((row, 0, None))
+
+    def settle(self) -> None:
+        """Everything is written."""
+        self._offload.settle()
+        self._work.join()
+
+    def _write(self) -> None:
+        while True:
+            row, tag, buffer = self._work.get()
+            self._stamp(row, 0, 0)
+            if buffer is not None:
+                np.copyto(self._models[row], buffer)
+                self._stamp(row, tag, checksum(tag, buffer))
+                self._free.put(buffer)
+            self._work.task_done()
+
+    def _stamp(self, row: int, tag: int, checksum: int) -> None:
+        for name, value in (("tag", 0), ("checksum", checksum), ("tag", tag)):  # a kill between leaves no wrong stamp
+            self._stamps[name][row] = value
+
+
+def checksum(tag: int, model: np.ndarray) -> int:
+    """CRC-32 of a copy and its tag."""
+    return zlib.crc32(model.data, zlib.crc32(np.int64(tag).tobytes()))
+
+
+def wanted(evaluations: int, length: int | None) -> int:
+    """How many copies are to be kept, for at least so many evaluations in the end: of a run of unknown length twice as
+    many, since the stride doubles."""
+    if length is None:
+        return 2 * evaluations
+    return min(2 * evaluations, length // max(1, length // (evaluations + 1)))
+
+
+def room(folder: Path, sharing: int, together: int) -> int:
+    """Bytes that the snapshots of a rank may take in a folder whose disk so many ranks share, `together` on a node."""
+    free = 0
+    with suppress(OSError):  # whoever opens the store says what is wrong with the folder
+        free = shutil.disk_usage(folder).free
+    return max(min(STORE_LIMIT, NODE_LIMIT // together), free // SHARE // sharing)
 
 
 def nbytes(capacity: int, dim: int, dtype: np.dtype[Any]) -> int:

@@ -19,13 +19,17 @@ from outpace.comm import memory
 from outpace.comm.errors import UserError
 
 CHOICES: Final = {"status": schema.STATUSES, "claim_class": schema.CLAIM_CLASSES, "progress": schema.PROGRESS}
-OBJECTS: Final = ("config", "constants", "answer", "inputs", "parameters")  # attributes of JSON
+OBJECTS: Final = ("config", "constants", "answer", "inputs", "parameters", "stated_error")  # attributes of JSON
 ORDERED: Final = (("evaluations", "t_s"), ("steps", "t_s"), ("events", "t_start_s"), ("links", "t_s"))
 DURATIONS: Final = (("steps", "compute_s"), ("steps", "injected_s"), ("steps", "wait_s"))
+LONGEST_S: Final = 1e9  # 31 years: no time is later, and none earlier before the start
 POSITIVE: Final = (("network", "rtt_s"), ("network", "bytes_per_s"), ("links", "bytes_per_s"))
 RANKS: Final = ("rank", "peer", "a", "b")  # columns
-MOST: Final = {"kind": max(schema.KIND.values()), "applied": 1}  # of other columns
-LEAST: Final = {"n_workers": 1, "n_total": 1, "dim": 1, "cores": 1, "wall_s": 0, "load": 0}  # of attributes
+# Of other columns of whole numbers. Sums over all rows are numbers of 64 bits, too, of a million million samples each.
+MOST: Final = {"kind": max(schema.KIND.values()), "applied": 1, "samples": 2**40}
+COUNT: Final = 2**53  # of all others
+LEAST: Final = {"n_workers": 1, "n_total": 1, "dim": 1, "cores": 1, "wall_s": 1e-9, "load": 0}  # of attributes
+LARGEST: Final = {"wall_s": LONGEST_S}
 
 
 def attributes(file: h5py.File, path: Path) -> dict[str, Any]:
@@ -40,7 +44,7 @@ def attributes(file: h5py.File, path: Path) -> dict[str, Any]:
         item = schema.LISTS.get(name)
         if type(plain) is not kind or (item and not all(type(each) is item for each in plain)):
             _refuse(path, f"attribute {name} is missing or of the wrong type")
-        found[name] = plain
+        found[name] = "\n".join(map(readable, plain.split("\n"))) if name == "machine" else readable(plain)
     if found.get("schema") != schema.SCHEMA:
         _refuse(path, f"not a trace: its attribute schema is not '{schema.SCHEMA}'")
     if found.get("schema_version") != schema.VERSION:
@@ -52,11 +56,30 @@ def attributes(file: h5py.File, path: Path) -> dict[str, Any]:
         if found.get(name, allowed[0]) not in allowed:
             _refuse(path, f"{name} is '{found[name]}'; allowed: {', '.join(allowed)}")
     for name, least in LEAST.items():
-        if not least <= found.get(name, least) < math.inf:
-            _refuse(path, f"{name} is {found[name]}; it must be at least {least}")
+        most = LARGEST.get(name, math.inf)
+        if not least <= found.get(name, least) <= most or found.get(name) == math.inf:
+            bounds = f"at least {least:g}" + (f" and at most {most:g}" if name in LARGEST else "")
+            _refuse(path, f"{name} is {found[name]}; it must be {bounds}")
+    if len(found.get("hostnames", [""] * found["n_workers"])) < found["n_workers"]:
+        _refuse(path, f"hostnames has {len(found['hostnames'])} names for {found['n_workers']} workers and the servers")
     if len(found.get("n_samples", [])) not in (0, found["n_workers"]):
         _refuse(path, f"n_samples has {len(found['n_samples'])} numbers for {found['n_workers']} workers")
     return found
+
+
+def readable(value: Any) -> Any:
+    """The value with all that a terminal or a page would act upon, and not show, spelled out in its texts.
+
+    >>> print(readable(["D²", "\\x1b[2J", {"a\\nb": 1}]))
+    ['D²', '\\\\x1b[2J', {'a\\\\nb': 1}]
+    """
+    if isinstance(value, list):
+        return [readable(each) for each in value]
+    if isinstance(value, dict):
+        return {readable(key): readable(each) for key, each in value.items()}
+    if not isinstance(value, str) or value.isprintable():
+        return value
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
 
 
 def objects(found: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
@@ -66,13 +89,15 @@ def objects(found: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
         if name not in found:
             continue
         try:
-            parsed[name] = json.loads(found[name])
+            parsed[name] = readable(json.loads(found[name]))
         except (ValueError, RecursionError):
             _refuse(path, f"attribute {name} is not JSON")
         if not isinstance(parsed[name], dict):
             _refuse(path, f"attribute {name} is no JSON object")
-    for flag, least in (("batch_size", 1), ("compute_time", 0)):
+    for flag, least in (("batch_size", 1), ("compute_time", 0), ("wire_bytes", 0)):
         value = parsed["config"].get(flag, least)
+        if flag == "wire_bytes" and value is None:  # of no simulated run
+            continue
         if type(value) not in (int, float) or not least <= value < math.inf:
             _refuse(path, f"{flag} in the attribute config is {value!r}; it must be a number of at least {least}")
     for name in ("constants", "answer"):
@@ -123,16 +148,20 @@ def values(group: str, name: str, column: NDArray[Any], path: Path, found: dict[
         _refuse(path, f"the times in /{group}/{name} are not in order")
     if (group, name) in DURATIONS and not (column >= 0).all():
         _refuse(path, f"the times in /{group}/{name} are not all at least 0")
+    of = schema.GROUPS[group][name] if group in schema.GROUPS else schema.TABLES[group].columns[name]
+    if of.units == "s" and not np.abs(column).max(initial=0) <= LONGEST_S:  # nor is it NaN
+        _refuse(path, f"the times in /{group}/{name} are not all numbers below {LONGEST_S:.0e} s")
     if (group, name) in POSITIVE and not ((column > 0) & np.isfinite(column)).all():
         _refuse(path, f"/{group}/{name} has numbers that are not positive and finite")
     if column.dtype.kind == "i":
         ranks = found["n_workers"] if group == "steps" else len(found.get("hostnames", []))
         least = -1 if name == "peer" else 0
-        most = ranks - 1 if name in RANKS and ranks else MOST.get(name)
-        wrong = column[(column < least) | (column > (math.inf if most is None else most))]
+        most = ranks - 1 if name in RANKS and ranks else MOST.get(name, COUNT)
+        wrong = column[(column < least) | (column > most)]
         if wrong.size:
-            bounds = f"at least {least}" + (f" and at most {most}" if most is not None else "")
-            _refuse(path, f"/{group}/{name} has the number {wrong.flat[0]}; it must be {bounds}")
+            _refuse(
+                path, f"/{group}/{name} has the number {wrong.flat[0]}; it must be at least {least} and at most {most}"
+            )
 
 
 def _inside(group: h5py.Group, name: str, path: Path) -> Any:

@@ -180,7 +180,7 @@ def test_full_disk(start: Callable, small_disk: Path) -> None:
 
 def test_disk_full_at_the_merge(start: Callable, small_disk: Path) -> None:
     """The parts fit, the merged file does not: exit 1, no half a trace, and the parts are kept."""
-    flags = ["--problem", "quadratic:dim=8000", "--epochs", "1", "--evaluations", "1", "--compute-time", "0.001"]
+    flags = ["--problem", "quadratic:dim=9500", "--epochs", "1", "--evaluations", "1", "--compute-time", "0.001"]
     code, _, err = start("allreduce_sgd", 2, *flags, "--dtype", "float64", folder=small_disk).end()
     assert code == 1
     assert "rank 0: cannot write" in err
@@ -242,7 +242,7 @@ def test_no_room_for_the_store_is_said_before_the_run(start: Callable, small_dis
 
 def test_no_room_for_one_rank_leaves_nothing_of_the_others(start: Callable, small_disk: Path) -> None:
     """Room for one store of snapshots of 400 kB, and for no second one."""
-    flags = ["--problem", "quadratic:dim=3500", "--evaluations", "10", "--dtype", "float32"]
+    flags = ["--problem", "quadratic:dim=3500", "--evaluations", "20", "--dtype", "float32"]
     code, _, err = start("d_psgd", 2, *flags, folder=small_disk).end()
     assert code == 2
     assert "No space left on device" in err

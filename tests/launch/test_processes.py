@@ -181,6 +181,26 @@ def test_a_rank_that_ends_before_mpi_starts(tmp_path: Path, end: str, last: str)
     assert done.stderr.splitlines()[-1] == said
 
 
+INTERRUPTED = """
+import sys
+
+from mpi4py import MPI
+
+if MPI.COMM_WORLD.rank == 1:
+    del sys.modules["mpi4py.MPI"]  # as after an import that was interrupted
+    raise KeyboardInterrupt
+MPI.COMM_WORLD.Barrier()
+"""
+
+
+def test_a_rank_that_is_interrupted_while_it_imports_mpi(tmp_path: Path) -> None:
+    """MPI is up, and mpi4py knows nothing of it: at its exit the rank would wait in MPI_Finalize for the others."""
+    (tmp_path / "waits.py").write_text(INTERRUPTED)
+    line = [OUTPACE, "run", "./waits.py", "-n", "2"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S)
+    assert done.returncode == 128 + signal.SIGINT
+
+
 def test_slurm_without_srun_is_refused(tmp_path: Path) -> None:
     """As in a container inside a job: Hydra would wait for ever."""
     beside = Path(sys.executable).parent

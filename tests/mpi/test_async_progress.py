@@ -23,6 +23,16 @@ def test_certificate_tells_a_sleeping_rank_from_one_that_keeps_the_lock(comm: Ch
     assert comm.allgather((sleeping, holding)) == [(sleeping, holding)] * comm.size  # one truth for all ranks
 
 
+@pytest.mark.ranks(2)
+def test_slow_answers_are_asked_for_less_often(comm: CheckedComm) -> None:
+    """Where many ranks share a core an answer may take a second, and ten of them would be the start's longest part."""
+    numbers = 1_000_000
+    while min(_seconds(numbers) for _ in range(2)) < 0.2:
+        numbers *= 2
+    trips = async_progress._probe(comm, lambda: sum(range(numbers)), target=1, prober=0)
+    assert async_progress.LEAST_PINGS <= len(trips) < async_progress.PINGS
+
+
 @pytest.mark.ranks(2, 3)
 def test_a_server_has_no_load(comm: CheckedComm) -> None:
     """The last rank serves and asks; the others compute."""

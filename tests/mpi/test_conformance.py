@@ -25,6 +25,7 @@ from reference import quantized_sgd as quantized_sgd_form
 from reference import sgp as sgp_form
 from reference import sign_sgd as sign_sgd_form
 from reference import svrg as svrg_form
+from simple_network import on_ranks
 
 from outpace.algorithms import (
     a_psgd,
@@ -47,9 +48,10 @@ from outpace.algorithms import (
     svrg,
 )
 from outpace.benchmarks.conformance import contracts
-from outpace.benchmarks.conformance.row import Row, ring_allreduce
+from outpace.benchmarks.conformance.row import Row, configurations, ring_allreduce
 from outpace.benchmarks.conformance.verdict import NotApplicable
 from outpace.comm import arrays, sign, topology
+from outpace.comm.agreement import on_root
 
 STEPS_DOWN = "step:at=0.1+0.2,factor=0.7,warm-up=0.05"  # within contracts.STEPS, for any number of workers
 # Graphs without one symmetric matrix.
@@ -420,3 +422,47 @@ def test_averaging_alone_keeps_the_mean(comm: CheckedComm, row: Row) -> None:
 @by_row
 def test_no_step_allocates_a_vector(comm: CheckedComm, row: Row) -> None:
     hold(contracts.allocates_no_vector_per_step, comm, row)
+
+
+# Of several orders in which a sum of floats can be taken, MPI chooses one; the others have none, or sum integers.
+SUMS_IN_SOME_ORDER = {"allreduce_sgd", "local_sgd", "powersgd", "svrg", "katyusha_x"}
+
+
+@pytest.mark.ranks(4)
+@by_row
+def test_simulated_ranks_end_with_the_models_of_mpi(comm: CheckedComm, row: Row) -> None:
+    if not row.synchronous:
+        pytest.skip(f"{row.name}: asynchronous, so its models depend on times")
+    problem, config = row.problem(contracts.PROBLEM), configurations(row, comm.size)[0]
+    real = comm.allgather(harness.execute(comm, row.program, harness.share(comm, problem), contracts.STEPS, **config).x)
+
+    def simulated() -> list[np.ndarray]:
+        everyone = harness.shares(problem, 4)
+
+        def one(ranks: CheckedComm) -> np.ndarray:
+            return harness.execute(ranks, row.program, everyone[ranks.rank], contracts.STEPS, **config).x
+
+        return on_ranks(4, one)
+
+    there = comm.bcast(on_root(comm, simulated))
+    apart = np.abs(np.array(real) - np.array(there)).max()
+    assert apart <= (1e-12 if row.name in SUMS_IN_SOME_ORDER else 0.0)
+
+
+ON_SIMULATED_RANKS = (  # the equality with MPI, above, has the models
+    contracts.leaves_no_message,
+    contracts.sends_what_its_cost_says,
+    contracts.refuses_on_every_rank,
+)
+
+
+@pytest.mark.ranks(1)
+@pytest.mark.parametrize("contract", ON_SIMULATED_RANKS, ids=lambda contract: contract.__name__)
+@by_row
+def test_holds_on_simulated_ranks(row: Row, contract: Callable[..., None]) -> None:
+    if contract is contracts.sends_what_its_cost_says and not row.synchronous:
+        pytest.skip(f"{row.name}: a gradient that takes no time meets no message of the others")
+    try:
+        on_ranks(4, contract, row)
+    except NotApplicable as reason:
+        pytest.skip(f"{row.name}: {reason}")

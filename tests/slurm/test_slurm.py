@@ -3,6 +3,7 @@
 Runs have slept compute, so that many share the cores; times are mostly Slurm's own: a requeued job starts after 16 s.
 """
 
+import json
 import re
 import sys
 import time
@@ -281,6 +282,21 @@ def test_asynchronous_run_without_a_transport_is_refused(job) -> None:
     assert [line.endswith(remedy) for line in said.splitlines() if line.startswith("a_psgd: ")] == [True]
     ended = re.findall(r"tasks? ([\d,-]+): Exited with exit code 2", said)
     assert sorted(task for each in ended for task in tasks(each)) == [0, 1, 2, 3, 4]
+
+
+def test_a_claim_is_judged_by_the_runs_of_jobs(job) -> None:
+    """`outpace claims ID --slurm` submits its experiment as jobs, says what is not there yet, and later judges it."""
+    line = ("claims", "vote-32-times-less", "--quick", "--slurm", "-o", job.folder / "claims")
+
+    def verdict() -> str:
+        job.outpace(*line)
+        (claim,) = json.loads((job.folder / "claims" / "claims.json").read_text())["claims"]
+        return str(claim["verdict"])
+
+    assert verdict() == "cannot be tested now"
+    job.cluster.until(lambda: verdict() == "holds", 90, job.told)
+    traces = (job.folder / "claims" / "traces").glob("*.h5")
+    assert all(Run(path).attrs["status"] == "complete" for path in traces)
 
 
 def tasks(text: str) -> list[int]:

@@ -125,6 +125,15 @@ def check_command(words: list[str]) -> None:
         load(options.file)
 
 
+def test_commands_of_the_gpu_script_are_real() -> None:
+    """Which no machine of ours has run."""
+    text = (ROOT / "tests" / "gpu" / "run.sh").read_text().replace("\\\n", "")
+    lines = re.findall(r"\boutpace (.*)", text)
+    assert lines
+    for line in lines:
+        check_command(shlex.split(line))
+
+
 @by_document
 def test_commands_are_real(document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

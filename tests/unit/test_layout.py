@@ -1,6 +1,7 @@
 """The rules of the layout, read from the sources: who may import whom, what a program may touch, what is packaged."""
 
 import configparser
+import re
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,9 @@ FLOORS = (
     ("comm", "jobscripts"),
     ("config", "trace", "machine", "problems"),
     ("running", "figures", "explaining"),
-    ("program", "reports", "history"),
+    ("program", "reports", "history", "simulating"),
     ("algorithms",),
-    ("sweeps", "studies", "micro", "conformance"),
+    ("sweeps", "studies", "micro", "micro_sign", "micro_step", "conformance", "calibration"),
     ("claims",),
     ("command",),
 )
@@ -33,6 +34,14 @@ BETWEEN_PROGRAMS = {("katyusha_x", "svrg")}  # the one import between programs
 
 def test_every_room_has_a_floor() -> None:
     assert {rooms.room(name) for name, path in SOURCES.items() if path.read_text().count("\n") > 1} <= FLOOR.keys()
+
+
+def test_the_documents_have_these_floors() -> None:
+    """The picture in architecture.md, from above, and the line in CONTRIBUTING.md, from below."""
+    picture = (rooms.ROOT / "docs" / "architecture.md").read_text().partition("```\n")[2].partition("\n```")[0]
+    line = (rooms.ROOT / "CONTRIBUTING.md").read_text().partition("\n    ")[2].partition("\n\n")[0]
+    assert tuple(tuple(floor.split()) for floor in re.split(r"\n-+\n", picture)[::-1]) == FLOORS
+    assert tuple(tuple(floor.replace(",", " ").split()) for floor in line.split("<")) == FLOORS
 
 
 def test_no_import_runs_upward() -> None:

@@ -29,3 +29,16 @@ def test_pip_installs_into_the_virtual_environment(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Requirement already satisfied: pip" in done.stdout
     assert "elsewhere" not in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+def test_make_alone_lists_the_targets_and_run_names_the_command() -> None:
+    def make(*words: str) -> str:
+        line, env = ["make", "--no-print-directory", *words], os.environ | {"MAKEFLAGS": ""}
+        return subprocess.run(line, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    listed = dict(line.split(maxsplit=1) for line in make().splitlines())
+    assert listed["run"].startswith("the main job")
+    assert {"test", "more", "lint", "claims", "mutations"} <= listed.keys()
+    assert make("-n", "run").splitlines()[-1].endswith(" .venv/bin/outpace")
+    assert "\n    .venv/bin/outpace\n" in (ROOT / "README.md").read_text()

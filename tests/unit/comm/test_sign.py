@@ -3,6 +3,7 @@ on the CPU where there is a C++ compiler."""
 
 import inspect
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import device_on_cpu
 import numpy as np
 import pytest
 from mpi4py import MPI
+from numba import njit
 
 from outpace.benchmarks import micro
 from outpace.benchmarks.machine import twins
@@ -54,17 +56,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return tmp_path_factory.mktemp("kernels")
 
 
-@pytest.fixture(params=["cpu", "emulated", pytest.param("gpu", marks=pytest.mark.gpu)], scope="module")
+@pytest.fixture(params=["cpu", "emulated", "strided", pytest.param("gpu", marks=pytest.mark.gpu)], scope="module")
 def side(request: pytest.FixtureRequest, folder: Any) -> Iterator[Side]:
     if request.param == "cpu":
         yield Side(sign, np)
-    elif request.param == "emulated":
+    elif request.param in ("emulated", "strided"):
         if cuda_on_cpu.COMPILER is None:
             pytest.skip("no C++ compiler to run the CUDA file on the CPU")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cuda, "module", cuda_on_cpu.modules(folder))
-            patch.setattr(cuda, "THREADS", 64)
-            patch.setattr(cuda, "BLOCKS", 3)  # so that threads have to stride
+            if request.param == "strided":  # few threads, no power of two; else those of a device
+                patch.setattr(cuda, "THREADS", 96)
+                patch.setattr(cuda, "BLOCKS", 2)
             yield Side(sign_gpu, np)
     else:
         reason = arrays.no_device()
@@ -350,3 +353,12 @@ def test_no_folder_to_keep_compiled_kernels_in(tmp_path: Path) -> None:
     tossed = np.zeros(2, np.uint32)
     sign.toss(123, tossed)
     assert done.stdout.split() == [str(word) for word in tossed]
+
+
+def test_a_word_of_signs_is_two_comparisons() -> None:
+    """Of 32 numbers with zero, and of their sign bits; a third one, for NaN, only where there are zeros or NaN."""
+    compiled = njit(sign._write_signs.py_func)
+    compiled(np.ones(64, np.float32), np.zeros(2, np.uint32), 0, np.zeros(2, np.uint32))
+    (text,) = compiled.inspect_llvm().values()
+    assert set(re.findall(r"fcmp (\w+) <32 x float>", text)) == {"ueq", "uno"}
+    assert "icmp slt <32 x i32>" in text

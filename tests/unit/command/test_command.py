@@ -32,3 +32,23 @@ def test_unknown_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None
         main(["plot", "loss-time", "a.h5", "--were", "n_workers=2"])
     assert end.value.code == 2
     assert "unrecognized arguments: --were" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("run allreduce_sgd -n two", "argument -n: two is not a number from 1 to 1000000"),
+        ("run allreduce_sgd -n 1e3", "argument -n: 1e3 is not a number from 1 to 1000000"),
+        ("run allreduce_sgd -n ²", "argument -n: ² is not a number from 1 to 1000000"),
+        ("check a.py -n 1,,2", "argument -n:  is not a number from 1 to 1000000"),
+        ("check a.py --limit soon", "argument --limit: soon is not a positive number"),
+        ("check a.py --limit nan", "argument --limit: nan is not a positive number"),
+        ("plot heterogeneity a.h5 --loss nan", "argument --loss: nan is not a finite number"),
+        ("export a.h5 --csv b.csv --loss low", "argument --loss: low is not a finite number"),
+    ],
+)
+def test_numbers_are_asked_for_in_words(capsys: pytest.CaptureFixture[str], words: str, said: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(words.split())
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err

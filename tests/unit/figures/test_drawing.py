@@ -84,7 +84,7 @@ def test_what_differs_is_refused_by_its_name_and_drawn_as_a_curve_on_request(tmp
     paths = []
     for k, value in enumerate(values):
         if name == "n_nodes":
-            place = {"hostnames": [f"host{node}" for node in range(value)]}
+            place = {"hostnames": [f"host{rank % value}" for rank in range(4)]}
         elif "-" in name:
             place = {"config": {name.replace("-", "_"): value}}
         else:
@@ -115,6 +115,14 @@ def test_groups_are_ordered_as_numbers(tmp_path):
         compose("loss-time", runs, by="worker")
 
 
+def test_a_run_without_what_is_grouped_by_keeps_its_name(tmp_path):
+    """A flag that some of the programs do not have."""
+    periods = ({}, {"period": 16}, {"period": 2})
+    runs = [losses(tmp_path / f"{k}.h5", [2.0, 1.0], config=config) for k, config in enumerate(periods)]
+    drawn = lines(compose("loss-time", runs, by="period").axes[0])
+    assert list(drawn) == ["AD-PSGD", "AD-PSGD, period 2", "AD-PSGD, period 16"]
+
+
 def test_traces_are_chosen_by_any_name(tmp_path):
     runs = [
         losses(tmp_path / f"{n}-{size}.h5", [2.0], n_workers=n, config={"step_size": size, "nesterov": size > 0.1})
@@ -129,6 +137,12 @@ def test_traces_are_chosen_by_any_name(tmp_path):
     assert told("nesterov=true", "workers=2") == ["2-0.2"]
     assert told("workers=2", "workers=8", "nesterov=False") == ["2-0.1", "8-0.1"]
     assert told() == [run.path.stem for run in runs]
+    specs = [losses(tmp_path / f"{n}.h5", [2.0], problem=f"quadratic:dim={n},condition=10") for n in (5, 55)]
+    for text in ("quadratic:dim=5", "quadratic:condition=10,dim=5", "quadratic:dim=5,condition=10"):
+        assert [run.path.stem for run in chosen(specs, [f"problem={text}"])] == ["5"]
+    for text in ("quadratic", "quadratic:dim", "pca:dim=5", "quadratic:dim=5,zeta=1"):
+        with pytest.raises(UserError, match="no trace has it"):
+            chosen(specs, [f"problem={text}"])
     for conditions, said in (
         (["workers=3"], "--where workers=3: no trace has it; among them: 2, 4, 8"),
         (["lr=3"], "--where: unknown attribute or flag 'lr'; allowed: algorithm, "),

@@ -24,6 +24,7 @@ WANTED = {
     "batches": "allreduce_sgd-4-(equal|batch)",
     "step-sizes": "allreduce_sgd-4-(equal|step)",
     "bandwidth": "-4-(equal|linked)",
+    "validation": "allreduce_sgd-4-(equal|simulated)",
 }
 
 
@@ -175,6 +176,13 @@ def test_no_backend_of_the_users_is_asked_for(tmp_path, backend):
     assert (tmp_path / "a.png").stat().st_size > 5000
 
 
+def test_figures_are_listed_without_docstrings():
+    line = [sys.executable, "-OO", "-c", "from outpace.benchmarks import figures; print(*figures.describe())"]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == list(FIGURES)
+
+
 @pytest.mark.parametrize("name", ["cost in $", "a$b$", "$\\frac$", "\\$", "x^{2}$_$"])
 def test_names_are_no_mathematics(tmp_path, name):
     run = Run(simulate(tmp_path / "run.h5", title=name, problem=f"libsvm:path={name}"))
@@ -195,3 +203,20 @@ def test_unequal_workers_by_servers_are_refused_with_the_ranks_that_make_them_eq
     other = losses(tmp_path / "c.h5", [1.0], n_workers=2, hostnames=["a"] * 2)
     with pytest.raises(UserError, match=r"one figure holds one; --group-by"):
         compose("loss-time", [whole, other])
+
+
+def test_what_was_simulated_is_said_and_kept_apart(tmp_path):
+    """Whatever the runs are grouped by; only the figure made for it sets both kinds beside one another."""
+    about = {"hostnames": ["10gbit"] * 4, "stated_error": '{"compute-bound": "5 %"}'}
+    predicted = losses(
+        tmp_path / "a.h5", [1.0], claim_class="simulated", config={"wire_bytes": 1.02e8, "compute_time": 0.01}, **about
+    )
+    real = losses(tmp_path / "b.h5", [1.0], algorithm="d_psgd")
+    stated = compose("loss-time", [predicted]).get_suptitle().replace(page.NO_BREAK, " ").replace("\n", " ")
+    for fact in ("simulated on 10gbit, 10 ms per 32 samples", "as of a model of 102 MB", "error compute-bound 5 %"):
+        assert fact in stated
+    assert "slept" not in stated
+    for by in ("", "claim_class"):
+        with pytest.raises(UserError, match=r"a\.h5 was simulated and .*b\.h5 was not") as error:
+            compose("loss-time", [predicted, real], by)
+        assert "\n" not in str(error.value)

@@ -8,7 +8,7 @@ from drawn import lines
 from made_traces import SLOW, rates, simulate, write_trace
 
 from outpace.benchmarks.figures import compose
-from outpace.benchmarks.trace.run import Run
+from outpace.benchmarks.trace.run import Run, busiest
 from outpace.comm.errors import UserError
 
 
@@ -117,11 +117,12 @@ def test_steps_rate_shows_gradients_and_the_busiest_rank(tmp_path):
 
     def run(name, n):
         steps = {"step": np.arange(30), "t_s": np.linspace(0.1, 3.0, 30), "samples": np.full(30, 32)}
-        groups = {"steps": steps, "traffic": {"nbytes": nbytes, "messages": nbytes}}
+        groups = {"steps": steps, "traffic": {"nbytes": nbytes, "messages": nbytes / 1e5}}
         return Run(write_trace(tmp_path / name, groups, algorithm="a_psgd", n_workers=n))
 
     runs = [run("a.h5", 2), run("b.h5", 4)]
     assert runs[0].busiest_nbytes() == pytest.approx(12e6 * 2 / 30)
+    assert busiest(runs[0], "messages") == pytest.approx(120 * 2 / 30)
     rate, traffic = compose("steps-rate", runs).axes
     ((label, line),) = lines(rate).items()
     assert label == "A-PSGD"
@@ -183,7 +184,10 @@ def test_step_sizes_are_in_units_of_the_analysis(tmp_path):
         path = tmp_path / f"{multiple}.h5"
         made.append(Run(write_trace(path, groups, flags, algorithm="svrg", constants=constants)))
     runs = made[:3]
-    (axes,) = compose("step-sizes", runs).axes
+    figure = compose("step-sizes", runs)
+    (axes,) = figure.axes
+    assert "b = 4; no point: not reached" in " ".join(figure.get_suptitle().split())
+    assert "no point" not in compose("step-sizes", runs[:2]).get_suptitle()
     np.testing.assert_array_equal(lines(axes)["SVRG"].get_xydata(), [[1, 300], [8, 37.5], [32, np.inf]])
     with pytest.raises(
         UserError, match=r"step-sizes: all runs have the step size 8 of the analysis; needs two or more"

@@ -128,6 +128,7 @@ def test_a_rank_beyond() -> None:
         (b"a,b,rate\n0,1,1gbit\n1,0,1mbit\n", ", line 3: ranks 1 and 0 again, with another rate"),
         (b"a,b,rate\n0,-1,1gbit\n", ", line 2: b is '-1', not a rank"),
         (b"b,a,rate\n0,x,1gbit\n", ", line 2: a is 'x', not a rank"),
+        (b"a,b,rate\n0," + b"9" * 5000 + b",1gbit\n", f", line 2: b is '{40 * '9'}', not a rank"),
         (b"a,b,rate\n0,1,1gbit\n4,1,1gbit\n", ", line 3: a is 4; it must be at most 3, the last rank"),
         (b"a,b,rate\r\n0,1,0mbit\r\n", ", line 2: rate is '0mbit'; it must be from 8kbit to 100gbit"),
         (b'a,b,rate\n0,1,"1gbit\n', ", line 2: unexpected end of data"),

@@ -57,6 +57,10 @@ def test_one_rank_on_each_node(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="--nodes: name the hosts, as in --nodes a,b, or run it in a Slurm job"):
         mpiexec.one_a_node("")
     assert mpiexec.one_a_node("a,b,c") == (3, ["-ppn", "1", "-hosts", "a,b,c"])
+    for text in ("two", "²", "-1", "9" * 5000):
+        monkeypatch.setenv("SLURM_JOB_NUM_NODES", text)
+        with pytest.raises(UserError, match="--nodes: name the hosts"):
+            mpiexec.one_a_node("")
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "4")
     assert mpiexec.one_a_node("") == (4, ["-ppn", "1"])
     monkeypatch.setenv("OUTPACE_LAUNCHER", "srun --mpi=pmi2")
@@ -65,3 +69,11 @@ def test_one_rank_on_each_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OUTPACE_LAUNCHER", "/bin/true")
     with pytest.raises(UserError, match=r"not by /bin/true; start `.* -m outpace.benchmarks.machine.doctor --nodes`"):
         mpiexec.one_a_node("")
+
+
+def test_a_launcher_that_is_no_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OUTPACE_LAUNCHER", "srun --mpi='pmi2")
+    with pytest.raises(UserError, match="OUTPACE_LAUNCHER is srun --mpi='pmi2, no command line: No closing quotation"):
+        mpiexec.mpiexec()
+    monkeypatch.setenv("OUTPACE_LAUNCHER", " ")
+    assert mpiexec.mpiexec()[0].endswith("mpiexec")

@@ -1,6 +1,7 @@
 """The fused kernels of the gradients against plain NumPy: on the CPU, on a GPU, and the CUDA file run on the CPU."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cuda_on_cpu
@@ -14,8 +15,13 @@ from outpace.benchmarks.problems import Setting, layers, layers_gpu
 from outpace.comm import arrays, cuda
 
 
-@pytest.fixture(params=["emulated", pytest.param("gpu", marks=pytest.mark.gpu)])
-def device(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture(params=["emulated", "strided", pytest.param("gpu", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest, folder: Path) -> Iterator[Any]:
     """The array module of the fused kernels' arrays."""
     if request.param == "gpu":
         if arrays.no_device():
@@ -27,9 +33,10 @@ def device(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[Any]:
         pytest.skip("no C++ compiler to run the CUDA file on the CPU")
     else:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(cuda, "module", cuda_on_cpu.modules(tmp_path))
-            patch.setattr(cuda, "THREADS", 64)
-            patch.setattr(cuda, "BLOCKS", 2)
+            patch.setattr(cuda, "module", cuda_on_cpu.modules(folder))
+            if request.param == "strided":  # few threads, no power of two; else those of a device
+                patch.setattr(cuda, "THREADS", 96)
+                patch.setattr(cuda, "BLOCKS", 2)
             yield np
 
 

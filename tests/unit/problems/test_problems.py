@@ -1,6 +1,8 @@
 """Objectives against second sources: finite differences, scikit-learn, closed forms."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from scipy import stats
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
-from outpace.benchmarks.problems import quadratic
+from outpace.benchmarks.problems import digits, quadratic
 from outpace.benchmarks.running.evaluate import evaluate
 from outpace.comm.errors import UserError
 from outpace.comm.layout import Layout
@@ -164,6 +166,43 @@ def test_digits_are_the_real_ones() -> None:
     np.testing.assert_array_equal(np.sort(images.sum(axis=1)), np.sort((load_digits().data / 16).sum(axis=1)))
     labels = np.concatenate([np.concatenate([p.y, p.y_held_out]) for p in everyone])
     assert (np.bincount(labels) == np.bincount(load_digits().target)).all()
+
+
+def test_digits_are_read_without_scikit_learn() -> None:
+    """Whose import takes longer than anything else of a start."""
+    code = (
+        "import sys; from outpace.benchmarks.problems import digits; digits.images(0); print('sklearn' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
+class Counted(np.ndarray):
+    """An array that counts the views that are made of it."""
+
+    views = 0
+
+    def __array_finalize__(self, obj: object) -> None:
+        Counted.views += 1
+
+
+def test_a_gradient_of_digits_makes_no_views_of_its_buffers() -> None:
+    """After the first one; and new buffers, whose ids are those of dead ones, are none of those before."""
+    (problem,) = shares("digits", 1)
+    x, g = problem.x0().view(Counted), np.empty(problem.dim).view(Counted)
+    batch = np.arange(16)
+    problem.gradient(x, batch, g)
+    layers = problem._layers(g)
+    made = Counted.views
+    assert all(layer is again for layer, again in zip(layers, problem._layers(g), strict=True))
+    assert Counted.views == made
+    expected = np.array(g)
+    for scale in range(20):
+        fresh = np.full(problem.dim, float(scale))
+        problem.gradient(problem.x0(), batch, fresh)
+        np.testing.assert_array_equal(fresh, expected)
+        del fresh
+    assert len(problem._views) <= digits.VIEWED
 
 
 def test_softmax_against_scikit_learn() -> None:

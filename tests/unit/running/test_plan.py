@@ -1,8 +1,12 @@
 """What a run's flags make of its identity."""
 
+import subprocess
+import sys
+
 import pytest
 
-from outpace.benchmarks.running.plan import Plan, make_plan, parse_flags
+from outpace.benchmarks.running import plain_flags
+from outpace.benchmarks.running.plan import Launch, Plan, _by_tyro, make_plan, parse_flags
 from outpace.benchmarks.sweeps.programs import config_of
 from outpace.comm.errors import UserError
 
@@ -50,3 +54,60 @@ def test_who_sends_every_h_steps_agrees_on_the_end_as_seldom(flags: tuple[str, .
     """More often, and the agreement would make the workers wait for one another within a round."""
     made = plan("local_sgd", "--problem", "quadratic:dim=4", "--period", "64", *flags)
     assert made.period == made.hops == steps  # hops: where steps are long
+
+
+PROGRAMS = ("allreduce_sgd", "ad_psgd", "sign_sgd", "katyusha_x", "local_sgd")
+PLAIN = (
+    "",
+    "--problem quadratic:dim=4 --epochs 3 --out a=b.h5 --overwrite",
+    "--seed=3 --step-size 1e-3 --batch-size 8 --compute-time=0.5 --dtype float64",
+    "--step_size 0.5 --no-overwrite --geometry --time-budget 2 --scratch /tmp --split=labels:classes=2",
+)
+NOT_PLAIN = (
+    "--epochs",
+    "--epochs 1 --epochs 2",
+    "--overwrite=1",
+    "--seed 1e3",
+    "--out --overwrite",
+    "--out -x.h5",
+    "--dtype float16",
+    "--epochs None",
+    "--no-epochs 1",
+    "overwrite",
+    "--lr 1",
+    "--help",
+)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("line", PLAIN)
+def test_plain_flags_mean_what_they_mean_to_tyro(program: str, line: str) -> None:
+    Config, arguments = config_of(program), line.split()
+    found = plain_flags.read([Config, Launch], arguments)
+    assert found == list(_by_tyro(program, Config, arguments, quiet=False))
+
+
+@pytest.mark.parametrize("line", NOT_PLAIN)
+def test_what_is_not_plain_is_left_to_tyro(line: str) -> None:
+    assert plain_flags.read([config_of("allreduce_sgd"), Launch], line.split()) is None
+
+
+def loaded(code: str) -> set[str]:
+    """The modules that a Python has loaded after this code."""
+    code = f"import sys\n{code}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_a_start_loads_what_it_needs() -> None:
+    """The command launches, and needs no array. A rank of the commonest run needs neither the parser that explains
+    flags, nor what draws, reads HDF5, asks packages for versions, or other problems than its own."""
+    assert not loaded("import outpace.benchmarks.command") & {"numpy", "mpi4py.MPI", "rich", "importlib.metadata"}
+    rank = loaded(
+        "from outpace.algorithms import allreduce_sgd as program\n"
+        "from outpace.benchmarks.running.plan import make_plan, parse_flags\n"
+        "make_plan('allreduce_sgd', *parse_flags('allreduce_sgd', program.Config, ['--epochs', '1']), 2)"
+    )
+    assert not rank & {"tyro", "rich", "h5py", "importlib.metadata", "sklearn", "numba", "scipy"}
+    assert "outpace.benchmarks.problems.digits" in rank
+    assert "outpace.benchmarks.problems.pca" not in rank

@@ -207,6 +207,8 @@ ERRORS = [
     (BASE + "[slurm]\ntime = 00:01:30", "time is 00:01:30, 90 s; it must be more than the 120 s"),
     (BASE + "[slurm]\ntime = 1", "time is 1, 60 s; it must be more than the 120 s"),
     (BASE + "[slurm]\ntime = '0-0:1'\nsignal = 'B:USR1'", "time is 0-0:1, 60 s; it must be more than the 60 s"),
+    (BASE + f"[slurm]\ntime = '{5000 * '9'}'", "Slurm's forms are MINUTES, "),
+    (BASE + f"[slurm]\nsignal = 'B:USR1@{5000 * '9'}'", "it must be of the form B:USR1@SECONDS"),
     (BASE + "[slurm]\ntime = 'soon'", "time is 'soon'; Slurm's forms are MINUTES, "),
     (BASE + "[slurm]\nsignal = 'B:USR1@soon'", "signal is 'B:USR1@soon'; it must be of the form B:USR1@SECONDS"),
     (

@@ -14,6 +14,7 @@ from small_sweeps import CHECKPOINT, meets
 from outpace.benchmarks.sweeps import point as points
 from outpace.benchmarks.sweeps.point import Busy, Point, Standing, claim, standing
 from outpace.benchmarks.trace import checkpoint
+from outpace.comm.errors import UserError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "trace-v1.h5"
 
@@ -68,6 +69,14 @@ def test_the_trace_of_another_run_is_neither_the_point_done_nor_replaced(point, 
         assert points.run(point, signals) == Standing("failed", told)
     assert point.target.read_bytes() == before
     assert not point.beside(".log").exists()
+
+
+@pytest.mark.parametrize("suffix", [".log", ".failed"])
+def test_a_pipe_with_the_name_of_a_points_file_is_not_waited_for(point, suffix):
+    point.target.parent.mkdir()
+    os.mkfifo(point.target.with_suffix(suffix))
+    with points.Signals() as signals, pytest.raises(UserError, match=f"{suffix}: it is a pipe, not a regular file"):
+        points.run(point, signals)
 
 
 HOLD = """

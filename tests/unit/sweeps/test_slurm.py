@@ -20,6 +20,16 @@ def test_arrays_are_of_one_size_each(tmp_path):
     assert all(len({point.ranks for point in part}) == 1 and len(part) <= 7 for part in parts)
 
 
+def test_simulated_ranks_of_any_number_are_one_task(tmp_path):
+    text = SMALL.replace("[flags]", '[flags]\nsimulate = "10gbit"\ncompute-time = 0.1')
+    (part,) = slurm.batches(load(described(tmp_path, text)).points)
+    assert len({point.ranks for point in part}) > 1
+    assert {point.processes for point in part} == {1}
+    assert {point.target for point in part}.isdisjoint(
+        point.target for point in load(described(tmp_path, SMALL)).points
+    )
+
+
 @pytest.fixture
 def stands_for(tmp_path, monkeypatch):
     """Puts a shell script in place of a command of Slurm."""
@@ -182,8 +192,9 @@ def test_tasks_are_those_of_a_job(monkeypatch):
     assert slurm.room() == 0
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert slurm.room() == 4
-    monkeypatch.setenv("SLURM_NTASKS", "")
-    assert slurm.room() == 0
+    for text in ("", "²", "9" * 5000):
+        monkeypatch.setenv("SLURM_NTASKS", text)
+        assert slurm.room() == 0
 
 
 def test_points_with_links_are_not_submitted_without_root(sbatch, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import xarray
 from made_traces import written
 
 from outpace.benchmarks.trace import archive
@@ -99,6 +100,30 @@ def test_attributes_of_thousands_of_ranks(tmp_path: Path) -> None:
     attributes |= {"claim_class": "measured", "started_utc": "", "config_id": "0"}
     written(target, 0, [(np.nan, 1.0)], ranks=1, started_s=0.0, per_step=True, labels=[], attributes=attributes)
     losses = {name: np.zeros(1) for name in ("loss", "gradient_norm", "consensus")}
-    archive.merge(target, {}, np.empty(0, dtype=np.int64), losses, np.zeros(1), ended=False)
+    archive.merge(Parts.read(target), target, {}, np.empty(0, dtype=np.int64), losses, np.zeros(1), ended=False)
     with h5py.File(target) as file:
         assert list(file.attrs["hostnames"]) == hosts
+
+
+def test_row_numbers_take_no_room(tmp_path: Path) -> None:
+    """A file of nothing but rows is as large as its columns, and xarray has its dimensions by their names."""
+    target, n = tmp_path / "run.h5", 100_000
+    attributes = {"n_workers": 1, "n_total": 4, "n_samples": [4], "hostnames": ["a"]}
+    attributes |= {"claim_class": "measured", "started_utc": "", "config_id": "0"}
+    steps = [(np.nan, 1.0 + k) for k in range(n)]
+    written(target, 0, steps, ranks=1, started_s=0.0, per_step=True, labels=[], attributes=attributes)
+    losses = {name: np.zeros(1) for name in ("loss", "gradient_norm", "consensus")}
+    archive.merge(Parts.read(target), target, {}, np.empty(0, dtype=np.int64), losses, np.zeros(n), ended=False)
+    with h5py.File(target) as file:
+        stored = [
+            dataset.id.get_storage_size()
+            for group in ("steps", "model")
+            for name, dataset in file[group].items()
+            if name not in ("row", "coordinate")
+        ]
+        assert [scale.shape for scale in file["steps/t_s"].dims[0].values()] == [(n,)]
+    assert target.stat().st_size < 1.2 * sum(stored) + 2**16
+    for group, column, scale in (("steps", "t_s", "row"), ("model", "x_mean", "coordinate")):
+        with xarray.open_dataset(target, group=group, engine="h5netcdf") as data:
+            assert data[column].dims == (scale,)
+            assert scale not in data.variables

@@ -141,6 +141,10 @@ DAMAGES: dict[str, Damage] = {
     "n_samples of three": attribute("n_samples", [1, 2, 3]),
     "hostnames are numbers": attribute("hostnames", [1, 2]),
     "wall_s is NaN": attribute("wall_s", float("nan")),
+    "wall_s is 0": attribute("wall_s", 0.0),
+    "wall_s is beyond all time": attribute("wall_s", 1e308),
+    "hostnames are none": attribute("hostnames", np.array([], h5py.string_dtype())),
+    "hostnames are fewer than the workers": attribute("hostnames", ["here"]),
     "seed is a text": attribute("seed", "0"),
     "title is a number": attribute("title", 3),
     "a column is a group": replaced("evaluations/loss", lambda file, name, _: file.create_group(name)),
@@ -175,6 +179,10 @@ DAMAGES: dict[str, Damage] = {
     "negative kinds": changed("events/kind", lambda values: -values - 1),
     "negative staleness": changed("steps/staleness", lambda values: values - 100),
     "negative samples": changed("steps/samples", lambda values: -values),
+    "no samples at all": changed("steps/samples", lambda values: 0 * values),
+    "bytes without end": changed("events/nbytes", lambda values: values + 2**62),
+    "traffic without end": changed("traffic/nbytes", lambda values: values + 2**62),
+    "samples without end": changed("steps/samples", lambda values: values + 2**62),
     "peers that there are not": changed("events/peer", lambda values: values + 50),
     "times backwards": changed("steps/t_s", swapped),
     "evaluations backwards": changed("evaluations/t_s", swapped),
@@ -182,6 +190,9 @@ DAMAGES: dict[str, Damage] = {
     "times of NaN": changed("steps/t_s", lambda values: values * np.nan),
     "negative durations": changed("steps/compute_s", lambda values: -values),
     "waits of NaN": changed("steps/wait_s", lambda values: values * np.nan),
+    "computing without end": changed("steps/compute_s", lambda values: values + np.inf),
+    "times beyond all time": changed("steps/t_s", lambda values: values + 1e300),
+    "an event that does not end": changed("events/t_end_s", lambda values: values * np.nan),
     "an infinite time": changed("evaluations/t_s", lambda values: np.append(values[:-1], np.inf)),
     "a pair of one rank": in_new("network", b=[0]),
     "a pair backwards": in_new("network", a=[1], b=[0]),
@@ -208,7 +219,13 @@ DAMAGES: dict[str, Damage] = {
 }
 
 
-SHOWN_ONLY = ("peers that there are not", "a link of nobody", "links backwards", "a link of no rate")
+SHOWN_ONLY = (
+    "peers that there are not",
+    "bytes without end",
+    "a link of nobody",
+    "links backwards",
+    "a link of no rate",
+)
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
@@ -275,6 +292,24 @@ def test_a_link_to_a_pipe_is_not_opened(tmp_path: Path) -> None:
     first, second = done.stderr.splitlines()
     assert first.endswith("foreign.h5: /steps is a link; a trace holds all of its data itself")
     assert second.endswith("pipe: it is a pipe, not a regular file")
+
+
+@pytest.mark.parametrize("name", ["algorithm", "title", "problem", "started_utc", "hostnames", "config"])
+def test_what_a_terminal_would_act_upon_is_spelled_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """An escape that clears the screen, a line of its own, letters in reverse: by every command that prints."""
+    path, out, wild = tmp_path / "foreign.h5", tmp_path / "out.csv", "x\x1b[2J\nok\u202e"
+    shutil.copy(GOLDEN, path)
+    damage = in_json(name, servers=wild) if name == "config" else attribute(name, wild)
+    with h5py.File(path, "a") as file:
+        (attribute(name, [wild, "b"]) if name == "hostnames" else damage)(file)
+    for line in (["show"], ["explain"], ["explain", "--json"], ["export", "--csv", str(out)]):
+        command.main([*line, str(path)])
+    printed = capsys.readouterr()
+    told = printed.out + printed.err + out.read_text()
+    assert not set(wild) & {c for c in told if not (c.isprintable() or c == "\n")}
+    assert "x\\x1b[2J\\nok\\u202e" in told or name == "hostnames"
 
 
 @pytest.mark.parametrize("kind", ["copy", "hard link", "symbolic link", "the same"])

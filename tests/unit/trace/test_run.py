@@ -147,8 +147,8 @@ def test_time_by_rank(tmp_path):
     kind = [schema.KIND[name] for name in kind]
     events = {"rank": rank, "kind": kind, "t_start_s": start, "t_end_s": end, "step": step}
     steps = {"rank": [1, 0, 0, 1], "compute_s": [1, 2, 1, 2], "injected_s": [0, 1, 0, 0], "wait_s": [3, 0, 2, 2]}
-    hosts = ["host"] * 3
-    run = Run(write_trace(tmp_path / "a.h5", {"steps": steps, "events": events}, wall_s=10.0, hostnames=hosts))
+    about = {"n_workers": 2, "hostnames": ["host"] * 3, "wall_s": 10.0}
+    run = Run(write_trace(tmp_path / "a.h5", {"steps": steps, "events": events}, **about))
     expected = {
         "compute": [3, 3, 0],
         "injected": [1, 0, 0],

@@ -7,6 +7,7 @@ import pytest
 from made_traces import written
 
 from outpace.benchmarks.trace import archive, export
+from outpace.benchmarks.trace.archive import Parts
 from outpace.benchmarks.trace.parts import Part
 from outpace.benchmarks.trace.recorder import APPLIED
 from outpace.benchmarks.trace.run import Run
@@ -33,7 +34,7 @@ def target(tmp_path: Path) -> Path:
 
 def merged(target: Path) -> Run:
     losses = {name: np.array([2.0, 1.5, 1.0]) for name in ("loss", "gradient_norm", "consensus")}
-    archive.merge(target, {"status": "complete"}, np.array([2200]), losses, np.zeros(1), ended=True)
+    archive.merge(Parts.read(target), target, {"status": "complete"}, np.array([2200]), losses, np.zeros(1), ended=True)
     return Run(target)
 
 

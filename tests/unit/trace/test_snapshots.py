@@ -1,12 +1,16 @@
 """The store of snapshots."""
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from outpace.benchmarks.trace.snapshots import SLOT_S, STAMP, Snapshots, capacity
+from outpace.benchmarks.trace import snapshots
+from outpace.benchmarks.trace.snapshots import SLOT_S, STAMP, Snapshots, wanted
 from outpace.comm.errors import UserError
+from outpace.comm.offload import Offload
 
 F8 = np.dtype("f8")
 
@@ -48,11 +52,8 @@ def sealed(path: Path) -> Snapshots:
 
 
 def test_snapshot_store_outlives_the_process(tmp_path: Path) -> None:
-    """Of copies what has been sealed: the last one might be torn."""
     path = tmp_path / "run.h5.part-0.models"
-    store = sealed(path)
-    store.offer(np.full(3, 3, F4), 3, 0.0)
-    del store
+    sealed(path)
     again = Snapshots.read(path, 4, 3, F4)
     assert again.tags().tolist() == [1, 2]
     assert again[2].tolist() == [2, 2, 2]
@@ -66,13 +67,11 @@ def test_a_place_that_is_used_again_has_no_stamp_meanwhile(tmp_path: Path) -> No
     store = sealed(path)
     for k in range(3, 9):
         store.offer(np.full(3, k, F4), k, 0.0)
+        store.seal()
         found = Snapshots.read(path, 4, 3, F4)
         assert not found.damaged
         assert all(found[tag].tolist() == 3 * [tag] for tag in found.tags())
-        if k % 3 == 0:
-            store.seal()
-            assert Snapshots.read(path, 4, 3, F4).tags().tolist() == store.tags().tolist()
-    store.seal()
+        assert found.tags().tolist() == store.tags().tolist()
     assert Snapshots.read(path, 4, 3, F4).tags().tolist() == store.tags().tolist() == [2, 4, 6, 8]
 
 
@@ -107,6 +106,44 @@ def test_what_was_thinned_out_after_a_checkpoint_is_not_missing(tmp_path: Path) 
         assert again.tags().tolist() == [4, 8, 12, 16]
 
 
+def test_the_program_copies_into_buffers_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of the store are touched by the thread behind the run; what was offered may change at once."""
+    store, targets = Snapshots(8, 1000, F4, per_step=True, path=tmp_path / "models"), list[np.ndarray]()
+
+    copy = Offload.copy
+
+    def noting(self: Offload, source: np.ndarray, target: np.ndarray, done: Callable[[], None]) -> None:
+        targets.append(target)
+        copy(self, source, target, done)
+
+    monkeypatch.setattr(Offload, "copy", noting)
+    x = np.zeros(1000, F4)
+    for k in range(1, 30):
+        x[:] = k
+        store.offer(x, k, 0.0)
+    assert not any(np.shares_memory(target, store._models) for target in targets)
+    assert len({target.ctypes.data for target in targets}) <= snapshots.BUFFERS
+    assert store.tags().tolist() == [4, 8, 12, 16, 20, 24, 28]
+    assert all((store[tag] == tag).all() for tag in store.tags())
+
+
+def test_a_run_of_known_length_makes_few_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1,000 steps and 20 evaluations: 20 or some more, where 133 were made to keep 31."""
+    store, made = Snapshots(wanted(20, 1000), 2, F8, per_step=True), []
+    monkeypatch.setattr(snapshots, "copy", lambda *_: made.append(1))
+    store.expect(1000)
+    for k in range(1, 1001):
+        store.offer(np.zeros(2), k, 0.0)
+    assert 20 <= len(store.tags()) == len(made) <= 22
+    for length in range(1, 200):  # and as many as were asked for, where there are so many steps
+        store = Snapshots(wanted(20, length), 2, F8, per_step=True)
+        store.expect(length)
+        for k in range(1, length + 1):
+            store.offer(np.zeros(2), k, 0.0)
+        between = store.tags()[store.tags() < length]
+        assert len(between) >= min(20, length - 1), length
+
+
 def test_a_cut_store_is_not_mapped(tmp_path: Path) -> None:
     path = tmp_path / "run.h5.part-0.models"
     sealed(path)
@@ -123,13 +160,15 @@ def test_snapshots_go_on_where_none_was_due_yet(tmp_path: Path) -> None:
     assert again.tags().tolist() == [1]
 
 
-def test_capacity_shrinks_with_the_model() -> None:
-    assert capacity(20, 1000, np.dtype("f4")) == 40
-    assert capacity(20, 10**7, np.dtype("f4")) == 12  # 40 MB each, 512 MB in all
-    assert capacity(20, 10**8, np.dtype("f4")) == 0
+def test_the_ranks_of_a_disk_share_a_quarter_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = SimpleNamespace(free=80 * 10**9)
+    monkeypatch.setattr(snapshots.shutil, "disk_usage", lambda folder: free)
+    assert snapshots.room(Path(), sharing=2, together=2) == 10**10
+    assert snapshots.room(Path(), sharing=64, together=16) == 20 * 10**9 // 64
+    free.free = 10**6  # what every rank may have; if that is not there either, the disk is full
+    assert snapshots.room(Path(), sharing=2, together=2) == snapshots.STORE_LIMIT
+    assert snapshots.room(Path(), sharing=16, together=16) == snapshots.NODE_LIMIT // 16
 
 
-def test_ranks_of_a_node_share_its_room() -> None:
-    assert capacity(20, 10**7, F4, ranks=8) == 12
-    assert capacity(20, 10**7, F4, ranks=16) == 6
-    assert capacity(20, 10**7, F4, ranks=1000) == 0
+def test_a_folder_that_is_not_there_is_for_others_to_refuse(tmp_path: Path) -> None:
+    assert snapshots.room(tmp_path / "nowhere", sharing=1, together=1) == snapshots.STORE_LIMIT

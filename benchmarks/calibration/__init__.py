@@ -1,0 +1,1 @@
+"""`outpace calibrate`: a machine for the simulation, from what four ranks measure here."""

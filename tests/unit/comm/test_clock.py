@@ -1,0 +1,70 @@
+"""Waiting, on a clock that only sleeping and yielding move."""
+
+from types import SimpleNamespace
+
+import pytest
+from mpi4py import MPI
+
+from outpace.comm import clock
+from outpace.comm.layout import Layout
+from outpace.comm.tickets import SharedTickets
+
+
+class Simulated:
+    """Time that passes where somebody waits, and how often somebody did."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, ranks: int, cores: int) -> None:
+        self.now_s, self.looks = 0.0, 0
+        monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: self.now_s, sleep=self._pass))
+        system = SimpleNamespace(
+            environ={"MPI_LOCALNRANKS": str(ranks)},
+            sched_getaffinity=lambda _: set(range(cores)),
+            sched_yield=lambda: self._pass(1e-6),
+        )
+        monkeypatch.setattr(clock, "os", system)
+        clock.patience.cache_clear()
+
+    def _pass(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    def wait(self, until_s: float) -> tuple[int, float]:
+        """How often it is looked for what comes at that time, and how late it is found."""
+        self.looks, start = 0, self.now_s
+
+        def there() -> bool:
+            self.looks += 1
+            return self.now_s >= start + until_s
+
+        clock.poll(MPI.COMM_SELF, there)
+        return self.looks, self.now_s - start - until_s
+
+
+@pytest.fixture(autouse=True)
+def _real_again() -> object:
+    yield
+    clock.patience.cache_clear()
+
+
+def test_ranks_that_share_cores_look_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that waits 5 ms, 200 times a second, for 64 ranks on two cores: a look costs some microseconds, and they
+    have 31 of each millisecond. Nothing is found later than by half of the wait."""
+    time = Simulated(monkeypatch, ranks=64, cores=2)
+    looks, late_s = time.wait(0.005)
+    assert looks <= 15
+    assert late_s <= 0.0025
+    looks, late_s = time.wait(1.0)
+    assert looks <= 250
+    assert late_s <= 0.005
+
+
+def test_ranks_with_a_core_each_look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    time = Simulated(monkeypatch, ranks=2, cores=2)
+    assert time.wait(1e-4)[1] < 3e-6
+    assert time.wait(0.005)[1] <= 0.0005
+
+
+@pytest.mark.parametrize("workers", [2, 32, 1000])
+def test_the_desk_is_asked_a_thousand_times_a_second_at_most(workers: int) -> None:
+    budget = SharedTickets(MPI.COMM_SELF, 100, None, lambda: 0.0, None, Layout(workers))
+    assert workers / budget._batch_s <= 1001
+    assert budget._batch_s >= 0.005
