@@ -35,6 +35,7 @@ Deviations from the paper:
 
 from collections import deque
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -42,8 +43,9 @@ from mpi4py import MPI
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import schedules, threads, topology
+from outpace.comm import bfloat16, schedules, threads, topology
 from outpace.comm.batches import Batches, Sampling
+from outpace.comm.bfloat16 import WireDtype, WireFormat
 from outpace.comm.clock import wait
 from outpace.comm.gossip import NOTHING, Exchange, SharedModel, exchange_weights, hear
 from outpace.comm.schedules import step_sizes
@@ -62,13 +64,17 @@ class Config(ProgramConfig):
     topology: str = "ring"  # SPEC of the graph, which must be bipartite
     averaging: Literal["gradient", "free"] = "gradient"  # one per gradient, or as fast as it can
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
-    seed: Seed = 0  # of data order, batches and delays
+    wire_dtype: WireDtype = "same"  # of models in messages: as they are, or halves of float32, rounded at random
+    seed: Seed = 0  # of data order, batches, delays and rounding
     title = "AD-PSGD"
     asynchronous = True
+    younger = MappingProxyType({"wire_dtype": "same"})
 
     def check(self, n):
-        """Raise UserError for a graph of n workers that is not bipartite, and for a schedule that there is not."""
+        """Raise UserError for a graph of n workers that is not bipartite, for a schedule that there is not, and for
+        messages that are no halves."""
         schedules.parse(self.schedule)
+        bfloat16.check(self.wire_dtype, self.dtype)
         topology.bipartition(topology.mixing_matrix(self.topology, n), 0, self.topology)
 
 
@@ -77,12 +83,13 @@ def run(comm, problem, cfg, budget, trace):
     W = topology.mixing_matrix(cfg.topology, comm.size)
     active, neighbours = topology.bipartition(W, comm.rank, cfg.topology)
     model, words, gossip = SharedModel(comm, problem.x0(), trace), threads.channel(comm), comm.Dup()
-    exchange = Exchange(gossip, model, MODEL, exchange_weights(W, comm.rank))
+    form = WireFormat(cfg.wire_dtype, cfg.seed, comm.rank)
+    exchange = Exchange(gossip, model, MODEL, exchange_weights(W, comm.rank), form)
     x_hat, g = model.x.copy(), model.x.copy()
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     peers = np.random.default_rng([PEERS, cfg.seed, comm.rank])
     gamma = step_sizes(cfg.schedule, cfg.step_size, problem.n_total / cfg.batch_size, budget.total)
-    budget.keep(x=model.x, peers=peers, **batches.memory)
+    budget.keep(x=model.x, peers=peers, **batches.memory, **form.memory)
     free = cfg.averaging == "free"
     if active:
         averaging = [threads.start(comm, ask, gossip, neighbours, exchange, words, peers, free, trace)]

@@ -21,9 +21,10 @@ from typing import Literal
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import schedules, vectors
+from outpace.comm import bfloat16, schedules, vectors
 from outpace.comm.arrays import copy, twin
 from outpace.comm.batches import Batches, Sampling
+from outpace.comm.bfloat16 import WireDtype, WireFormat
 from outpace.comm.neighbourhood import neighbourhoods
 from outpace.comm.schedules import step_sizes
 from outpace.comm.spec import PositiveFloat, PositiveInt, Seed
@@ -39,44 +40,50 @@ class Config(ProgramConfig):
     topology: str = "ring"  # SPEC of the graph, whose Metropolis weights are W
     order: Literal["consensus", "adapt-combine"] = "consensus"  # models are averaged before their gradients, or after
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
-    seed: Seed = 0  # of data order, batches and delays
+    wire_dtype: WireDtype = "same"  # of models in messages: as they are, or halves of float32, rounded at random
+    seed: Seed = 0  # of data order, batches, delays and rounding
     mixing = staticmethod(mixing_matrices)
-    younger = MappingProxyType({"order": "consensus"})
+    younger = MappingProxyType({"order": "consensus", "wire_dtype": "same"})
 
     @property
     def title(self):
         return "D-PSGD" if self.order == "consensus" else "D-PSGD, adapt-combine"
 
     def check(self, n):
-        """Raise UserError for a schedule that there is not."""
+        """Raise UserError for a schedule that there is not, and for messages that are no halves."""
         schedules.parse(self.schedule)
+        bfloat16.check(self.wire_dtype, self.dtype)
 
 
 def run(comm, problem, cfg, budget, trace):
     """One worker; collective over comm. Returns its local model x, shape (dim,)."""
     xp = problem.xp
     x0 = problem.x0()
-    h, neighbourhood = neighbourhoods(comm, cfg.mixing(cfg.topology, comm.size), x0)  # h is what is averaged
+    form = WireFormat(cfg.wire_dtype, cfg.seed, comm.rank)
+    h, neighbourhood = neighbourhoods(comm, cfg.mixing(cfg.topology, comm.size), x0, form)  # h is what is averaged
     overlaps = cfg.order == "consensus"
     x = h if overlaps else xp.empty_like(h)
     x[:] = x0
-    h_wire, g = twin(h, comm), xp.empty_like(x)
+    h_words = form.like(h)
+    h_wire, g = twin(h_words, comm), xp.empty_like(x)
     descend_to = vectors.descend_to.like(x)
     mix_and_descend = vectors.mix_and_descend.like(x, *{here.rows for here in neighbourhood})
 
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     gamma = step_sizes(cfg.schedule, cfg.step_size, cfg.steps_per_epoch(problem.n_total, comm.size), budget.total)
-    budget.keep(x=x, **batches.memory)
+    budget.keep(x=x, **batches.memory, **form.memory)
     for k in budget:
         here = neighbourhood[k % len(neighbourhood)]
         batch = batches.draw(cfg.batch_size)  # line 2
         if overlaps:
-            copy(h, h_wire)
+            form.narrow(h, h_words)
+            copy(h_words, h_wire)
             exchange = here.graph.Ineighbor_allgather(h_wire, here.wire)  # line 4, overlaps line 3
         problem.gradient(x, batch, g)  # line 3
         if not overlaps:
             descend_to(gamma(k), g, x, h)
-            copy(h, h_wire)
+            form.narrow(h, h_words)
+            copy(h_words, h_wire)
             exchange = here.graph.Ineighbor_allgather(h_wire, here.wire)
         with trace.phase("exchange", nbytes=here.nbytes):
             exchange.Wait()

@@ -26,15 +26,16 @@ Deviations from the papers:
 """
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.program import main
-from outpace.comm import schedules
-from outpace.comm.arrays import Wired
+from outpace.comm import bfloat16, schedules
 from outpace.comm.batches import Batches, Sampling
+from outpace.comm.bfloat16 import Formed, WireDtype, WireFormat
 from outpace.comm.local_rules import STEP_SIZES, Rule, local_rule
 from outpace.comm.schedules import step_sizes
 from outpace.comm.spec import Decay, NonNegativeFloat, PositiveFloat, PositiveInt, Seed
@@ -57,15 +58,18 @@ class Config(ProgramConfig):
     batch_size: PositiveInt = 16  # samples per gradient of one worker
     sampling: Sampling = "replacement"  # how batches are drawn: with replacement, or shuffled passes
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
-    seed: Seed = 0  # of data order, batches, delays and pairs
+    wire_dtype: WireDtype = "same"  # of vectors in messages: as they are, or halves of float32, rounded at random
+    seed: Seed = 0  # of data order, batches, delays, pairs and rounding
+    younger = MappingProxyType({"wire_dtype": "same"})
 
     @property
     def title(self):
         return "NoLoCo" if self.outer == "nesterov" else "Gossip local SGD"
 
     def check(self, n):
-        """Raise UserError for a schedule that there is not."""
+        """Raise UserError for a schedule that there is not, and for messages that are no halves."""
         schedules.parse(self.schedule)
+        bfloat16.check(self.wire_dtype, self.dtype)
 
     def reach(self, n, diameter):
         """Twice log2 n rounds, after which it is rare that somebody has still to wait for somebody."""
@@ -88,12 +92,13 @@ def run(comm, problem, cfg, budget, trace):
     eta, mu, omega = (cfg.outer_step_size, cfg.outer_momentum, omega) if cfg.outer == "nesterov" else (1.0, 0.0, 1.0)
     x = problem.x0()
     phi, delta, g = x.copy(), xp.zeros_like(x), xp.empty_like(x)
-    s, r = (Wired(x.shape, x.dtype, xp, comm) for _ in range(2))  # what is sent, and received
+    form = WireFormat(cfg.wire_dtype, cfg.seed, comm.rank)
+    s, r = (Formed(x, form, comm) for _ in range(2))  # what is sent, and received
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     pairs = np.random.default_rng([PAIRS, cfg.seed])
     gamma = step_sizes(cfg.schedule, step_size, cfg.steps_per_epoch(problem.n_total, comm.size), budget.total)
     update, moments = local_rule(cfg, gamma, x, xp)
-    budget.keep(x=x, phi=phi, delta=delta, pairs=pairs, **batches.memory, **moments)
+    budget.keep(x=x, phi=phi, delta=delta, pairs=pairs, **batches.memory, **moments, **form.memory)
     for k in budget:
         batch = batches.draw(cfg.batch_size)
         problem.gradient(x, batch, g)

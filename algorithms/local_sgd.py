@@ -95,7 +95,7 @@ def run(comm, problem, cfg, budget, trace):
     x = problem.x0()
     start, v = x.copy(), xp.zeros_like(x)  # x~, and its momentum
     g, d, own = xp.empty_like(x), xp.empty_like(x), xp.zeros_like(x)
-    total = Wired(x.shape, x.dtype, xp, comm)  # sum_j D_j
+    total = Wired(x.shape, x.dtype, xp, comm, staged=cfg.overlap)  # sum_j D_j
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     step_size, mu = cfg.derive(problem).values()
     gamma = step_sizes(cfg.schedule, step_size, cfg.steps_per_epoch(problem.n_total, n), budget.total)

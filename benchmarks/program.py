@@ -9,6 +9,7 @@ import traceback
 import warnings
 from contextlib import ExitStack
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 from mpi4py import MPI
@@ -17,7 +18,7 @@ from outpace.benchmarks import problems
 from outpace.benchmarks.config import ProgramConfig
 from outpace.benchmarks.machine import any_source, launcher, namespaces, provenance
 from outpace.benchmarks.problems import Problem, Setting, Unshared
-from outpace.benchmarks.running import file_hashes, geometry, target
+from outpace.benchmarks.running import backend, file_hashes, geometry, target
 from outpace.benchmarks.running.assembly import RunFunction
 from outpace.benchmarks.running.execution import execute
 from outpace.benchmarks.running.plan import Launch, Plan, make_plan, parse_flags
@@ -89,11 +90,17 @@ def _claimed(comm: MeteredComm, run: RunFunction, plan: Plan, generation: int) -
     """The run, which goes on from the checkpoint of that generation unless it is 0; its name is taken."""
     config, launch = plan.config, plan.launch
     resumed = agreement.together(comm, lambda: target.resumed(plan, comm.rank, generation)) if generation else None
-    xp = arrays.load(launch.backend, comm)
     workers = [comm.rank] if comm.rank < plan.n else []
-    setting = Setting(comm, workers, plan.n, launch.split, config.seed, config.dtype, xp, config.batch_size)
+
+    def setting(xp: ModuleType) -> Setting:
+        return Setting(comm, workers, plan.n, launch.split, config.seed, config.dtype, xp, config.batch_size)
+
     with namespaces.lifted(comm.rank, comm.size):
-        shares = problems.build(launch.problem, setting)
+        xp, shares, why = backend.chosen(
+            comm, launch, config.batch_size, lambda xp: problems.build(launch.problem, setting(xp))
+        )
+    if why and comm.rank == 0 and not why.endswith(arrays.NO_CUPY):  # without CuPy there was nothing to choose
+        print(f"{plan.name}: computes on {xp.__name__}: {why}", file=sys.stderr, flush=True)
     if launch.geometry:
         agreement.together(comm, lambda: geometry.check(shares, config.batch_size))
     servers = plan.layout.servers
@@ -103,4 +110,4 @@ def _claimed(comm: MeteredComm, run: RunFunction, plan: Plan, generation: int) -
     if servers > views[0].dim:
         raise UserError(f"--servers is {servers}; the model has {views[0].dim} coordinate(s) to share out")
     derived = agreement.together(comm, lambda: config.derive(views[0]))
-    return execute(comm, run, plan, views[0], setting, derived, generation, resumed)
+    return execute(comm, run, plan, views[0], setting(xp), derived, generation, resumed, why)

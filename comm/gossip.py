@@ -4,14 +4,17 @@ two workers average theirs, and what a communication thread hears."""
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
+import numpy as np
 from mpi4py import MPI
 
 from outpace.comm import topology, vectors
-from outpace.comm.arrays import copy, module, twin
+from outpace.comm.arrays import Turns, mark, module, own_stream, start_copy, synchronise, twin
+from outpace.comm.bfloat16 import SAME, WireFormat
 from outpace.comm.clock import poll, wait
 from outpace.comm.threads import Channel, lock
 
 PIECE: Final = 2**18  # coordinates of a message
+DEVICE_PIECE: Final = 2**22  # the same on a device, where each costs a kernel and an event
 NOTHING: Final = [None, MPI.BYTE]  # the buffer of a message that is its tag alone
 
 
@@ -25,20 +28,21 @@ class SharedModel:
     """A worker's model x, shape (dim,), read and written by its gradient loop and its communication thread.
 
     Every write adds an increment, so writes commute and none is lost. The lock is held for a pass over the vector,
-    never across a message. `averagings` counts the writes of the communication thread.
+    never across a message; on a device, where a pass is only launched meanwhile, it puts the passes of both threads'
+    streams in order, too. `averagings` counts the writes of the communication thread.
     """
 
     def __init__(self, comm: MPI.Intracomm, x: Any, trace: TakesSnapshots) -> None:
         self.x = x
         self.averagings = 0
         self._descend, self._add_difference = vectors.descend.like(x), vectors.add_difference.like(x)
-        self._lock = lock(comm)
+        self._lock = Turns(lock(comm), x)
         self._trace = trace
 
     def read(self, target: Any) -> int:
         """Copy the model to `target`; the averagings it has seen."""
         with self._lock:
-            copy(self.x, target)
+            start_copy(self.x, target)
             return self.averagings
 
     def weigh(self, weight: float, target: Any) -> None:
@@ -69,35 +73,66 @@ class Exchange:
 
     The weight w, between 0 and 1, is the peer's of `weights`; both sides must have the same; w = 1/2 is the mean.
     Models travel in pieces, as messages with this tag. The model gets the whole of r - s at once, so no reader sees
-    half an averaging. `nbytes` is what a side sends.
+    half an averaging. `nbytes` is what a side sends. Where the form of messages is shorter than that of models, s is
+    what was sent, so that the sum of both models stays all the same.
+
+    On a device all this happens in a stream of its own: a gradient that is being computed there is not waited for.
     """
 
-    def __init__(self, comm: MPI.Intracomm, model: SharedModel, tag: int, weights: Sequence[float]) -> None:
-        self.comm, self.model, self.tag, self.nbytes = comm, model, tag, int(model.x.nbytes)
-        self._weights = weights
-        self._s, self._r = model.x.copy(), model.x.copy()
-        self._s_wire = twin(self._s, comm)
-        self._r_pieces, self._outgoing = _pieces(self._r), _pieces(self._s_wire)
-        self._incoming = [twin(r, comm) for r in self._r_pieces]
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        model: SharedModel,
+        tag: int,
+        weights: Sequence[float],
+        form: WireFormat = SAME,
+    ) -> None:
+        self.comm, self.model, self.tag, self._form = comm, model, tag, form
+        self._weights, self._stream = weights, own_stream(model.x)
+        with self._stream:
+            s, r = (module(model.x).ones_like(model.x) for _ in range(2))
+            s_words, r_words = form.like(s), form.like(r)
+            synchronise(r)  # which MPI may write
+        size = PIECE if module(r) is np else DEVICE_PIECE
+        self._s, self._s_words, self._r, self.nbytes = s, s_words, r, int(s_words.nbytes)
+        self._r_pieces = _pieces(r, size)
+        self._leaving, self._come = _pieces(s_words, size), _pieces(r_words, size)
+        self._outgoing, self._incoming = _pieces(twin(s_words, comm), size), _pieces(twin(r_words, comm), size)
 
     def average_with(self, peer: int, hail: Sequence[MPI.Request]) -> None:
         """`hail` are the handshake requests. Models are posted before they complete, which spares a round trip;
         afterwards both sides poll and do not sleep."""
-        self.model.weigh(self._weights[peer], self._s)
-        copy(self._s, self._s_wire)
-        arrivals = [self.comm.Irecv(piece, peer, self.tag) for piece in self._incoming]
-        departures = [self.comm.Isend(piece, peer, self.tag) for piece in self._outgoing]
-        wait(self.comm, hail)
-        for arrival, piece, r in zip(arrivals, self._incoming, self._r_pieces, strict=True):
-            wait(self.comm, [arrival], under_way=True)
-            copy(piece, r)
-        wait(self.comm, departures, under_way=True)
-        self.model.average(self._r, self._s)
+        with self._stream:
+            arrivals = [self.comm.Irecv(piece, peer, self.tag) for piece in self._incoming]
+            self.model.weigh(self._weights[peer], self._s)
+            self._form.narrow(self._s, self._s_words)
+            departures = self._depart(peer)
+            self._form.widen(self._s_words, self._s)  # s is what was sent
+            wait(self.comm, hail)
+            for arrival, piece, words, r in zip(arrivals, self._incoming, self._come, self._r_pieces, strict=True):
+                wait(self.comm, [arrival], under_way=True)
+                start_copy(piece, words)
+                self._form.widen(words, r)
+            wait(self.comm, departures, under_way=True)
+            self.model.average(self._r, self._s)
+            synchronise(self._r)  # MPI may write what has been uploaded
+
+    def _depart(self, peer: int) -> list[MPI.Request]:
+        """Send s, each piece as soon as it can be read."""
+        marks = []
+        for words, piece in zip(self._leaving, self._outgoing, strict=True):
+            start_copy(words, piece)
+            marks.append(mark(words))
+        departures = []
+        for ready, piece in zip(marks, self._outgoing, strict=True):
+            ready.synchronize()
+            departures.append(self.comm.Isend(piece, peer, self.tag))
+        return departures
 
 
-def _pieces(x: Any) -> list[Any]:
-    """Views of x, of PIECE coordinates each but for the last."""
-    return [x[start : start + PIECE] for start in range(0, len(x), PIECE)]
+def _pieces(x: Any, size: int) -> list[Any]:
+    """Views of x, of `size` coordinates each but for the last."""
+    return [x[start : start + size] for start in range(0, len(x), size)]
 
 
 def exchange_weights(W: topology.Matrix, rank: int) -> list[float]:

@@ -124,12 +124,18 @@ class CountingNeighbours(Communicator):
     """The same of a graph communicator, whose neighbour messages are charged to their `destinations`."""
 
     meter: Meter
+    sources: Sequence[int]
     destinations: Sequence[int]
 
     def Ineighbor_allgather(self, sendbuf: Any, recvbuf: Any) -> Any:
+        """Of device arrays by messages from point to point: an MPI that reads device memory does so in these, while
+        Open MPI does in no non-blocking collective, but with UCX."""
         for destination in self.destinations:
             self.meter.sent(destination, payload(sendbuf))
-        return super().Ineighbor_allgather(sendbuf, recvbuf)
+        if isinstance(recvbuf, np.ndarray):
+            return super().Ineighbor_allgather(sendbuf, recvbuf)
+        arrivals = [self.Irecv(block, source) for block, source in zip(recvbuf, self.sources, strict=True)]
+        return Requests([*arrivals, *(self.Isend(sendbuf, destination) for destination in self.destinations)])
 
 
 class MeteredComm(Counting, MPI.Intracomm):
@@ -153,5 +159,15 @@ class MeteredGraph(CountingNeighbours, MPI.Distgraphcomm):
     def __new__(cls, graph: MPI.Distgraphcomm, meter: Meter) -> "MeteredGraph":
         self = super().__new__(cls, graph)
         self.meter = meter
-        self.destinations = graph.Get_dist_neighbors()[1]
+        self.sources, self.destinations, _ = graph.Get_dist_neighbors()
         return self
+
+
+class Requests:
+    """Requests that complete together."""
+
+    def __init__(self, requests: Sequence[MPI.Request]) -> None:
+        self._requests = list(requests)
+
+    def Wait(self) -> None:
+        MPI.Request.Waitall(self._requests)

@@ -455,7 +455,7 @@ class SimulatedGraph(CountingNeighbours, Neighbours):
     def __init__(self, made: Any) -> None:
         super().__init__(made.group, made.rank)
         self.meter, self.wire_scale = made.meter, made.wire_scale
-        self.destinations = self.group.graph[self.rank][1]
+        self.sources, self.destinations = self.group.graph[self.rank]
 
 
 def _numbers(buf: Any) -> np.ndarray:

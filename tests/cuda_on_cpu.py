@@ -23,7 +23,10 @@ from outpace.comm import cuda
 COMPILER = shutil.which("g++")
 HEADER = Path(__file__).with_suffix(".h")
 KERNEL = re.compile(r'extern "C" __global__ void (\w+)\((.*?)\)\s*\{', re.DOTALL)
-DTYPES = {"word": "uint32", "index": "int64", "int": "int32", "double": "float64", "signed char": "int8"}
+DTYPES = {
+    **{"word": "uint32", "unsigned short": "uint16", "index": "int64", "int": "int32", "signed char": "int8"},
+    "double": "float64",
+}
 FLAGS = ("-std=c++20", "-O1", "-ffp-contract=off", "-fPIC", "-Wno-unknown-pragmas")
 SANITIZERS = {
     each: ("-O0", f"-fsanitize={each},undefined", "-fno-sanitize-recover=undefined") for each in ("thread", "address")

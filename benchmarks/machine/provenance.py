@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ import numpy as np
 from mpi4py import MPI
 
 from outpace.benchmarks.machine import buffers, namespaces
-from outpace.comm import control_groups, spec
+from outpace.comm import arrays, control_groups, spec
 from outpace.comm.errors import UserError
 
 THREAD_LEVELS: Final = {
@@ -42,10 +43,17 @@ def check_launch(size: int, ranks: int | None) -> None:
         )
 
 
-def claim_class(comm: MPI.Intracomm, emulated: bool) -> str:
-    """`emulated` where compute time is slept or ranks share cores on some node, else `measured`; collective."""
+def claim_class(comm: MPI.Intracomm, emulated: bool, gpus: Sequence[str] = ()) -> str:
+    """`emulated` where compute time is slept or ranks share cores on some node, or workers a GPU, `gpus` being
+    theirs; else `measured`; collective."""
     seats = comm.allgather((platform.node(), frozenset(os.sched_getaffinity(0)), _quota_cores()))
-    return "emulated" if emulated or ranks_share_cores(seats) else "measured"
+    shared = len(set(gpus)) < len(gpus) or ranks_share_cores(seats)
+    return "emulated" if emulated or shared else "measured"
+
+
+def gpus(comm: MPI.Intracomm, n: int, gpu: bool) -> list[str]:
+    """The device of each of the n workers, where they compute on some; collective."""
+    return comm.allgather(arrays.device_name())[:n] if gpu else []
 
 
 def ranks_share_cores(seats: list[tuple[str, frozenset[int], float]]) -> bool:

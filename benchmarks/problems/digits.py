@@ -91,6 +91,8 @@ class Digits(Problem):
 
     def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
         xp = self.xp
+        if batch is not None:
+            batch = xp.asarray(batch)  # on a device, once
         X, y = (self.X, self.y) if batch is None else (self.X[batch], self.y[batch])
         layers = self._layers(x)
         p, h = self._products(layers, X)

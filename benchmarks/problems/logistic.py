@@ -77,6 +77,8 @@ class Logistic(Rows):
 
     def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
         xp = self.xp
+        if batch is not None:
+            batch = xp.asarray(batch)  # on a device, once
         A, y = (self.X, self.y) if batch is None else (self.X[batch], self.y[batch])
         z = A @ x
         z *= y

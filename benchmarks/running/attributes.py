@@ -14,6 +14,7 @@ from outpace.benchmarks.problems import Problem, Setting, Unshared
 from outpace.benchmarks.running.pace import rehearsal
 from outpace.benchmarks.running.plan import Plan
 from outpace.benchmarks.trace import schema
+from outpace.comm import arrays
 from outpace.comm.meter import MeteredComm
 
 
@@ -22,13 +23,15 @@ def beforehand(
 ) -> dict[str, Any]:
     """Root attributes of the trace; collective. `derived` are the constants that the Config took from the problem."""
     n_samples = comm.allgather(problem.n_samples)[: plan.n]
+    gpus = provenance.gpus(comm, plan.n, setting.xp is not np)
     return {
         **of_plan(plan, problem, n_samples, setting, derived),
         "command": provenance.command(comm.size),
-        **_timings(comm, plan),
+        **_timings(comm, plan, gpus),
         **_certificate(comm, plan, problem),
         "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **provenance.describe(comm, gpu=setting.xp is not np),
+        **({"gpus": gpus, "device_messages": arrays.device_messages(comm)} if gpus else {}),
     }
 
 
@@ -59,16 +62,17 @@ def of_plan(
     }
 
 
-def _timings(comm: MeteredComm, plan: Plan) -> dict[str, Any]:
+def _timings(comm: MeteredComm, plan: Plan, gpus: Sequence[str]) -> dict[str, Any]:
     """What the timings may be called, and how busy others keep the cores; with a warning where these are not what the
     user will take them for; collective."""
     slept, linked = plan.launch.compute_time > 0, plan.texts["links"] != "none"
-    claim_class = provenance.claim_class(comm, emulated=slept)
+    claim_class = provenance.claim_class(comm, slept, gpus)
     busy, crowded = load.look(comm)
     warning = None
     if claim_class == "emulated" and not slept:
+        what = "cores" if len(set(gpus)) == len(gpus) else "GPUs"
         warning = (
-            f"{comm.size} ranks share fewer cores, and times tell how these were shared; "
+            f"{comm.size} ranks share fewer {what}, and times tell how these were shared; "
             "start fewer ranks, or add --compute-time SECONDS"
         )
     elif claim_class == "measured" and crowded:

@@ -16,6 +16,7 @@ from outpace.benchmarks.running.assembly import Assembly, RunFunction
 from outpace.benchmarks.running.finish import Course, finish
 from outpace.benchmarks.running.plan import Plan
 from outpace.benchmarks.running.progress_bar import Reporter
+from outpace.benchmarks.running.rehearsal import rehearse
 from outpace.benchmarks.running.report import STATUS, report
 from outpace.benchmarks.running.storage import Storage, Unwritten, opened
 from outpace.benchmarks.running.watch import Watch
@@ -37,12 +38,17 @@ def execute(
     derived: dict[str, Any],
     generation: int,
     resumed: Checkpoint | None,
+    why: str = "",
 ) -> int:
     """The life of a run: set-up, timed part, evaluation, merge, report; its exit code. Collective over `comm`.
 
-    It goes on from the checkpoint `resumed`, of that generation, where there is one. Raises UserError on every rank.
+    It goes on from the checkpoint `resumed`, of that generation, where there is one. `why` says why it computes where
+    it does, if nobody had asked for that. Raises UserError on every rank.
     """
+    if setting.xp is not np:
+        rehearse(comm, run, plan, problem)
     beforehand = attributes.beforehand(comm, plan, problem, setting, derived)
+    beforehand |= {"backend_choice": why} if why else {}
     with opened(comm, plan, problem, beforehand, resumed) as storage:
         execution = Execution(comm, run, plan, problem, storage, generation, resumed)
         x, reason = execution.train()

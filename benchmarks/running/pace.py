@@ -11,7 +11,7 @@ from outpace.benchmarks.problems import Problem
 from outpace.benchmarks.running.stragglers import Delays
 from outpace.benchmarks.trace.recorder import Trace
 from outpace.comm import clock
-from outpace.comm.arrays import synchronise
+from outpace.comm.arrays import Later, Stretch, synchronise
 
 CALIBRATION_CALLS = 7
 LOOKED_AT = 1 << 16  # coordinates of a gradient that are looked at for what is not finite; in a longer one these, ...
@@ -43,35 +43,37 @@ class PacedProblem:
         self._compute_time, self._batch_size, self._diverged = compute_time, batch_size, diverged
         self._on_device = problem.xp is not np
         self.calls = 0
-        self._finite = True
+        self._finite, self._square = True, Later(problem.x0())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.problem, name)
 
     def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
         # What is still to be done of an update on a device is no part of the gradient.
-        if self._on_device:
-            synchronise(x)
-        start = clock.now(self._comm)
+        start = Stretch(x, self._now) if self._on_device else clock.now(self._comm)
         self.problem.calls = self.calls
         self.problem.gradient(x, batch, out)
         self._computed(start, batch, out)
 
     def product(self, c: Any, v: Any, batch: np.ndarray | None, out: Any) -> None:
-        if self._on_device:
-            synchronise(v)
-        start = clock.now(self._comm)
+        start = Stretch(v, self._now) if self._on_device else clock.now(self._comm)
         self.problem.product(c, v, batch, out)  # type: ignore[attr-defined]
         self._computed(start, batch, out)
 
-    def _computed(self, start: float, batch: np.ndarray | None, out: Any) -> None:
-        """Stretch and record a result `out` over the batch that was begun at `start`."""
-        if self._on_device:
-            synchronise(out)
+    def _now(self) -> float:
+        return clock.now(self._comm)
+
+    def _computed(self, start: Any, batch: np.ndarray | None, out: Any) -> None:
+        """Stretch and record a result `out` over the batch, the end of the work that was begun at `start`."""
         # The square is one pass without a temporary; only a suspicious one is looked at closely, since that of finite
         # entries may overflow.
         part = out if len(out) < 2 * LOOKED_AT else self._part(out)
-        if not math.isfinite(part.dot(part)):
+        square = part.dot(part)
+        if self._on_device:
+            self._square.put(square)
+            start = start.end(out)
+            square = self._square.get()
+        if not math.isfinite(square):
             self._check(part)
         samples = self.problem.n_samples if batch is None else len(batch)
         share = samples / self._batch_size

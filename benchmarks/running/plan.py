@@ -24,6 +24,7 @@ from outpace.benchmarks.running.file_hashes import own_file
 from outpace.benchmarks.running.stragglers import STRAGGLERS
 from outpace.benchmarks.trace.snapshots import SLOT_S
 from outpace.comm import spec, topology
+from outpace.comm.arrays import DeviceMessages
 from outpace.comm.errors import UserError
 from outpace.comm.layout import Layout
 from outpace.comm.spec import Amount, PositiveInt, Range
@@ -49,7 +50,8 @@ class Launch:
     links: str = "none"
     simulate: str | None = None  # predict the run on this machine, a TOML file or a preset's name, in simulated time
     wire_bytes: Amount | None = None  # with --simulate: messages take as long as if the model had so many bytes
-    backend: Literal["auto", "numpy", "cupy"] = "auto"  # auto is cupy where every rank has a GPU
+    backend: Literal["auto", "numpy", "cupy"] = "auto"  # auto is the faster one, where every rank has a GPU
+    device_messages: DeviceMessages = "auto"  # of arrays on a GPU: through host memory, or direct; auto as the MPI says
     epochs: Amount | None = None  # passes over the data by all workers; 10 without a time budget
     time_budget: Amount | None = None  # seconds; whichever of the two ends first
     compute_time: Annotated[float, Range(least=0, most=1e6)] = 0.0  # seconds a batch takes at least, by sleeping
@@ -165,7 +167,8 @@ def make_plan(
     asked = dataclasses.asdict(config) | dataclasses.asdict(launch) | texts | {"program": name, "n": ranks}
     for output in ("ranks", "out", "scratch", "overwrite", "anew", "checkpoint_every"):
         del asked[output]
-    for flag, value in {"links": "none", "simulate": None, "wire_bytes": None, **config.younger}.items():
+    since = {"links": "none", "simulate": None, "wire_bytes": None, "device_messages": "auto", **config.younger}
+    for flag, value in since.items():
         if asked[flag] == value:  # ids are older than the flag: sweeps and checkpoints from before it go on
             del asked[flag]
     if inputs:

@@ -20,7 +20,7 @@ from outpace.benchmarks.trace.selection import chosen
 from outpace.comm.errors import UserError
 
 # Attributes that say nothing of one run, or are lists.
-LEFT_OUT: Final = ("schema", "schema_version", "config", "n_samples", "hostnames", "progress_wait_s")
+LEFT_OUT: Final = ("schema", "schema_version", "config", "n_samples", "hostnames", "gpus", "progress_wait_s")
 
 # Columns of /evaluations whose last value is told.
 FINAL: Final = ("loss", "held_out_loss", "accuracy", "gradient_norm", "gradient_norm_1", "consensus", "suboptimality")

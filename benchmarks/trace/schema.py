@@ -197,7 +197,7 @@ ATTRIBUTES: Final[dict[str, type]] = {
     "h5py_version": str,
     "cupy_version": str,
 }
-LISTS: Final[dict[str, type]] = {"n_samples": int, "progress_wait_s": float, "hostnames": str}  # of what
+LISTS: Final[dict[str, type]] = {"n_samples": int, "progress_wait_s": float, "hostnames": str, "gpus": str}  # of what
 NEEDED: Final = (  # without these a run can neither be labelled nor be compared with another one
     "status",
     "algorithm",
@@ -213,6 +213,9 @@ NEEDED: Final = (  # without these a run can neither be labelled nor be compared
 OPTIONAL_ATTRIBUTES: Final[dict[str, type]] = {
     "load": float,  # cores of some rank that other processes kept busy at the start
     "crc32": int,  # of the other root attributes
+    "gpus": list,  # per worker, of runs on GPUs: the device's PCI address and UUID
+    "backend_choice": str,  # why the run computed where it did, if it was left to it
+    "device_messages": str,  # of runs on GPUs: staged in host memory, or direct
     "glibc_tunables": str,  # what the C library was told of memory, where it was told anything
     "damage": str,  # what recovery found damaged, and left out
     "inputs": str,  # JSON: SHA-256 of every file that the run read, a user's own program among them

@@ -6,6 +6,7 @@ import shutil
 import threading
 import zlib
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from outpace.comm.arrays import copy
 from outpace.comm.errors import UserError
+from outpace.comm.offload import Offload
 
 STORE_LIMIT: Final = 512 * 2**20  # bytes of snapshots that a rank may have wherever it runs
 NODE_LIMIT: Final = 8 * STORE_LIMIT  # the same of all ranks of a node
@@ -144,6 +146,7 @@ class Snapshots:
 
     def __getitem__(self, tag: int) -> np.ndarray:
         """The copy with this tag, float64, shape (dim,)."""
+        self.seal()
         (row,) = np.flatnonzero(self._tags == tag)
         return np.asarray(self._models[row], dtype=np.float64)
 
@@ -152,11 +155,11 @@ class Behind:
     """The thread that writes copies into a mapped store, with a stamp for each when it is whole.
 
     A copy waits in a buffer, whose pages are there before the run. Where the store is slower than the run for long, the
-    run waits for a buffer.
+    run waits for a buffer. A model on a device is on its way to one while the run goes on.
     """
 
     def __init__(self, stamps: np.ndarray, models: np.ndarray) -> None:
-        self._stamps, self._models = stamps, models
+        self._stamps, self._models, self._offload = stamps, models, Offload()
         self._free: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
         for _ in range(BUFFERS):
             self._free.put(np.ones(models.shape[1], models.dtype))
@@ -165,14 +168,15 @@ class Behind:
 
     def keep(self, row: int, tag: int, x: Any) -> None:
         buffer = self._free.get()
-        copy(x, buffer)
-        self._work.put((row, tag, buffer))
+        self._offload.copy(x, buffer, partial(self._work.put, (row, tag, buffer)))
 
     def forget(self, row: int) -> None:
+        self._offload.settle()  # what is on its way may be this row's
         self._work.put((row, 0, None))
 
     def settle(self) -> None:
         """Everything is written."""
+        self._offload.settle()
         self._work.join()
 
     def _write(self) -> None:

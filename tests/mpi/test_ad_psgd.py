@@ -17,6 +17,7 @@ from outpace.benchmarks.trace.recorder import EVENTS, Trace
 from outpace.benchmarks.trace.schema import KIND
 from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import gossip, topology
+from outpace.comm.bfloat16 import WireFormat
 
 SOAK = int(os.environ.get("OUTPACE_SOAK", "20"))  # repetitions of the short run
 
@@ -65,6 +66,22 @@ def test_models_in_pieces(comm: CheckedComm, monkeypatch: pytest.MonkeyPatch) ->
     outcome = execute(comm, ad_psgd, problem, 10, step_size=0.0, compute_time=1e-3)
     starts = np.stack(comm.allgather(problem.x0()))
     np.testing.assert_allclose(outcome.x, starts.mean(axis=0), rtol=0, atol=1e-14)
+
+
+@pytest.mark.ranks(2)
+def test_halves_on_the_wire_keep_the_sum(comm: CheckedComm) -> None:
+    """Both sides add what was sent and received, to the bit: models rounded for the wire move, but not their sum. And
+    it is half as many bytes."""
+    starts = np.random.default_rng(7).standard_normal((2, 1000)).astype(np.float32)
+    model = gossip.SharedModel(comm, starts[comm.rank].copy(), Trace(comm, Snapshots(0, 2, np.dtype("f4"), True)))
+    exchange = gossip.Exchange(comm, model, 1, [0.5, 0.5], WireFormat("bfloat16", 0, comm.rank))
+    for _ in range(200):
+        exchange.average_with(1 - comm.rank, [])
+    models = np.stack(comm.allgather(model.x)).astype(float)
+    np.testing.assert_allclose(models.sum(axis=0), starts.astype(float).sum(axis=0), rtol=0, atol=1e-4)
+    assert np.abs(models[0] - models[1]).max() < 0.05
+    assert exchange.nbytes == 2 * 1000
+    assert comm.meter.nbytes.sum() == 200 * 2 * 1000
 
 
 @pytest.mark.ranks(1)

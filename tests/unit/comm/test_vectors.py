@@ -156,9 +156,13 @@ def on_device(form: Any, cupy: Any) -> Any:
     def to_device(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(map(to_device, value))
-        return device_on_cpu.DeviceArray(value) if isinstance(value, np.ndarray) else value
+        return device_on_cpu.DeviceArray(cupy.device, value) if isinstance(value, np.ndarray) else value
 
-    return lambda *arguments: form(*map(to_device, arguments))
+    def call(*arguments: Any) -> None:
+        form(*map(to_device, arguments))
+        cupy.device.current.finish()
+
+    return call
 
 
 def test_all_have_a_reference() -> None:
@@ -191,7 +195,9 @@ def test_on_a_device(operation: vectors.Fused, monkeypatch: pytest.MonkeyPatch, 
     cupy = device_on_cpu.install(monkeypatch, tmp_path)
     for dtype in (np.float32, np.float64) if operation is vectors.adam else (np.float32,):
         arguments = given(operation, 37, dtype)
-        check(operation, on_device(operation.like(device_on_cpu.DeviceArray(arguments[-1])), cupy), arguments)
+        check(
+            operation, on_device(operation.like(device_on_cpu.DeviceArray(cupy.device, arguments[-1])), cupy), arguments
+        )
 
 
 @pytest.mark.parametrize("size", [10, vectors.LONG])

@@ -1,9 +1,7 @@
 """What the paced problem tells the problem behind it."""
 
 import sys
-import time
 from collections import Counter
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,7 @@ from outpace.benchmarks.problems import Problem
 from outpace.benchmarks.running import pace, stragglers
 from outpace.benchmarks.running.pace import PacedProblem
 from outpace.benchmarks.running.stragglers import Delays, NoStragglers
-from outpace.benchmarks.trace.recorder import STEPS, Trace
+from outpace.benchmarks.trace.recorder import Trace
 from outpace.benchmarks.trace.snapshots import Snapshots
 
 
@@ -50,10 +48,9 @@ class Free(Problem):
         return None
 
 
-def paced(diverged: Any = None, xp: Any = np) -> tuple[Any, Trace]:
+def paced(diverged: Any = None) -> tuple[Any, Trace]:
     """A paced problem without delays, and its trace."""
     trace, problem = recorder(), Free()
-    problem.xp = xp
     delays = Delays(NoStragglers(), seed=0, rank=0)
     return PacedProblem(problem, MPI.COMM_SELF, trace, delays, 0.0, 16, diverged), trace
 
@@ -75,23 +72,6 @@ def test_what_a_step_costs_beside_its_gradient() -> None:
     step()
     sys.setprofile(None)
     assert calls["call"] + calls["c_call"] <= 45
-
-
-def test_an_update_on_a_device_is_no_part_of_the_next_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is still to be done of the model is waited for before the clock is read, as long as it takes."""
-    pending = [0.1]
-
-    def finish(x: Any) -> None:
-        time.sleep(pending.pop() if pending else 0.0)
-
-    monkeypatch.setattr(pace, "synchronise", finish)
-    problem, trace = paced(xp=SimpleNamespace(empty_like=np.empty_like))  # as of a device
-    pending[:] = [0.1]
-    problem.gradient(problem.x0(), None, problem.x0())
-    trace.record()
-    (row,) = np.frombuffer(trace.drain()["steps"], STEPS)
-    assert not pending
-    assert row["compute_s"] < 0.05
 
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")

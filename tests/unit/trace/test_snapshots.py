@@ -1,5 +1,6 @@
 """The store of snapshots."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 from outpace.benchmarks.trace import snapshots
 from outpace.benchmarks.trace.snapshots import SLOT_S, STAMP, Snapshots, wanted
 from outpace.comm.errors import UserError
+from outpace.comm.offload import Offload
 
 F8 = np.dtype("f8")
 
@@ -108,11 +110,13 @@ def test_the_program_copies_into_buffers_only(tmp_path: Path, monkeypatch: pytes
     """Pages of the store are touched by the thread behind the run; what was offered may change at once."""
     store, targets = Snapshots(8, 1000, F4, per_step=True, path=tmp_path / "models"), list[np.ndarray]()
 
-    def noting(source: np.ndarray, target: np.ndarray) -> None:
-        targets.append(target)
-        np.copyto(target, source)
+    copy = Offload.copy
 
-    monkeypatch.setattr(snapshots, "copy", noting)
+    def noting(self: Offload, source: np.ndarray, target: np.ndarray, done: Callable[[], None]) -> None:
+        targets.append(target)
+        copy(self, source, target, done)
+
+    monkeypatch.setattr(Offload, "copy", noting)
     x = np.zeros(1000, F4)
     for k in range(1, 30):
         x[:] = k
