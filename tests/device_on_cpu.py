@@ -290,7 +290,7 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
 def _basic(index: Any) -> bool:
     """Whether an index makes a view."""
     parts = index if isinstance(index, tuple) else (index,)
-    return all(isinstance(part, int | slice | np.integer) or part in (None, ...) for part in parts)
+    return all(isinstance(part, int | slice | np.integer) or part is None or part is ... for part in parts)
 
 
 def _arrays(value: Any) -> list[np.ndarray]:
