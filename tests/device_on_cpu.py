@@ -32,7 +32,7 @@ import pytest
 from outpace.comm import arrays, cuda, vectors
 
 SIZED_BY_DATA = ("flatnonzero", "nonzero", "unique")  # whose results' size the host has to wait for
-IN_PLACE = ("copyto", "fill", "sort", "put")  # functions and methods that write what they are called with first
+IN_PLACE = ("copyto", "fill", "sort", "partition", "put")  # what writes its first argument
 
 
 @dataclass
@@ -239,12 +239,13 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         method = getattr(np.ndarray, name)
         return lambda *args, **kwargs: _call(self.device, name, method, (self, *args), kwargs)
 
-    def __getitem__(self, index: Any) -> "DeviceArray":  # CuPy takes NumPy's arrays as indices
+    def __getitem__(self, index: Any) -> "DeviceArray":
+        index = _uploaded(index)
         return _call(self.device, "take", np.ndarray.__getitem__, (self, index), {}, strict=False)  # type: ignore[no-any-return]
 
     def __setitem__(self, index: Any, value: Any) -> None:
         value = value if isinstance(value, DeviceArray) else np.array(_host(value))
-        place, new = _host(index, strict=False), _host(value, strict=False)
+        place, new = _host(_uploaded(index), strict=False), _host(value, strict=False)
         reads = [each for each in (*_arrays(place), new) if isinstance(each, np.ndarray)]
         self.device.launch(
             lambda: self.host.__setitem__(place, new),
@@ -285,6 +286,11 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
         if not any(np.may_share_memory(host, each) for each in self.device.pinned):
             host = host.copy()  # pageable memory is read before the call returns
         self.device.launch(lambda: np.copyto(self.host, host), [host], [self.host])
+
+
+def _uploaded(index: Any) -> Any:
+    """CuPy takes NumPy's arrays as indices: it uploads them before the call returns."""
+    return index.copy() if isinstance(index, np.ndarray) else index
 
 
 def _basic(index: Any) -> bool:
