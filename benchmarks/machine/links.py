@@ -193,10 +193,11 @@ def canonical(text: str) -> str:
     return spec.render(parse(text), LINKS)
 
 
-def check_ranks(links: Links, ranks: int) -> None:
-    """Raise UserError if links name a rank beyond those there are, in a file perhaps, or there are too many."""
+def check_ranks(links: Links, ranks: int, simulated: bool = False) -> None:
+    """Raise UserError if links name a rank beyond those there are, in a file perhaps, or there are more than have an
+    address, which simulated ones need not."""
     if isinstance(links, NoLinks):
         return
-    if ranks > MOST_RANKS:
+    if ranks > MOST_RANKS and not simulated:
         raise UserError(f"--links: {ranks} ranks; at most {MOST_RANKS} have an address")
     links.check_ranks(ranks)

@@ -153,7 +153,7 @@ def make_plan(
         "topology": "none",
     }
     stragglers.check_ranks(stragglers.parse(launch.stragglers), layout.workers)
-    links.check_ranks(links.parse(launch.links), ranks)
+    links.check_ranks(links.parse(launch.links), ranks, simulated=launch.simulate is not None)
     if launch.wire_bytes and not launch.simulate:
         raise UserError("--wire-bytes is of --simulate; messages of a real run are as long as they are")
     problems.check(launch.problem, launch.split, layout.workers)

@@ -42,6 +42,16 @@ def test_links_are_part_of_the_id() -> None:
     assert len({each.config_id for each in made}) == 3
 
 
+def test_simulated_ranks_behind_links_are_as_many_as_one_likes() -> None:
+    """Real ones need an address each behind one switch."""
+    behind = ("--links", "fixed:rank=999,rate=1gbit", "--compute-time", "0.1")
+    assert plan("d_psgd", *behind, "--simulate", "10gbit", ranks=1000).n == 1000
+    with pytest.raises(UserError, match="at most 253 have an address"):
+        plan("d_psgd", *behind, ranks=1000)
+    with pytest.raises(UserError, match="it must be at most 998"):
+        plan("d_psgd", *behind, "--simulate", "10gbit", ranks=999)
+
+
 def test_servers_have_links_too() -> None:
     """Three ranks, the last of them the server."""
     assert plan("a_psgd", "--links", "fixed:rank=2,rate=1mbit", ranks=3).layout.servers == 1
