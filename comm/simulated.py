@@ -71,7 +71,15 @@ class World:
         Raises what any of them raised first, and Deadlock."""
         group = Group(self, self.places)
         comms = [(kind or SimulatedComm)(group, place.number) for place in self.places]
-        contexts = [self.engine.spawn(comm.rank, target, comm, *args) for comm in comms]
+
+        @functools.wraps(target)
+        def whole(comm: "SimulatedComm") -> T:
+            result = target(comm, *args)
+            # A real rank then waits in MPI for the others, and moves what they have not received yet.
+            self.places[comm.rank].__enter__()
+            return result
+
+        contexts = [self.engine.spawn(comm.rank, whole, comm) for comm in comms]
         self.engine.run()
         return [context.ended.value for context in contexts]  # type: ignore[misc]
 

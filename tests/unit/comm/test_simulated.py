@@ -106,6 +106,21 @@ def test_large_messages_move_while_both_sides_are_inside_mpi() -> None:
     assert on_ranks(2, times, 8, False)[0] == pytest.approx(1.0)
 
 
+def test_what_a_rank_has_sent_arrives_after_its_end() -> None:
+    """A long message moves while both sides are inside MPI, as a rank is that has come to its end."""
+
+    def program(comm: Any) -> float:
+        x = np.zeros(EAGER_NBYTES)
+        if comm.rank:
+            comm.Isend(x + 1, 0)
+            return 0.0
+        clock.sleep(comm, 1.0)
+        comm.Recv(x, 1)
+        return float(x.mean())
+
+    assert on_ranks(2, program)[0] == 1.0
+
+
 def test_collectives_are_those_of_mpi() -> None:
     def program(comm: Any) -> Any:
         n, rank = comm.size, comm.rank
