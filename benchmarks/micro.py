@@ -147,7 +147,7 @@ def steps_by_hand(comm: MeteredComm, times: Times, dim: int) -> Table:
         raise UserError(f"step --dim is measured between 2 ranks; -n is {comm.size}")
     kinds = ("ours", *micro_step.PASSES)
     table = _table(
-        comm, f"steps of {dim} float32", ("program", *(f"{kind} us" for kind in kinds), "NumPy / ours", "fused / ours")
+        comm, f"steps of {dim} float32", ("program", *(f"{kind} us" for kind in kinds), "ours / NumPy", "ours / fused")
     )
     rounds, count = ROUNDS if dim < 10**7 else 7, max(5, min(2000, 10**8 // dim))
     for name, samples in micro_step.measure(comm, dim, rounds, count):

@@ -286,7 +286,7 @@ def test_doctor_and_micro(tmp_path: Path) -> None:
         assert "us per step" in done.stdout
     done = outpace("micro", "step", "--dim", 100, cwd=tmp_path)
     assert done.returncode == 0
-    assert "fused / ours" in done.stdout
+    assert "ours / fused" in done.stdout
     done = outpace("micro", "vote", "--dim", 100, cwd=tmp_path)
     assert done.returncode == 2
     done = outpace("micro", "gossip", "-n", 3, cwd=tmp_path)
