@@ -23,6 +23,7 @@ NAP_SHARE: Final = 0.1  # a nap is this share of the time waited so far, so it d
 LONGEST_NAP_S: Final = 1e-3
 SHORTEST_NAP_S: Final = NAP_SHARE * SPIN_S
 MOST_PATIENCE: Final = 5.0
+CROWD: Final = 8  # ranks on a core from which on naps are longer: with fewer, AD-PSGD's exchanges would come too late
 LOCAL_RANKS: Final = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")  # by Hydra and by Open MPI
 LONGEST_S: Final = 1e9  # of a sleep, 31 years: Python has none of three centuries
 ROUND_TRIPS: Final = 200  # per offset estimate; the fastest one is kept
@@ -97,10 +98,10 @@ def _poll(test: Callable[[], T | None], spin_s: float) -> T:
 
 @functools.cache
 def patience() -> float:
-    """How many ranks of this node share a core, by its launcher, from 1 to MOST_PATIENCE. Naps are so much longer:
-    threads that looked for messages all the time would leave no core to who has them to send."""
+    """How many times CROWD ranks of this node share a core, by its launcher, from 1 to MOST_PATIENCE. Naps are so much
+    longer: threads that looked for messages all the time would leave no core to who has them to send."""
     ranks = next((int(os.environ[name]) for name in LOCAL_RANKS if os.environ.get(name, "").isdigit()), 1)
-    return min(MOST_PATIENCE, max(1.0, ranks / len(os.sched_getaffinity(0))))
+    return min(MOST_PATIENCE, max(1.0, ranks / len(os.sched_getaffinity(0)) / CROWD))
 
 
 @dataclass(frozen=True)
