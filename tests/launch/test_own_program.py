@@ -195,7 +195,7 @@ def test_an_algorithm_is_three_places(tmp_path: Path) -> None:
     """In a copy of the checkout: its file, its row in the conformance table, its section in algorithms/README.md."""
     for name in ("algorithms", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("benchmarks", "comm", "jobscripts", "results", "setup.cfg"):
+    for name in ("benchmarks", "comm", "jobscripts", "results", "docs", "setup.cfg", "CONTRIBUTING.md"):
         (tmp_path / name).symlink_to(ROOT / name)
     packages = tmp_path / "packages" / "outpace"
     packages.mkdir(parents=True)

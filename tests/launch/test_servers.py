@@ -106,7 +106,7 @@ def test_answer_is_the_workers_alone(start: Callable) -> None:
 @pytest.mark.parametrize("lost", [0, 3])
 def test_a_crash_ends_the_job(start: Callable, tmp_path: Path, lost: int) -> None:
     """`kill -9` of a worker or of the server, with what was written kept: the model is the server's alone."""
-    job = start("a_psgd", 4, "--time-budget", "50", "--compute-time", "0.01", outpace=True)
+    job = start("a_psgd", 4, "--time-budget", "50", "--compute-time", "0.01", "--evaluations", "200", outpace=True)
     pids = job.wait_until_running(4, 2.5)
     os.kill(pids[lost], signal.SIGKILL)
     code, _, err = job.end()
