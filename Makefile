@@ -124,7 +124,7 @@ $(VENV)/developed: setup.cfg pyproject.toml | $(BIN)/pip
 	@touch $@ $(VENV)/installed
 
 $(VENV)/torched: setup.cfg pyproject.toml | $(BIN)/pip
-	$(BIN)/python -m pip install --quiet --editable '.[$(MPI),torch]' pytest
+	$(BIN)/python -m pip install --quiet --editable '.[$(MPI),torch,simulate]' pytest
 	@touch $@
 
 $(VENV)/reframed: $(VENV)/developed
