@@ -103,11 +103,9 @@ def _claimed(comm: MeteredComm, run: RunFunction, plan: Plan, generation: int) -
         print(f"{plan.name}: computes on {xp.__name__}: {why}", file=sys.stderr, flush=True)
     if launch.geometry:
         agreement.together(comm, lambda: geometry.check(shares, config.batch_size))
-    servers = plan.layout.servers
     views: list[Problem | Unshared] = [*shares]
-    if servers:
+    if plan.layout.servers:
         views.append(Unshared(comm, shares))
-    if servers > views[0].dim:
-        raise UserError(f"--servers is {servers}; the model has {views[0].dim} coordinate(s) to share out")
+    plan.layout.check(views[0].dim)
     derived = agreement.together(comm, lambda: config.derive(views[0]))
     return execute(comm, run, plan, views[0], setting(xp), derived, generation, resumed, why)

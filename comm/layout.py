@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from outpace.comm.errors import UserError
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -22,6 +24,11 @@ class Layout:
             return dict.fromkeys(range(self.workers), slice(0, dim))
         cuts = [dim * s // self.servers for s in range(self.servers + 1)]
         return {self.workers + s: slice(cuts[s], cuts[s + 1]) for s in range(self.servers)}
+
+    def check(self, dim: int) -> None:
+        """Raise UserError where a server would have nothing of a model of so many coordinates."""
+        if self.servers > dim:
+            raise UserError(f"--servers is {self.servers}; the model has {dim} coordinate(s) to share out")
 
     @property
     def ranks(self) -> int:

@@ -34,8 +34,9 @@ BLOCK: Final = 1 << 13  # coordinates that stay in the cache from one look at th
 BLOCK_OF_MEAN: Final = 1 << 10
 FEW: Final = 4  # rows that a loop reads all at once
 
-# The loop of an operation by NumPy, and by numba. Arguments are named like NAME_, their blocks NAME_part.
-BY_BLOCKS: Final = """
+# The loop of an operation over blocks; in a block, by NumPy or by numba. Arguments are named like NAME_, their blocks
+# NAME_part.
+OVER_BLOCKS: Final = """
 def {name}({arguments}):
     ...numbers
     ...check
@@ -43,23 +44,24 @@ def {name}({arguments}):
     for start in range(0, {last}_.size, BLOCK):
         ...parts
         ...means
+"""
+BY_BLOCKS: Final = (
+    OVER_BLOCKS
+    + """\
         ...of_parts
         ...statements
         ...to_parts
 """
-BY_COORDINATES: Final = """
-def {name}({arguments}):
-    ...numbers
-    ...check
-    ...buffers
-    for start in range(0, {last}_.size, BLOCK):
-        ...parts
-        ...means
+)
+BY_COORDINATES: Final = (
+    OVER_BLOCKS
+    + """\
         for i in range({last}_part.size):
             ...of_coordinates
             ...statements
             ...to_coordinates
 """
+)
 # A coordinate of a mean on a device, whose rows follow one another in memory.
 MEAN_ON_DEVICE: Final = """T {mean} = 0;
 for (int r = 0; r < {mean}_weights.size(); ++r)

@@ -60,12 +60,11 @@ class Assembly:
             total = steps * plan.n
             self.budget = SharedTickets(comm, total, seconds, self._start, self.trace, plan.layout, every)
         self.problem = agreement.together(comm, lambda: self._paced(problem))
-        length = self._length(steps)
-        if length and not resumed:
-            snapshots.expect(length)
         if resumed:
             self.budget.saved, self.budget.count = resumed.kept, resumed.counters.rounds
             self.trace.steps, self.problem.calls = resumed.counters.steps, resumed.counters.gradients
+        elif length := plan.length(problem.n_total) or self._length(steps):
+            snapshots.expect(length)
         self.budget.keep(**{f"problem: {name}": array for name, array in problem.state().items()})
 
     def _length(self, steps: int | None) -> float | None:

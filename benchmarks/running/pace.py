@@ -43,7 +43,8 @@ class PacedProblem:
         self._compute_time, self._batch_size, self._diverged = compute_time, batch_size, diverged
         self._on_device = problem.xp is not np
         self.calls = 0
-        self._finite, self._square = True, Later(problem.x0())
+        self._finite = True
+        self._square = Later(problem.x0()) if self._on_device else None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.problem, name)
@@ -69,7 +70,7 @@ class PacedProblem:
         # entries may overflow.
         part = out if len(out) < 2 * LOOKED_AT else self._part(out)
         square = part.dot(part)
-        if self._on_device:
+        if self._square:
             self._square.put(square)
             start = start.end(out)
             square = self._square.get()

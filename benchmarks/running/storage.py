@@ -35,11 +35,8 @@ class Storage:
     They go on as the checkpoint `resumed` says where there is one, and else are new.
     """
 
-    def __init__(
-        self, plan: Plan, rank: int, header: dict[str, Any], length: int | None, resumed: Checkpoint | None
-    ) -> None:
-        """Of this rank only. `length` is that of the run, as of `Plan.length`. Raises UserError where a file cannot be
-        opened; it leaves none behind."""
+    def __init__(self, plan: Plan, rank: int, header: dict[str, Any], resumed: Checkpoint | None) -> None:
+        """Of this rank only. Raises UserError where a file cannot be opened; it leaves none behind."""
         self.plan, self.rank = plan, rank
         self.held = plan.layout.held(header["attributes"]["dim"]).get(rank)
         self._begun = resumed is not None
@@ -59,8 +56,6 @@ class Storage:
             self.part = Part(plan.target, rank, header)
             opened = True  # and not before: until then whatever has these names belongs to another run
             self.snapshots = store()
-            if length:
-                self.snapshots.expect(length)
         except OSError as error:
             if opened:
                 self._remove()
@@ -119,8 +114,8 @@ def opened(
     has begun, takes the files away again.
     """
     slices = plan.layout.held(problem.dim)
-    length = plan.length(problem.n_total)
-    capacity = _capacity(comm, plan, [part.stop - part.start for part in slices.values()], length)
+    sizes = [part.stop - part.start for part in slices.values()]
+    capacity = _capacity(comm, plan, sizes, plan.length(problem.n_total))
     header = {
         "rank": comm.rank,
         "ranks": comm.size,
@@ -134,7 +129,7 @@ def opened(
     }
     mine: list[Storage] = []  # one, as soon as it is open: the other ranks' may not be
     try:
-        agreement.together(comm, lambda: mine.append(Storage(plan, comm.rank, header, length, resumed)))
+        agreement.together(comm, lambda: mine.append(Storage(plan, comm.rank, header, resumed)))
         if any(comm.allgather(mine[0].snapshots.missing)) and comm.rank == 0:
             _say(plan, f"snapshots from before the checkpoint are not in {plan.launch.scratch}; they are not evaluated")
         yield mine[0]

@@ -25,7 +25,7 @@ from outpace.benchmarks.running.report import STATUS, tell
 from outpace.benchmarks.trace import snapshots
 from outpace.benchmarks.trace.archive import Parts
 from outpace.benchmarks.trace.parts import TRAFFIC, Segment
-from outpace.benchmarks.trace.snapshots import NODE_LIMIT, SLOT_S, STORE_LIMIT, Snapshots
+from outpace.benchmarks.trace.snapshots import SLOT_S, Snapshots
 from outpace.comm import machines, memory, prox
 from outpace.comm.arrays import to_host
 from outpace.comm.budget import Stop
@@ -105,13 +105,11 @@ class Simulation:
             geometry.check(self.shares, config.batch_size)
         self.dim = self.shares[0].dim
         self.held = plan.layout.held(self.dim)
-        if plan.layout.servers > self.dim:
-            raise UserError(f"--servers is {plan.layout.servers}; the model has {self.dim} coordinate(s) to share out")
+        plan.layout.check(self.dim)
         self.derived = config.derive(self.shares[0])
         dtype = np.dtype(config.dtype)
-        self.length = plan.length(self.shares[0].n_total)
-        fit = min(STORE_LIMIT, NODE_LIMIT // len(self.held)) // (self.dim * dtype.itemsize)
-        self.capacity = min(snapshots.wanted(launch.evaluations, self.length), fit)
+        wanted = snapshots.wanted(launch.evaluations, plan.length(self.shares[0].n_total))
+        self.capacity = min(wanted, snapshots.anywhere(len(self.held)) // (self.dim * dtype.itemsize))
         ranks = plan.layout.ranks
         vectors = dtype.itemsize * self.dim * (VECTORS * ranks + self.capacity * plan.layout.models)
         memory.require(vectors + ranks * (OF_RANK + OF_PAIR * ranks), f"--simulate with {ranks} ranks")
@@ -146,8 +144,6 @@ class Simulation:
         held = self.held.get(rank)
         size, dtype = (held.stop - held.start if held else 0), np.dtype(plan.config.dtype)
         store = Snapshots(self.capacity if held else 0, size, dtype, per_step=not plan.shared)
-        if self.length:
-            store.expect(self.length)
         problem = self.shares[rank] if rank < plan.n else Unshared(MPI.COMM_SELF, self.shares)
         assembly = Assembly(comm, plan, problem, store, plan.steps(problem.n_total))
         assembly.comm = comm.scaled(self.wire_scale)  # tickets and agreements stay as short as they are

@@ -212,7 +212,12 @@ def room(folder: Path, sharing: int, together: int) -> int:
     free = 0
     with suppress(OSError):  # whoever opens the store says what is wrong with the folder
         free = shutil.disk_usage(folder).free
-    return max(min(STORE_LIMIT, NODE_LIMIT // together), free // SHARE // sharing)
+    return max(anywhere(together), free // SHARE // sharing)
+
+
+def anywhere(together: int) -> int:
+    """Bytes that the snapshots of each of so many ranks of a node may take wherever it runs."""
+    return min(STORE_LIMIT, NODE_LIMIT // together)
 
 
 def nbytes(capacity: int, dim: int, dtype: np.dtype[Any]) -> int:

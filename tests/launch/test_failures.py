@@ -17,6 +17,7 @@ from pathlib import Path
 import h5py
 import pytest
 from jobs import LIMIT_S, Job, die, outpace
+from own_programs import HEAD, TAIL
 
 from outpace.benchmarks.machine.launcher import command, environment
 from outpace.benchmarks.running.recovery import recover
@@ -294,18 +295,10 @@ def test_exception_in_the_communication_thread(tmp_path: Path) -> None:
     assert "the averaging thread broke" in done.stderr
 
 
-FINDING = """
-from dataclasses import dataclass
-from outpace.benchmarks.config import ProgramConfig
-from outpace.benchmarks.program import main
+FINDING = f"""
 from outpace.comm.errors import LocalError
 
-@dataclass(frozen=True)
-class Config(ProgramConfig):
-    step_size: float = 0.1
-    batch_size: int = 1
-    dtype: str = "float64"
-    seed: int = 0
+{HEAD}
 
 def run(comm, problem, cfg, budget, trace):
     x = problem.x0()
@@ -317,9 +310,7 @@ def run(comm, problem, cfg, budget, trace):
         trace.record()
     return x
 
-if __name__ == "__main__":
-    main(run, Config)
-"""
+{TAIL}"""
 
 
 def test_what_one_rank_finds_in_mid_run_ends_the_job_in_one_line(tmp_path: Path) -> None:

@@ -7,28 +7,19 @@ from pathlib import Path
 
 import pytest
 from jobs import LIMIT_S
+from own_programs import HEAD, TAIL
 
 from outpace.benchmarks.machine import launcher
 
 # Rank 1 works for longer than a standstill takes to be told, then waits for a message that nobody sends; rank 0, which
 # hands out the rounds, can then only wait for rank 1.
-HANGS = """
-from dataclasses import dataclass
-
-from outpace.benchmarks.config import ProgramConfig
-from outpace.benchmarks.program import main
+HANGS = f"""
 from outpace.benchmarks.running import standstill
 from outpace.comm import clock
 
 standstill.STILL_S = 2.0
 
-
-@dataclass(frozen=True)
-class Config(ProgramConfig):
-    step_size: float = 0.1
-    batch_size: int = 1
-    dtype: str = "float64"
-    seed: int = 0
+{HEAD}
     asynchronous = True
 
 
@@ -41,10 +32,7 @@ def run(comm, problem, cfg, budget, trace):
             comm.Recv(x, 0, 99)
     return x
 
-
-if __name__ == "__main__":
-    main(run, Config)
-"""
+{TAIL}"""
 
 
 @pytest.mark.long

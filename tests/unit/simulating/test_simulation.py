@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from own_programs import HEAD, TAIL
 
 from outpace.benchmarks.simulating.__main__ import main
 from outpace.benchmarks.trace.inspection import validate
@@ -131,34 +132,16 @@ def test_what_cannot_be_simulated_is_refused_in_a_line(
     assert list(Path().iterdir()) == []
 
 
-OWN = """
-from dataclasses import dataclass
-
-import numpy as np
-
-from outpace.benchmarks.config import ProgramConfig
-from outpace.benchmarks.program import main
-
-
-@dataclass(frozen=True)
-class Config(ProgramConfig):
-    step_size: float = 0.1
-    batch_size: int = 1
-    dtype: str = "float64"
-    seed: int = 0
-
+OWN = f"""{HEAD}
 
 def run(comm, problem, cfg, budget, trace):
     x = problem.x0()
     for k in budget:
-        {body}
+        {{body}}
         trace.record()
     return x
 
-
-if __name__ == "__main__":
-    main(run, Config)
-"""
+{TAIL}"""
 
 
 @pytest.mark.parametrize(
