@@ -31,9 +31,10 @@ Deviations from the papers:
 2. By default the chunks of the model have an owner each; `--exchange server` is the papers' one server, which is
    worker 0 here.
 3. The scale of ef-signsgd's second compression is of each owner's chunk, not of the whole model.
-4. The b of sto-sign is one number: `--bound`, or the greatest |g_ij| of all coordinates and workers in the step, for
-   which an Allreduce of 8 bytes comes first; the paper leaves a b per coordinate to be chosen. What is beyond `--bound`
-   has the sign that it has. A zero is a fair sign, whatever `--ties` says.
+4. The b of sto-sign is one number: `--bound`, or in each step the greatest |g_ij| of a worker, but at most 4 root mean
+   squares of its g_i, of the worker where this is most, for which an Allreduce of 8 bytes comes first; the paper leaves
+   a b per coordinate to be chosen, above all |g_ij|. What is beyond b has the sign that it has: few coordinates, which
+   without the cut would make the signs of all others chance. A zero is a fair sign, whatever `--ties` says.
 5. A worker whose signs would come from a NaN has lost its model, which becomes NaN too and ends the run as diverged.
    Up to the agreed end, within two agreement periods, the others count its ballots, where a NaN votes as a zero does.
    With ef-signsgd its scale is NaN too, and so becomes everybody's model; so it is with sto-sign's common b.
@@ -60,6 +61,8 @@ from outpace.comm.spec import Decay, NonNegativeFloat, PositiveFloat, PositiveIn
 from outpace.comm.streams import ADVERSARIES, CODEC, TIES
 from outpace.comm.vote import Coins, ballots_each, check_sums_fit
 
+CUT = 4  # root mean squares of a gradient, above which its coordinates are outliers to sto-sign
+
 
 @dataclass(frozen=True)
 class Config(ProgramConfig):
@@ -76,7 +79,7 @@ class Config(ProgramConfig):
     warm_up: bool = False  # signum steps by signs of gradients for the first C(beta) steps, as its theory does
     beta1: Decay = 0.9  # of lion, for its signs
     beta2: Decay = 0.99  # of lion, for its momentum
-    bound: PositiveFloat | None = None  # b of sto-sign; by default the greatest |g_ij| of all workers in the step
+    bound: PositiveFloat | None = None  # b of sto-sign; by default the greatest |g_ij|, outliers cut off
     weight_decay: NonNegativeFloat = 0.0  # lambda
     decay: Literal["decoupled", "coupled"] = "decoupled"  # of x after the vote, or lambda x added to every g_i
     adversaries: str = "none"  # SPEC of workers that lie: flip:rank=0+1 (negated signs), random:rank=0+1
@@ -261,9 +264,12 @@ VARIANTS = {"signsgd": signsgd, "signum": signum, "ef-signsgd": ef_signsgd, "lio
 
 
 def greatest(g):
-    """max |g_j|; infinite where g is not finite, as a NaN may be lost in a maximum over workers."""
+    """max |g_j|, but at most `CUT` root mean squares of g; infinite where g is not finite, as a NaN may be lost in a
+    maximum over workers."""
     most = float(max(g.max(), -g.min()))
-    return most if most < math.inf else math.inf
+    if not most < math.inf:
+        return math.inf
+    return min(most, CUT * math.sqrt(float(g.dot(g)) / g.size) or most)  # squares of tiny numbers are 0
 
 
 def warm_up_steps(beta):

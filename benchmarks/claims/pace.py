@@ -157,7 +157,7 @@ CLAIMS: Final = (
         control=lambda one: rate(one.run("ad_psgd", links=EQUAL_LINKS)),
         repetitions=3,
         long=True,
-        figure="bandwidth",
+        figure="heterogeneity",
     ),
     Claim(
         id="ad-psgd-shared-network",

@@ -23,6 +23,7 @@ class Objective:
     label_counts: np.ndarray | None = None  # shape (labels,): this worker's samples of each label
     L: float | None = None  # largest smoothness constant of what the objective is a mean of
     L_mean_square: float | None = None  # root mean square of these constants, or a bound on it
+    zeta2: float | None = None  # (1/n) sum |grad f_i - grad f|^2 of the n workers, at x_star
     mu: float | None = None  # strong convexity of the objective, or a bound on its curvature from below
     shapes: Sequence[tuple[int, ...]] | None = None  # of the parameters that x holds, one after the other in C order
     x_star: Any = None  # where the whole objective has its minimum

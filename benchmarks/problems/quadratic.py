@@ -4,8 +4,8 @@
 
 The eigenvalues of every A_i are log-spaced in [1/condition, 1] and permuted per worker. c_i = c + zeta u_i with c
 and u_i standard normal per coordinate: zeta is the spread of the workers' minima. The papers' zeta^2, which bounds
-(1/n) sum |grad f_i - grad f|^2, is the attribute `zeta2`: its value at the minimum of the mean, where grad f = 0. For
-all x there is no bound where curvatures differ.
+(1/n) sum |grad f_i - grad f|^2, is the attribute `zeta2`, which traces have among their `constants`: its value at the
+minimum of the mean, where grad f = 0. For all x there is no bound where curvatures differ.
 
 f_i is the mean over its samples of f_i(x) + z_j'x. z_j is normal noise, of standard deviation sigma per coordinate, and
 that of sample j + n_i/2 is -z_j, so that the noise of all n_i samples cancels and the full gradient has none; the last
@@ -49,9 +49,7 @@ class Spec:
 
 
 class Quadratic(Problem):
-    """Worker i's f_i. `L` and `mu` are those of every f_i, `x_star` and `f_star` belong to their mean."""
-
-    zeta2: float  # (1/n) sum |grad f_i(x_star)|^2, the papers' dissimilarity at x_star
+    """Worker i's f_i. `L` and `mu` are those of every f_i; `x_star`, `f_star` and `zeta2` belong to their mean."""
 
     def __init__(self, spec: Spec, setting: Setting, worker: int, n_samples: int) -> None:
         self.xp = setting.xp
@@ -134,4 +132,6 @@ def build(spec: Spec, setting: Setting) -> list[Quadratic]:
     for share in shares:
         share.x_star = x_star
         share.f_star, share.zeta2 = (known / setting.n).tolist()
+        if not spec.zeta:
+            share.zeta2 = 0.0  # all minima are one, which rounding misses
     return shares

@@ -39,6 +39,7 @@ def of_plan(
     plan: Plan, problem: Problem | Unshared, n_samples: Sequence[int], setting: Setting, derived: dict[str, Any]
 ) -> dict[str, Any]:
     """Those that no clock and no machine has a part in."""
+    constants = derived | ({} if problem.zeta2 is None else {"zeta2": problem.zeta2})
     resolved = dataclasses.asdict(plan.config) | dataclasses.asdict(plan.launch) | plan.texts
     resolved |= {"backend": setting.xp.__name__, "ranks": plan.layout.ranks, "out": str(plan.target)}
     resolved |= {"scratch": plan.launch.scratch and str(plan.launch.scratch)}
@@ -57,7 +58,7 @@ def of_plan(
         "n_samples": list(n_samples),
         "seed": plan.config.seed,
         **({"inputs": json.dumps(dict(plan.inputs))} if plan.inputs else {}),
-        **({"constants": json.dumps(derived)} if derived else {}),
+        **({"constants": json.dumps(constants)} if constants else {}),
         **({"parameters": json.dumps(problem.parameters)} if problem.parameters else {}),
     }
 

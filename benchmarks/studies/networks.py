@@ -11,6 +11,7 @@ from rich.table import Table
 
 from outpace.benchmarks import problems
 from outpace.benchmarks.problems import Setting
+from outpace.benchmarks.problems.image_folder import HELD_OUT, TRAIN
 from outpace.benchmarks.studies.launches import trace
 from outpace.benchmarks.trace.run import Run, exchanges_per_gradient
 
@@ -63,28 +64,31 @@ def fashion(folder: Path, seeds: int = 3, epochs: float = 8, workers: int = 8) -
 
 
 def step_times(
-    folder: Path, data: Path = Path("data/cifar10-jpeg"), steps: int = 100
+    folder: Path, data: Path = Path("data/cifar10-jpeg"), steps: int = 100, fewer: int = 2000
 ) -> dict[str, tuple[dict[str, float], float]]:
     """program -> (seconds per step, in all and by what they go to; the last loss over the first).
 
     ResNet-20 by 2 workers on images in folders (`data`, as they are for `data=folder:`), batch 16 of each. SVRG and
-    Katyusha X make so many inner steps of one epoch, and a gradient of all images, which is in their steps' time.
-    A gradient's time is divided by the CPU time that decoding and the network take in one process.
+    Katyusha X make so many inner steps of one epoch, and a gradient of all their images, which is in their steps' time:
+    they have `fewer` images, as many of each class. A gradient's time is divided by the CPU time that decoding and the
+    network take in one process.
     """
-    problem = f"torch:model=resnet20,data=folder:{data.resolve()},side=32,evaluated=256"
-    decoding, n_total = _decoding(problem)
-    flags = ["--problem", problem, "--dtype", "float32", "--evaluations", "1"]
+    problem = "torch:model=resnet20,data=folder:{},side=32,evaluated=256"
+    decoding, n_total = _decoding(problem.format(data.resolve()))
+    flags = ["--dtype", "float32", "--evaluations", "1"]
     shown = Table("program", "s per step", "decode", "network", "wait", "beside it", "rest", "loss")
     shown.title = f"ResNet-20, images of 32 x 32 in folders, 2 workers, batch {BATCH}, {steps} steps"
     found = {}
     for program, own in TIMED.items():
+        images, epochs = data, 2 * BATCH * steps / n_total
         if program in ("svrg", "katyusha_x"):
-            epochs = 1 + 2 * 2 * BATCH * steps / n_total
+            images = _some(data, fewer, folder / "images")
+            epochs = 1 + 2 * 2 * BATCH * steps / fewer
             own += ("--batch-size", str(2 * BATCH), "--epoch-length", f"fixed:m={steps}")
         else:
-            epochs = 2 * BATCH * steps / n_total
             own += ("--batch-size", str(BATCH))
-        run = trace(folder / f"{program}.h5", program, 2, *flags, *own, "--epochs", f"{epochs:.10g}")
+        own += ("--problem", problem.format(images.resolve()), "--epochs", f"{epochs:.10g}")
+        run = trace(folder / f"{program}.h5", program, 2, *flags, *own)
         spent = {what: float(seconds.mean()) / steps for what, seconds in run.time_by_rank().items()}
         parts = {
             "decode": decoding * spent["compute"],
@@ -102,6 +106,24 @@ def step_times(
     console.print(shown)
     console.print("beside it: exchanges of AD-PSGD's communication thread, while gradients are computed")
     return found
+
+
+def _some(data: Path, count: int, folder: Path) -> Path:
+    """`folder`, with links to so many of the training images, as many of each class, and to all that are held out."""
+    classes = sorted(path.name for path in (data / TRAIN).iterdir() if path.is_dir())
+    for name in classes:
+        (folder / TRAIN / name).mkdir(parents=True, exist_ok=True)
+        for image in sorted((data / TRAIN / name).iterdir())[: count // len(classes)]:
+            _link(folder / TRAIN / name / image.name, image)
+    for name in HELD_OUT:
+        if (data / name).is_dir():
+            _link(folder / name, data / name)
+    return folder
+
+
+def _link(link: Path, target: Path) -> None:
+    if not link.exists():
+        link.symlink_to(target.resolve())
 
 
 def _decoding(text: str, batches: int = 10) -> tuple[float, int]:

@@ -222,7 +222,7 @@ OPTIONAL_ATTRIBUTES: Final[dict[str, type]] = {
     "inputs": str,  # JSON: SHA-256 of every file that the run read, a user's own program among them
     "title": str,  # the program's name for people, or its variant's
     "links": str,  # the links between the ranks; none where it is missing
-    "constants": str,  # JSON: what the program took from the problem's constants
+    "constants": str,  # JSON: what the program took from the problem, and how far its workers' gradients differ
     "parameters": str,  # JSON: the shape of every parameter of a network, by its name, in the model's order
     "machine": str,  # TOML: the machine on which a simulated run was predicted
     "stated_error": str,  # JSON: by how much predictions for that machine have been wrong, by kind of setting

@@ -23,6 +23,7 @@ def claims(folder: Path, *words: str) -> str:
     line = [OUTPACE, "claims", *words, "--quick", "-o", str(folder)]
     done = subprocess.run(line, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
+    assert "no figure" not in done.stdout
     return done.stdout
 
 

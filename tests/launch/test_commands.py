@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray
+from harness import shares
 from jobs import LIMIT_S
 
 from outpace.benchmarks.machine import launcher
@@ -170,6 +171,7 @@ def test_show(folder: Path, tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "AD-PSGD" in done.stdout
     assert "D-PSGD" in done.stdout
+    assert done.stdout.count(f"zeta2 {shares(FLAGS[1], 2)[0].zeta2:.4g}") == 2
     broken = tmp_path / "broken.h5"
     shutil.copy(folder / "ad_psgd.h5", broken)
     with h5py.File(broken, "a") as file:

@@ -57,6 +57,7 @@ def test_trace_is_of_the_servers_model(start: Callable, program: str, servers: i
     assert run.attrs["n_workers"] == 3
     assert len(run.attrs["n_samples"]) == 3
     everyone = shares(problem, 3)
+    assert run.objects["constants"] == {"zeta2": pytest.approx(everyone[0].zeta2)}
     x = run.column("model", "x_mean")
     assert run.final_loss() == pytest.approx(sum(f.loss(x) for f in everyone) / 3, rel=1e-12)
     assert run.column("evaluations", "loss")[0] == pytest.approx(sum(f.loss(0 * x) for f in everyone) / 3, rel=1e-12)

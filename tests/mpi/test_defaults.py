@@ -28,7 +28,6 @@ from outpace.algorithms import (
     svrg,
 )
 
-VARIANTS = [variant for variant in sign_sgd.VARIANTS if variant != "sto-sign"]
 DEFAULTS: list[tuple[ModuleType, dict[str, Any]]] = [
     (allreduce_sgd, {}),
     (allreduce_sgd, {"rule": "momentum"}),
@@ -52,9 +51,7 @@ DEFAULTS: list[tuple[ModuleType, dict[str, Any]]] = [
     (m_sync_sgd, {"late": "apply"}),
     (ringmaster_asgd, {}),
     (ringmaster_asgd, {"variant": "ringleader"}),
-    *((sign_sgd, {"variant": v, "vote": w}) for v in VARIANTS for w in ("majority", "sum", "none")),
-    # With the default bound most of a vote is chance, and ten epochs are not enough.
-    *((sign_sgd, {"variant": "sto-sign", "bound": 0.05, "vote": w}) for w in ("majority", "sum", "none")),
+    *((sign_sgd, {"variant": v, "vote": w}) for v in sign_sgd.VARIANTS for w in ("majority", "sum", "none")),
     *((sign_sgd, {"ties": ties}) for ties in ("keep", "plus", "abstain")),
     (quantized_sgd, {}),
     (quantized_sgd, {"codec": "qsgd:norm=max"}),

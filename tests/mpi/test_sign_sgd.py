@@ -221,6 +221,19 @@ def test_stochastic_signs_follow_the_mean(comm: CheckedComm) -> None:
     assert x.mean() / steps == pytest.approx(0.0, abs=5 / np.sqrt(dim * steps))
 
 
+@pytest.mark.ranks(1, 3)
+def test_outliers_do_not_make_all_signs_chance(comm: CheckedComm) -> None:
+    """Ones, and 100 in one place of the last worker's, whose root mean square is then 1.87: b is 4 times that."""
+    dim, steps = 4001, 20
+    table = np.ones((steps, dim))
+    b = 4 * np.sqrt((100**2 + dim - 1) / dim)
+    if comm.rank == comm.size - 1:
+        table[:, 7] = 100.0
+    x = drive(comm, Scripted(table), steps, step_size=1.0, variant="sto-sign", vote="sum") / (comm.size * steps)
+    assert np.delete(x, 7).mean() == pytest.approx(-1 / b, abs=5 / np.sqrt(dim * steps))
+    assert x[7] == -1 or comm.size > 1
+
+
 def test_bytes_of_stochastic_signs(comm: CheckedComm) -> None:
     """The vote, and the common bound's 8 bytes; none of these where it is given."""
     dim, steps, n, rank = 67, 3, comm.size, comm.rank

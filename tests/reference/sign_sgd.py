@@ -74,7 +74,7 @@ def run(shares, cfg, steps):
             S = signs(cfg.beta1 * M + (1 - cfg.beta1) * G, zero)
             M = cfg.beta2 * M + (1 - cfg.beta2) * G
         elif cfg.variant == "sto-sign":
-            b = np.abs(G).max() if cfg.bound is None else cfg.bound
+            b = cfg.bound or max(min(np.abs(g).max(), 4 * np.sqrt(np.mean(g**2))) for g in G)
             U = np.stack([uniform(seed, k, dim) for seed in seeds])
             S = np.where(G / b > 2 * U - 1, 1.0, -1.0)
         else:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outpace.comm import schedules
-from outpace.comm.batches import Batches
+from outpace.comm.batches import AHEAD, Batches, Sampling
 from outpace.comm.errors import UserError
 from outpace.comm.schedules import step_sizes
 from outpace.comm.state import capture, restore
@@ -58,10 +58,30 @@ def test_a_cosine_needs_an_end() -> None:
 
 
 def test_replacement_is_one_draw_per_batch() -> None:
-    """The numbers that earlier versions drew, so that runs of before repeat."""
+    """The numbers that earlier versions drew, so that runs of before repeat: also where a batch begins with the last
+    ones that were drawn ahead, and is longer than what is drawn at once. From what is kept, the same batches follow."""
     batches, rng = Batches("replacement", 100, seed=3, rank=2), np.random.default_rng([BATCHES, 3, 2])
-    for size in (16, 1, 7):
+    for size in (16, 1, 7, AHEAD - 30, 11, 3 * AHEAD, AHEAD, 5):
         np.testing.assert_array_equal(batches.draw(size), rng.integers(100, size=size))
+    again = _restored("replacement", 100, 3, 2, batches)
+    for size in (16, AHEAD, 7):
+        np.testing.assert_array_equal(again.draw(size), rng.integers(100, size=size))
+
+
+def test_a_batch_stays_as_it_was_drawn() -> None:
+    batches = Batches("replacement", 100, seed=0, rank=0)
+    first = batches.draw(16)
+    before = first.copy()
+    batches.draw(2 * AHEAD)
+    np.testing.assert_array_equal(first, before)
+
+
+def _restored(sampling: Sampling, n_samples: int, seed: int, rank: int, batches: Batches) -> Batches:
+    """Others that go on where these stand."""
+    again = Batches(sampling, n_samples, seed, rank)
+    for name, thing in again.memory.items():
+        restore(thing, capture(batches.memory[name]))
+    return again
 
 
 @given(
@@ -76,10 +96,7 @@ def test_shuffled_passes(n_samples: int, sizes: list[int], seed: int) -> None:
     passes = drawn[:whole].reshape(-1, n_samples)
     assert (np.sort(passes, axis=1) == np.arange(n_samples)).all()
     assert len(set(drawn[whole:])) == len(drawn) - whole
-    kept = {name: capture(thing) for name, thing in batches.memory.items()}
-    again = Batches("shuffle", n_samples, seed, rank=1)
-    for name, thing in again.memory.items():
-        restore(thing, kept[name])
+    again = _restored("shuffle", n_samples, seed, 1, batches)
     for size in sizes:
         np.testing.assert_array_equal(again.draw(size), batches.draw(size))
 

@@ -94,6 +94,7 @@ def test_quadratic_closed_forms(n: int) -> None:
         assert p.f_star == pytest.approx(np.mean(np.einsum("ni,ni->n", x_star - c, pulls)) / 2)
         assert p.zeta2 == pytest.approx((pulls**2).sum() / n)
         assert (p.L, p.mu) == (1, 1 / 50)
+    assert {p.zeta2 for p in shares("quadratic:dim=6,condition=50", n)} == {0}
     if n > 1:
         assert (A[0] != A[1]).any()  # unequal curvatures: equal ones hide what heterogeneity does
 
