@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mpi4py import MPI
 
+from outpace.comm.nccl import ByNccl
+
 if TYPE_CHECKING:
     Communicator = Any
 else:
@@ -138,7 +140,7 @@ class CountingNeighbours(Communicator):
         return Requests([*arrivals, *(self.Isend(sendbuf, destination) for destination in self.destinations)])
 
 
-class MeteredComm(Counting, MPI.Intracomm):
+class MeteredComm(Counting, ByNccl):
     """An intracommunicator with a `meter`. `Dup` and the graph communicators made from it share that meter."""
 
     def __new__(cls, comm: MPI.Intracomm, meter: Meter | None = None) -> "MeteredComm":

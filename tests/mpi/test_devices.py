@@ -14,7 +14,8 @@ import device_on_cpu
 import harness
 import numpy as np
 import pytest
-from harness import CheckedComm, execute, share
+from device_on_cpu import hold_without_any_wait
+from harness import CheckedComm, execute, share, shared_model
 from mpi4py import MPI
 
 from outpace.algorithms import ad_psgd, allreduce_sgd, choco_sgd, d_psgd, gossip_local_sgd, local_sgd
@@ -90,32 +91,6 @@ def test_a_default_stream_per_thread_is_refused(
     with pytest.raises(UserError, match=f"rank {comm.size - 1} has CUPY_CUDA_PER_THREAD_DEFAULT_STREAM set"):
         arrays.load("cupy", comm)
     assert arrays.load("auto", comm) is np
-
-
-def hold_without_any_wait(
-    comm: CheckedComm, cupy: device_on_cpu.Cupy, scenario: Callable[[], bool], but: str = "nothing"
-) -> None:
-    """The scenario comes out right, and does not where any one of its waits and orders is left out, `but` those and
-    its own."""
-    device = cupy.device
-    assert comm.allreduce(scenario(), MPI.LAND)
-    assert not device.races
-    everywhere = set().union(*comm.allgather(device.sites))
-    own = {site for site in everywhere if site.startswith("test_") and site.count(" ") == 1}
-    sites = sorted(site for site in everywhere - own if but not in site)
-    assert sites
-    for site in sites:
-        device.dropped = {site}
-        right = scenario() and not device.races
-        device.dropped = set()
-        for queue in device.queues:
-            device.complete({queue: queue.launched})
-        device.races.clear()
-        assert not comm.allreduce(right, MPI.LAND), f"without {site} nothing is wrong"
-
-
-def shared_model(comm: CheckedComm, x: Any) -> gossip.SharedModel:
-    return gossip.SharedModel(comm, x, Trace(comm, Snapshots(0, len(x), np.dtype("f8"), per_step=True)))
 
 
 @pytest.mark.ranks(1)
