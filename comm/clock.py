@@ -66,16 +66,14 @@ def wait(
     requests: Sequence[MPI.Request],
     statuses: list[MPI.Status] | None = None,
     under_way: bool = False,
-    idle: bool = False,
 ) -> None:
     """Complete every request; in the long run by naps, so that ranks may share cores.
 
     Set `under_way` when the peer is known to be transferring. Without hardware progress, data moves only while it is
-    polled; so the thread polls for UNDER_WAY_SPIN_S, yielding its core, before it sleeps. Set `idle` when nobody needs
-    the result soon: the thread sleeps at once, and leaves its core to the gradient.
+    polled; so the thread polls for UNDER_WAY_SPIN_S, yielding its core, before it sleeps.
     """
     requests = list(requests)
-    _poll(lambda: MPI.Request.Testall(requests, statuses), UNDER_WAY_SPIN_S if under_way else _spin_s(idle), idle)
+    _poll(lambda: MPI.Request.Testall(requests, statuses), UNDER_WAY_SPIN_S if under_way else _spin_s())
 
 
 @by_communicator
@@ -85,28 +83,27 @@ def wait_some(comm: MPI.Intracomm, requests: list[MPI.Request], statuses: list[M
 
 
 @by_communicator
-def poll(comm: MPI.Intracomm, test: Callable[[], T | None], idle: bool = False) -> T:
+def poll(comm: MPI.Intracomm, test: Callable[[], T | None]) -> T:
     """The first result of `test` that is true, awaited in the manner of `wait`."""
-    return _poll(test, _spin_s(idle), idle)
+    return _poll(test, _spin_s())
 
 
-def _poll(test: Callable[[], T | None], spin_s: float, idle: bool = False) -> T:
+def _poll(test: Callable[[], T | None], spin_s: float) -> T:
     start, patient = time.monotonic(), patience()
-    shortest_s = SPIN_S if idle else SHORTEST_NAP_S
     while not (result := test()):
         waited = time.monotonic() - start
         if waited < spin_s:
             os.sched_yield()
         else:
-            nap_s = max(shortest_s, patient * NAP_SHARE * waited)
+            nap_s = max(SHORTEST_NAP_S, patient * NAP_SHARE * waited)
             time.sleep(min(nap_s, patient * LONGEST_NAP_S))
     return result
 
 
-def _spin_s(idle: bool = False) -> float:
+def _spin_s() -> float:
     """How long to look for what may come at any time. A gradient loop on a core of its own has nothing else to do, and
     takes the core from nobody; a communication thread takes it from the gradient."""
-    if idle or patience() > 1:  # others need the core, and every look at a message costs some of it
+    if patience() > 1:  # others need the core, and every look at a message costs some of it
         return 0.0
     alone = ranks_per_core() <= 1 and threading.current_thread() is threading.main_thread()
     return UNDER_WAY_SPIN_S if alone else SPIN_S
