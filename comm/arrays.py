@@ -197,12 +197,14 @@ def pinned(x: Any) -> np.ndarray:
 def copy(source: Any, target: Any) -> None:
     """Make `target` hold `source`, on whichever side each lives; what is on the host, or `source` itself where it is
     `target`, is complete for MPI on return."""
-    if isinstance(target, np.ndarray) and not isinstance(source, np.ndarray):
-        source.get(out=target)  # which waits
-        return
-    start_copy(source, target)
-    if source is target or isinstance(source, np.ndarray):  # from pinned memory an upload has only begun
+    if source is target:
         synchronise(target)
+    elif isinstance(target, np.ndarray) and not isinstance(source, np.ndarray):
+        source.get(out=target)  # which waits
+    else:
+        start_copy(source, target)
+        if isinstance(source, np.ndarray):  # from pinned memory an upload has only begun
+            synchronise(target)
 
 
 def start_copy(source: Any, target: Any) -> None:

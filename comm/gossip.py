@@ -13,8 +13,7 @@ from outpace.comm.bfloat16 import SAME, WireFormat
 from outpace.comm.clock import poll, wait
 from outpace.comm.threads import Channel, lock
 
-PIECE: Final = 2**18  # coordinates of a message
-DEVICE_PIECE: Final = 2**22  # the same on a device, where each costs a kernel and an event
+PIECE: Final = 2**22  # coordinates of a message, which costs several calls, and on a device kernels and an event
 NOTHING: Final = [None, MPI.BYTE]  # the buffer of a message that is its tag alone
 
 
@@ -94,13 +93,11 @@ class Exchange:
             s, r = (module(model.x).ones_like(model.x) for _ in range(2))
             s_words, r_words = form.like(s), form.like(r)
             synchronise(r)  # which MPI may write
-        on_device = module(r) is not np
-        size = DEVICE_PIECE if on_device else PIECE
-        self._by_nccl = on_device and carrier(comm) is not None
+        self._by_nccl = module(r) is not np and carrier(comm) is not None
         self._s, self._s_words, self._r, self._r_words, self.nbytes = s, s_words, r, r_words, int(s_words.nbytes)
-        self._r_pieces = _pieces(r, size)
-        self._leaving, self._come = _pieces(s_words, size), _pieces(r_words, size)
-        self._outgoing, self._incoming = _pieces(twin(s_words, comm), size), _pieces(twin(r_words, comm), size)
+        self._r_pieces = _pieces(r)
+        self._leaving, self._come = _pieces(s_words), _pieces(r_words)
+        self._outgoing, self._incoming = _pieces(twin(s_words, comm)), _pieces(twin(r_words, comm))
 
     def average_with(self, peer: int, hail: Sequence[MPI.Request]) -> None:
         """`hail` are the handshake requests."""
@@ -148,9 +145,9 @@ class Exchange:
         return departures
 
 
-def _pieces(x: Any, size: int) -> list[Any]:
-    """Views of x, of `size` coordinates each but for the last."""
-    return [x[start : start + size] for start in range(0, len(x), size)]
+def _pieces(x: Any) -> list[Any]:
+    """Views of x, of PIECE coordinates each but for the last."""
+    return [x[start : start + PIECE] for start in range(0, len(x), PIECE)]
 
 
 def exchange_weights(W: topology.Matrix, rank: int) -> list[float]:

@@ -58,7 +58,7 @@ def payload(buffer: Any) -> int:
     """Bytes of an MPI buffer argument: an array, `[array, type]`, `[array, count, type]` or None."""
     if buffer is None:
         return 0
-    if isinstance(buffer, list | tuple):
+    if type(buffer) in (list, tuple):
         array, *_, datatype = buffer
         if len(buffer) == 3:
             return int(buffer[1]) * int(datatype.Get_size())

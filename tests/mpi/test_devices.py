@@ -131,7 +131,7 @@ def test_an_exchange_waits_for_what_it_sends_and_takes_in(
 ) -> None:
     """Two exchanges with an update between, staged and by an MPI that reads device memory. What rank 0 takes in is
     there before it asks for it, so nothing waits by chance."""
-    monkeypatch.setattr(gossip, "DEVICE_PIECE", 3)
+    monkeypatch.setattr(gossip, "PIECE", 3)
     starts, updates = np.array([np.arange(7.0), np.arange(7.0) ** 2]), np.array([[1.0] * 7, [-4.0] * 7])
 
     def averaged(aware: bool) -> bool:
@@ -154,7 +154,7 @@ def test_an_exchange_waits_for_what_it_sends_and_takes_in(
 @pytest.mark.ranks(2)
 def test_what_an_exchange_costs(comm: CheckedComm, cupy: device_on_cpu.Cupy, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wait for each piece; a kernel each for what is sent and for the average, and a wait for all."""
-    monkeypatch.setattr(gossip, "DEVICE_PIECE", 3)
+    monkeypatch.setattr(gossip, "PIECE", 3)
     exchange = gossip.Exchange(comm, shared_model(comm, cupy.zeros(7)), 1, [0.5, 0.5])
     before = cupy.device.counted.copy()
     exchange.average_with(1 - comm.rank, [])
