@@ -205,11 +205,19 @@ def test_halves_by_nccl(comm: CheckedComm, cupy: device_on_cpu.Cupy, model: nccl
 
 
 @pytest.mark.ranks(2)
-def test_a_sum_under_way_does_not_wait_for_gradients(
+def test_a_sum_under_way_and_gradients_do_not_wait_for_each_other(
     comm: CheckedComm, cupy: device_on_cpu.Cupy, model: nccl_on_cpu.Nccl
 ) -> None:
+    """Rank 1 comes to the sum when rank 0 has computed on."""
     x = cupy.ones(5)
+    if comm.rank == 1:
+        comm.recv(source=0)
     request = comm.Iallreduce(MPI.IN_PLACE, x)
+    try:
+        assert (cupy.ones(3) * 7).get().tolist() == [7.0] * 3
+    finally:
+        if comm.rank == 0:
+            comm.send(None, 1)
     cupy.spend(40.0)
     begun = time.monotonic()
     request.Wait()
