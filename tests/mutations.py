@@ -102,6 +102,11 @@ def copied(folder: Path) -> Path:
     return copy
 
 
+def path_to(copy: Path) -> dict[str, str]:
+    """What has Python look into the copy; `python -m mpi4py FILE` puts the file's folder in the place of the first."""
+    return {"PYTHONPATH": os.pathsep.join(map(str, (copy / "docs", copy / "build" / "types")))}
+
+
 @dataclass(frozen=True)
 class Looked:
     passed: bool
@@ -113,7 +118,7 @@ def passes(copy: Path, command: tuple[str, ...], limit_s: float) -> Looked:
     """Whether the test passes in the copy, as it is now, within the limit."""
     program = [str(BIN / word) if word in ("mpiexec", "pytest") else word for word in command]
     options = ["-q", "-x", "-p", "no:cacheprovider", "-o", f"faulthandler_timeout={limit_s:.0f}"]
-    env = os.environ | {"PYTHONPATH": str(copy / "build" / "types"), "MPIEXEC_TIMEOUT": f"{2 * limit_s:.0f}"}
+    env = os.environ | path_to(copy) | {"MPIEXEC_TIMEOUT": f"{2 * limit_s:.0f}"}
     start = time.monotonic()
     done = subprocess.run([*program, *options], cwd=copy, env=env, capture_output=True, text=True, check=False)
     hung = any(words in done.stdout + done.stderr for words in TOO_LONG)
@@ -122,7 +127,7 @@ def passes(copy: Path, command: tuple[str, ...], limit_s: float) -> Looked:
 
 def holds(copy: Path, claim: str, _: float) -> Looked:
     """Whether the claim holds by the copy, as it is now."""
-    env, start = os.environ | {"PYTHONPATH": str(copy / "build" / "types")}, time.monotonic()
+    env, start = os.environ | path_to(copy), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         line = [str(BIN / "outpace"), "claims", claim, "--quick", "-o", folder]
         subprocess.run(line, cwd=copy, env=env, capture_output=True, check=True)
