@@ -63,7 +63,8 @@ def beyond(
     conditions: Sequence[str] = tuple(CONDITIONS),
 ) -> None:
     """Writes beyond.md, and the figure `steps-rate` of each condition. Some seconds of one core for each program and
-    condition, most of them for the largest number of workers; traces that are there already, of other parts, are in the table and the figures too."""
+    condition, most of them for the largest number of workers. Traces of other parts that are there already are in the
+    table and the figures, too."""
     for condition in conditions:
         for workers in n:
             for program in programs:
