@@ -52,6 +52,9 @@ class Found(NamedTuple):
     rate: float
     to_loss_s: float
 
+    def __str__(self) -> str:
+        return f"{self.rate:.4g}, {f'{self.to_loss_s:.3g} s' if np.isfinite(self.to_loss_s) else 'not reached'}"
+
 
 def beyond(
     folder: Path,
@@ -59,8 +62,9 @@ def beyond(
     n: Sequence[int] = (16, 64, 256, 1024),
     conditions: Sequence[str] = tuple(CONDITIONS),
 ) -> None:
-    """Writes beyond.md, and the figure `steps-rate` of each condition. Two hours of one core for all of it, half of
-    that for 1,024 workers; traces that are there already, of other parts, are in the table and the figures too."""
+    """Writes beyond.md, and the figure `steps-rate` of each condition. Some seconds of one core for each program and
+    condition, most of them for the largest number of workers. Traces of other parts that are there already are in the
+    table and the figures, too."""
     for condition in conditions:
         for workers in n:
             for program in programs:
@@ -83,7 +87,10 @@ def _run(folder: Path, condition: str, program: str, n: int) -> None:
     flags: dict[str, Any] = {"simulate": _machine(folder, wire_bytes), "wire-bytes": wire_bytes}
     flags |= {"compute-time": compute_s * batch / BATCH, "batch-size": batch, "evaluations": 10, "out": out}
     flags |= {"problem": f"quadratic:dim=1000,sigma=1,rows=25,samples={SAMPLES}"}
-    flags |= {"epochs": STEPS * n * BATCH / SAMPLES, "time-budget": SECONDS}
+    if config.asynchronous and not config.servers:  # its last ticket may be the slowest worker's, of a run this short
+        flags |= {"time-budget": STEPS * compute_s}
+    else:
+        flags |= {"epochs": STEPS * n * BATCH / SAMPLES, "time-budget": SECONDS}
     if config.topology:
         flags["topology"] = GRAPHS.get(program, "ring")
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
@@ -113,10 +120,7 @@ def _section(folder: Path, condition: str) -> str:
     lines = [f"\n## {condition.capitalize()}\n\nTo a loss of {loss:g}.\n"]
     lines += ["| program | " + " | ".join(f"n = {n}" for n in sizes) + " |", "|---" * (1 + len(sizes)) + "|"]
     for program in sorted({program for program, _ in found}):
-        cells = [
-            f"{found[program, n].rate:.4g}, {found[program, n].to_loss_s:.3g} s" if (program, n) in found else ""
-            for n in sizes
-        ]
+        cells = [str(found.get((program, n), "")) for n in sizes]
         lines.append(f"| {program} | {' | '.join(cells)} |")
     drawn = [run for run in runs if run.attrs["algorithm"] in DRAWN]
     kept = [run for run in drawn if sum(run.attrs["algorithm"] == each.attrs["algorithm"] for each in drawn) > 1]
@@ -126,8 +130,10 @@ def _section(folder: Path, condition: str) -> str:
 
 
 def _found(run: Run, loss: float) -> Found:
-    reached = run.time_to_loss(loss)
-    return Found(run.steps_per_s(), np.inf if reached is None else reached)
+    """The rate is that of the first nine tenths: the last gradients, of those who are slow, come alone."""
+    reached, t_s = run.time_to_loss(loss), np.sort(run.applied("t_s"))
+    most = max(1, 9 * len(t_s) // 10)
+    return Found(float(most / t_s[most - 1]), np.inf if reached is None else reached)
 
 
 HEAD: Final = f"""\
