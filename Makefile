@@ -66,7 +66,7 @@ flips: $(VENV)/developed  ## 500 random flips and cuts of parts, stores, checkpo
 torture: $(VENV)/developed  ## 300 random signals to random processes of whole jobs; about an hour
 	$(BIN)/python tests/torture.py 300
 
-claims: $(VENV)/installed  ## what papers claim, with verdicts; wants an idle machine and 25 minutes
+claims: $(VENV)/installed  ## what papers claim, with verdicts; wants an idle machine and half an hour
 	$(BIN)/outpace claims
 
 mutations: $(VENV)/developed  ## deliberate faults, one at a time: each must fail its test

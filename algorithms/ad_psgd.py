@@ -68,6 +68,7 @@ class Config(ProgramConfig):
     seed: Seed = 0  # of data order, batches, delays and rounding
     title = "AD-PSGD"
     asynchronous = True
+    by_nccl = True
     younger = MappingProxyType({"wire_dtype": "same"})
 
     def check(self, n):

@@ -37,6 +37,8 @@ class Config(ProgramConfig):
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
     seed: Seed = 0  # of data order, batches and delays
 
+    by_nccl = True
+
     @property
     def title(self):
         return "AllReduce-SGD" if self.rule == "sgd" else TITLES[self.rule]

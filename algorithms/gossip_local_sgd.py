@@ -60,6 +60,7 @@ class Config(ProgramConfig):
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
     wire_dtype: WireDtype = "same"  # of vectors in messages: as they are, or halves of float32, rounded at random
     seed: Seed = 0  # of data order, batches, delays, pairs and rounding
+    by_nccl = True
     younger = MappingProxyType({"wire_dtype": "same"})
 
     @property

@@ -64,6 +64,8 @@ class Config(ProgramConfig):
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
     seed: Seed = 0  # of data order, batches and delays
 
+    by_nccl = True
+
     @property
     def title(self):
         name = "DiLoCo" if self.outer == "nesterov" else "Local SGD"
@@ -95,7 +97,7 @@ def run(comm, problem, cfg, budget, trace):
     x = problem.x0()
     start, v = x.copy(), xp.zeros_like(x)  # x~, and its momentum
     g, d, own = xp.empty_like(x), xp.empty_like(x), xp.zeros_like(x)
-    total = Wired(x.shape, x.dtype, xp, comm, staged=cfg.overlap)  # sum_j D_j
+    total = Wired(x.shape, x.dtype, xp, comm, meanwhile=cfg.overlap)  # sum_j D_j
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     step_size, mu = cfg.derive(problem).values()
     gamma = step_sizes(cfg.schedule, step_size, cfg.steps_per_epoch(problem.n_total, n), budget.total)

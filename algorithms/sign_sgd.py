@@ -86,6 +86,7 @@ class Config(ProgramConfig):
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and momentum
     seed: Seed = 0  # of data order, batches, delays and ties
 
+    by_nccl = True
     younger = MappingProxyType({"beta1": 0.9, "beta2": 0.99, "bound": None})
 
     @property

@@ -2,7 +2,8 @@
 
 Every program makes its steps here four times: by the suite as it is; by hand in mpi4py with NumPy, and with loops of
 numba that look at each vector once; and its MPI calls alone. The gradient is a copy of a constant vector, the same for
-all. Two ranks: workers, or with a server a worker and its server.
+all, and of a batch that is drawn for it; what the suite does beside, its records and its look for what is not finite,
+is not done by hand. Two ranks: workers, or with a server a worker and its server.
 """
 
 import functools
@@ -26,6 +27,7 @@ from outpace.comm.sign import compiled
 from outpace.comm.topology import mixing_matrix
 
 GAMMA: Final = 0.25
+BATCH: Final = 16  # samples, as the programs' default
 PROGRAMS: Final[dict[str, dict[str, Any]]] = {
     "allreduce_sgd": {},
     "d_psgd": {},
@@ -53,6 +55,10 @@ class Constant(Problem):
 
 class ByNumPy:
     """The arithmetic of the loops by hand, as one writes it in NumPy."""
+
+    @staticmethod
+    def draw(rng: np.random.Generator) -> Array:
+        return rng.integers(Constant.n_samples, size=BATCH)
 
     copy = staticmethod(np.copyto)
 
@@ -94,10 +100,8 @@ class ByNumPy:
         x += r
 
 
-class Fused:
+class Fused(ByNumPy):
     """The same, each a loop that reads and writes every vector once."""
-
-    copy = staticmethod(np.copyto)
 
     @staticmethod
     @compiled
@@ -155,7 +159,7 @@ class ByHand:
 
     def __init__(self, comm: MeteredComm, gradient: Array, passes: Any) -> None:
         self.comm, self.peer, self.passes, self.gradient = MPI.Intracomm(comm), 1 - comm.rank, passes, gradient
-        self.lock, self.due = threading.Lock(), threading.Semaphore(0)
+        self.lock, self.due, self.rng = threading.Lock(), threading.Semaphore(0), np.random.default_rng(comm.rank)
         self.x, self.g, self.c, self.h, self.r = (np.full_like(gradient, 0) for _ in range(5))
         self.graph = self.comm.Create_dist_graph_adjacent([self.peer], [self.peer])
         self.own = float(mixing_matrix("ring:lazy=1", 2)[0, 0])
@@ -176,23 +180,27 @@ class ByHand:
         return ends, self.x
 
     def allreduce_sgd(self) -> None:
+        self.passes.draw(self.rng)
         self.passes.copy(self.g, self.gradient)
         self.comm.Allreduce(MPI.IN_PLACE, self.g)
         self.passes.descend(self.x, self.g, 2.0)
 
     def d_psgd(self) -> None:
+        self.passes.draw(self.rng)
         request = self.graph.Ineighbor_allgather(self.x, self.r)
         self.passes.copy(self.g, self.gradient)
         request.Wait()
         self.passes.mix(self.x, self.r, self.g, 0.5)
 
     def d2(self) -> None:
+        self.passes.draw(self.rng)
         self.passes.copy(self.g, self.gradient)
         self.passes.d2_message(self.x, self.g, self.c, self.h)
         self.graph.Ineighbor_allgather(self.h, self.r).Wait()
         self.passes.d2_mix(self.x, self.g, self.c, self.h, self.r, self.own)
 
     def ad_psgd(self) -> None:
+        self.passes.draw(self.rng)
         with self.lock:
             self.passes.copy(self.h, self.x)
         self.passes.copy(self.g, self.gradient)
@@ -213,6 +221,7 @@ class ByHand:
 
     def a_psgd(self) -> None:
         if self.comm.rank == 0:
+            self.passes.draw(self.rng)
             self.passes.copy(self.g, self.gradient)
             self.comm.Send(self.g, 1)
             self.comm.Recv(self.x, 1)

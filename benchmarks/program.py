@@ -24,7 +24,7 @@ from outpace.benchmarks.running.execution import execute
 from outpace.benchmarks.running.plan import Launch, Plan, make_plan, parse_flags
 from outpace.benchmarks.running.storage import Unwritten
 from outpace.benchmarks.running.watch import deaf, listen
-from outpace.comm import agreement, arrays, threads
+from outpace.comm import agreement, arrays, nccl, threads
 from outpace.comm.errors import LocalError, UserError
 from outpace.comm.meter import MeteredComm
 
@@ -99,6 +99,8 @@ def _claimed(comm: MeteredComm, run: RunFunction, plan: Plan, generation: int) -
         xp, shares, why = backend.chosen(
             comm, launch, config.batch_size, lambda xp: problems.build(launch.problem, setting(xp))
         )
+    if launch.fabric == "nccl":
+        nccl.connect(comm)
     if why and comm.rank == 0 and not why.endswith(arrays.NO_CUPY):  # without CuPy there was nothing to choose
         print(f"{plan.name}: computes on {xp.__name__}: {why}", file=sys.stderr, flush=True)
     if launch.geometry:
@@ -108,4 +110,7 @@ def _claimed(comm: MeteredComm, run: RunFunction, plan: Plan, generation: int) -
         views.append(Unshared(comm, shares))
     plan.layout.check(views[0].dim)
     derived = agreement.together(comm, lambda: config.derive(views[0]))
-    return execute(comm, run, plan, views[0], setting(xp), derived, generation, resumed, why)
+    code = execute(comm, run, plan, views[0], setting(xp), derived, generation, resumed, why)
+    if launch.fabric == "nccl":
+        nccl.disconnect(comm)
+    return code

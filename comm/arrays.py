@@ -36,6 +36,7 @@ NO_CUPY = "has no CuPy"
 PER_THREAD = "CUPY_CUDA_PER_THREAD_DEFAULT_STREAM"
 
 DeviceMessages = Literal["auto", "staged", "direct"]
+Fabric = Literal["mpi", "nccl"]
 
 
 def module(x: Any) -> ModuleType:
@@ -144,6 +145,22 @@ def _direct() -> int:
     return MPI.Comm.Create_keyval(copy_fn=lambda comm, key, direct: direct)
 
 
+def carry_device_arrays(comm: MPI.Intracomm, link: Any) -> None:
+    """Have messages of device arrays on `comm`, and on what is duplicated from it, carried by this `nccl.Link`; by MPI
+    where it is None."""
+    comm.Set_attr(_carrier(), link)
+
+
+def carrier(comm: MPI.Intracomm) -> Any:
+    """The `nccl.Link` that carries messages of device arrays on `comm`; None where MPI does."""
+    return comm.Get_attr(_carrier())
+
+
+@functools.cache
+def _carrier() -> int:
+    return MPI.Comm.Create_keyval(copy_fn=lambda comm, key, link: link)
+
+
 def cuda_aware(comm: MPI.Intracomm) -> bool:
     """Whether this MPI says that it reads device memory. In doubt it does not: guessing wrong is a crash."""
     info = comm.Get_info()
@@ -180,12 +197,14 @@ def pinned(x: Any) -> np.ndarray:
 def copy(source: Any, target: Any) -> None:
     """Make `target` hold `source`, on whichever side each lives; what is on the host, or `source` itself where it is
     `target`, is complete for MPI on return."""
-    if isinstance(target, np.ndarray) and not isinstance(source, np.ndarray):
-        source.get(out=target)  # which waits
-        return
-    start_copy(source, target)
-    if source is target or isinstance(source, np.ndarray):  # from pinned memory an upload has only begun
+    if source is target:
         synchronise(target)
+    elif isinstance(target, np.ndarray) and not isinstance(source, np.ndarray):
+        source.get(out=target)  # which waits
+    else:
+        start_copy(source, target)
+        if isinstance(source, np.ndarray):  # from pinned memory an upload has only begun
+            synchronise(target)
 
 
 def start_copy(source: Any, target: Any) -> None:
@@ -312,14 +331,15 @@ def to_host(x: Any) -> np.ndarray:
 class Wired:
     """An array of zeros where the kernels work, and what MPI sees of it.
 
-    For a non-blocking reduction it must be `staged`: Open MPI does none on device memory.
+    For a non-blocking reduction, `meanwhile`, it is staged: Open MPI does none on device memory. NCCL does.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], dtype: Any, xp: ModuleType, comm: MPI.Intracomm, staged: bool = False
+        self, shape: tuple[int, ...], dtype: Any, xp: ModuleType, comm: MPI.Intracomm, meanwhile: bool = False
     ) -> None:
         self.array = xp.zeros(shape, dtype=dtype)
-        self.wire = pinned(self.array) if staged and xp is not np else twin(self.array, comm)
+        staged = meanwhile and xp is not np and carrier(comm) is None
+        self.wire = pinned(self.array) if staged else twin(self.array, comm)
         self.nbytes = int(self.array.nbytes)
 
     def to_wire(self, row: int | None = None) -> Any:

@@ -6,6 +6,7 @@ what a second is. One that is not MPI's, as in `simulated`, has methods with the
 
 import functools
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 SPIN_S: Final = 2e-4  # yield the core this long before sleeping: what is about to arrive comes sooner than a nap ends
-UNDER_WAY_SPIN_S: Final = 2e-2  # the same where both sides are known to be transferring
+UNDER_WAY_SPIN_S: Final = 2e-2  # the same where both sides are known to be transferring, or nobody wants the core
 NAP_SHARE: Final = 0.1  # a nap is this share of the time waited so far, so it delays the end by no more than that
 LONGEST_NAP_S: Final = 1e-3
 SHORTEST_NAP_S: Final = NAP_SHARE * SPIN_S
@@ -49,6 +50,11 @@ def now(comm: MPI.Intracomm) -> float:
     return time.monotonic()
 
 
+def reader(comm: Any) -> Callable[[], float]:
+    """`now` on this communicator, for who reads it several times a step: it is not looked up at each reading."""
+    return time.monotonic if isinstance(comm, MPI.Intracomm) else comm.now
+
+
 @by_communicator
 def sleep(comm: MPI.Intracomm, seconds: float) -> None:
     time.sleep(min(seconds, LONGEST_S))
@@ -60,48 +66,63 @@ def wait(
     requests: Sequence[MPI.Request],
     statuses: list[MPI.Status] | None = None,
     under_way: bool = False,
+    idle: bool = False,
 ) -> None:
     """Complete every request; in the long run by naps, so that ranks may share cores.
 
     Set `under_way` when the peer is known to be transferring. Without hardware progress, data moves only while it is
-    polled; so the thread polls for UNDER_WAY_SPIN_S, yielding its core, before it sleeps.
+    polled; so the thread polls for UNDER_WAY_SPIN_S, yielding its core, before it sleeps. Set `idle` when nobody needs
+    the result soon: the thread sleeps at once, and leaves its core to the gradient.
     """
     requests = list(requests)
-    _poll(lambda: MPI.Request.Testall(requests, statuses), UNDER_WAY_SPIN_S if under_way else SPIN_S)
+    _poll(lambda: MPI.Request.Testall(requests, statuses), UNDER_WAY_SPIN_S if under_way else _spin_s(idle), idle)
 
 
 @by_communicator
 def wait_some(comm: MPI.Intracomm, requests: list[MPI.Request], statuses: list[MPI.Status]) -> list[int]:
     """Complete at least one of the requests, in the manner of `wait`: their indices, and as many statuses in front."""
-    return _poll(lambda: MPI.Request.Testsome(requests, statuses), SPIN_S) or []
+    return _poll(lambda: MPI.Request.Testsome(requests, statuses), _spin_s()) or []
 
 
 @by_communicator
-def poll(comm: MPI.Intracomm, test: Callable[[], T | None]) -> T:
+def poll(comm: MPI.Intracomm, test: Callable[[], T | None], idle: bool = False) -> T:
     """The first result of `test` that is true, awaited in the manner of `wait`."""
-    return _poll(test, SPIN_S)
+    return _poll(test, _spin_s(idle), idle)
 
 
-def _poll(test: Callable[[], T | None], spin_s: float) -> T:
+def _poll(test: Callable[[], T | None], spin_s: float, idle: bool = False) -> T:
     start, patient = time.monotonic(), patience()
-    if patient > 1 and spin_s < UNDER_WAY_SPIN_S:
-        spin_s = 0.0  # others need the core, and every look at a message costs some of it
+    shortest_s = SPIN_S if idle else SHORTEST_NAP_S
     while not (result := test()):
         waited = time.monotonic() - start
         if waited < spin_s:
             os.sched_yield()
         else:
-            nap_s = max(SHORTEST_NAP_S, patient * NAP_SHARE * waited)
+            nap_s = max(shortest_s, patient * NAP_SHARE * waited)
             time.sleep(min(nap_s, patient * LONGEST_NAP_S))
     return result
 
 
+def _spin_s(idle: bool = False) -> float:
+    """How long to look for what may come at any time. A gradient loop on a core of its own has nothing else to do, and
+    takes the core from nobody; a communication thread takes it from the gradient."""
+    if idle or patience() > 1:  # others need the core, and every look at a message costs some of it
+        return 0.0
+    alone = ranks_per_core() <= 1 and threading.current_thread() is threading.main_thread()
+    return UNDER_WAY_SPIN_S if alone else SPIN_S
+
+
 @functools.cache
-def patience() -> float:
-    """How many times CROWD ranks of this node share a core, by its launcher, from 1 to MOST_PATIENCE. Naps are so much
-    longer: threads that looked for messages all the time would leave no core to who has them to send."""
+def ranks_per_core() -> float:
+    """Of this node and of the cores that this rank may use, by its launcher; as if it were alone, where none says."""
     ranks = next((int(os.environ[name]) for name in LOCAL_RANKS if os.environ.get(name, "").isdigit()), 1)
-    return min(MOST_PATIENCE, max(1.0, ranks / len(os.sched_getaffinity(0)) / CROWD))
+    return ranks / len(os.sched_getaffinity(0))
+
+
+def patience() -> float:
+    """How many times CROWD ranks share a core, from 1 to MOST_PATIENCE. Naps are so much longer: threads that looked
+    for messages all the time would leave no core to who has them to send."""
+    return min(MOST_PATIENCE, max(1.0, ranks_per_core() / CROWD))
 
 
 @dataclass(frozen=True)

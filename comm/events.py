@@ -84,7 +84,8 @@ class Engine:
             seconds += owes
         if seconds > 0:
             self.env.timeout(seconds).callbacks.append(context.switch)
-            self.pause("the end of a sleep")
+            context.waits_for = "the end of a sleep"
+            self.loop.switch()
 
     def work(self, seconds: float) -> None:
         """So much of the processor, which this context owes until it next sends or sleeps: work and what is waited for
@@ -118,7 +119,7 @@ class Lock:
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._held = engine, False
-        self._waiting: deque[simpy.Event] = deque()
+        self._waiting: list[simpy.Event] = []
 
     def __enter__(self) -> None:
         if self._held:
@@ -129,7 +130,7 @@ class Lock:
 
     def __exit__(self, *_: object) -> None:
         if self._waiting:
-            self._waiting.popleft().succeed()  # and it stays held
+            self._waiting.pop(0).succeed()  # and it stays held
         else:
             self._held = False
 
@@ -140,11 +141,11 @@ class Channel:
     def __init__(self, engine: Engine, told: Callable[[], None]) -> None:
         self._engine, self._told = engine, told
         self._things: deque[Any] = deque()
-        self._waiting: deque[simpy.Event] = deque()
+        self._waiting: list[simpy.Event] = []
 
     def put(self, thing: Any) -> None:
         if self._waiting:
-            self._waiting.popleft().succeed(thing)
+            self._waiting.pop(0).succeed(thing)
         else:
             self._things.append(thing)
             self._told()

@@ -8,13 +8,12 @@ import numpy as np
 from mpi4py import MPI
 
 from outpace.comm import topology, vectors
-from outpace.comm.arrays import Turns, mark, module, own_stream, start_copy, synchronise, twin
+from outpace.comm.arrays import Turns, carrier, mark, module, own_stream, start_copy, synchronise, twin
 from outpace.comm.bfloat16 import SAME, WireFormat
 from outpace.comm.clock import poll, wait
 from outpace.comm.threads import Channel, lock
 
-PIECE: Final = 2**18  # coordinates of a message
-DEVICE_PIECE: Final = 2**22  # the same on a device, where each costs a kernel and an event
+PIECE: Final = 2**22  # coordinates of a message, which costs several calls, and on a device kernels and an event
 NOTHING: Final = [None, MPI.BYTE]  # the buffer of a message that is its tag alone
 
 
@@ -76,7 +75,8 @@ class Exchange:
     half an averaging. `nbytes` is what a side sends. Where the form of messages is shorter than that of models, s is
     what was sent, so that the sum of both models stays all the same.
 
-    On a device all this happens in a stream of its own: a gradient that is being computed there is not waited for.
+    On a device all this happens in a stream of its own: a gradient that is being computed there is not waited for. NCCL
+    carries a model in one message.
     """
 
     def __init__(
@@ -93,29 +93,44 @@ class Exchange:
             s, r = (module(model.x).ones_like(model.x) for _ in range(2))
             s_words, r_words = form.like(s), form.like(r)
             synchronise(r)  # which MPI may write
-        size = PIECE if module(r) is np else DEVICE_PIECE
-        self._s, self._s_words, self._r, self.nbytes = s, s_words, r, int(s_words.nbytes)
-        self._r_pieces = _pieces(r, size)
-        self._leaving, self._come = _pieces(s_words, size), _pieces(r_words, size)
-        self._outgoing, self._incoming = _pieces(twin(s_words, comm), size), _pieces(twin(r_words, comm), size)
+        self._by_nccl = module(r) is not np and carrier(comm) is not None
+        self._s, self._s_words, self._r, self._r_words, self.nbytes = s, s_words, r, r_words, int(s_words.nbytes)
+        self._r_pieces = _pieces(r)
+        self._leaving, self._come = _pieces(s_words), _pieces(r_words)
+        self._outgoing, self._incoming = _pieces(twin(s_words, comm)), _pieces(twin(r_words, comm))
 
     def average_with(self, peer: int, hail: Sequence[MPI.Request]) -> None:
-        """`hail` are the handshake requests. Models are posted before they complete, which spares a round trip;
-        afterwards both sides poll and do not sleep."""
+        """`hail` are the handshake requests."""
         with self._stream:
-            arrivals = [self.comm.Irecv(piece, peer, self.tag) for piece in self._incoming]
-            self.model.weigh(self._weights[peer], self._s)
-            self._form.narrow(self._s, self._s_words)
-            departures = self._depart(peer)
-            self._form.widen(self._s_words, self._s)  # s is what was sent
-            wait(self.comm, hail)
-            for arrival, piece, words, r in zip(arrivals, self._incoming, self._come, self._r_pieces, strict=True):
-                wait(self.comm, [arrival], under_way=True)
-                start_copy(piece, words)
-                self._form.widen(words, r)
-            wait(self.comm, departures, under_way=True)
+            (self._send_whole if self._by_nccl else self._send_pieces)(peer, hail)
             self.model.average(self._r, self._s)
             synchronise(self._r)  # MPI may write what has been uploaded
+
+    def _send_pieces(self, peer: int, hail: Sequence[MPI.Request]) -> None:
+        """Models are posted before the handshake completes, which spares a round trip; then both sides poll and do not
+        sleep."""
+        arrivals = [self.comm.Irecv(piece, peer, self.tag) for piece in self._incoming]
+        self._weigh(peer)
+        departures = self._depart(peer)
+        self._form.widen(self._s_words, self._s)  # s is what was sent
+        wait(self.comm, hail)
+        for arrival, piece, words, r in zip(arrivals, self._incoming, self._come, self._r_pieces, strict=True):
+            wait(self.comm, [arrival], under_way=True)
+            start_copy(piece, words)
+            self._form.widen(words, r)
+        wait(self.comm, departures, under_way=True)
+
+    def _send_whole(self, peer: int, hail: Sequence[MPI.Request]) -> None:
+        """By NCCL, when the peer is here: what waits for it would wait on the device, see `nccl`."""
+        self._weigh(peer)
+        self._form.widen(self._s_words, self._s)
+        wait(self.comm, hail)
+        self.comm.Sendrecv(self._s_words, peer, self.tag, self._r_words, peer, self.tag)
+        self._form.widen(self._r_words, self._r)
+
+    def _weigh(self, peer: int) -> None:
+        self.model.weigh(self._weights[peer], self._s)
+        self._form.narrow(self._s, self._s_words)
 
     def _depart(self, peer: int) -> list[MPI.Request]:
         """Send s, each piece as soon as it can be read."""
@@ -130,9 +145,9 @@ class Exchange:
         return departures
 
 
-def _pieces(x: Any, size: int) -> list[Any]:
-    """Views of x, of `size` coordinates each but for the last."""
-    return [x[start : start + size] for start in range(0, len(x), size)]
+def _pieces(x: Any) -> list[Any]:
+    """Views of x, of PIECE coordinates each but for the last."""
+    return [x[start : start + PIECE] for start in range(0, len(x), PIECE)]
 
 
 def exchange_weights(W: topology.Matrix, rank: int) -> list[float]:

@@ -124,6 +124,9 @@ class Request:
         self.active = True  # until its end has been seen
         self._waiting: list[greenlet] = []
 
+    def __str__(self) -> str:
+        return self._what
+
     def complete(self) -> None:
         """In the loop, or where nobody waits yet."""
         self.over = True
@@ -135,7 +138,7 @@ class Request:
         """Wait until it is over."""
         if not self.over:
             self._waiting.append(getcurrent())
-            self._engine.pause(self._what)
+            self._engine.pause(self)
 
     def finish(self, status: MPI.Status | None = None) -> None:
         """See that it is over. Raises MPI.Exception for a message that was longer than its buffer."""
@@ -146,7 +149,8 @@ class Request:
             status.Set_elements(MPI.BYTE, self.nbytes)
         if self.active:
             self.active = False
-            self._engine.work(self.cpu_s)
+            if self.cpu_s:
+                self._engine.work(self.cpu_s)
 
     def Wait(self, status: MPI.Status | None = None) -> bool:
         with self._place:
@@ -176,10 +180,14 @@ class Receive(Request):
         tag: int,
         cpu_s_of: Callable[[int], float],
     ) -> None:
+        super().__init__(engine, place, "a message")
+        self.buffer, self.wants, self._cpu_s_of = buffer, (source, tag), cpu_s_of
+
+    def __str__(self) -> str:
+        source, tag = self.wants
         sender = "any rank" if source == MPI.ANY_SOURCE else f"rank {source}"
         tagged = "" if tag == MPI.ANY_TAG else f" with tag {tag}"
-        super().__init__(engine, place, f"a message of {sender}{tagged}")
-        self.buffer, self.wants, self._cpu_s_of = buffer, (source, tag), cpu_s_of
+        return f"{self._what} of {sender}{tagged}"
 
     def accept(self, message: "Message") -> None:
         self.source, self.tag, self.nbytes = message.source, message.tag, len(message.data)

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mpi4py import MPI
 
+from outpace.comm.nccl import ByNccl
+
 if TYPE_CHECKING:
     Communicator = Any
 else:
@@ -56,7 +58,7 @@ def payload(buffer: Any) -> int:
     """Bytes of an MPI buffer argument: an array, `[array, type]`, `[array, count, type]` or None."""
     if buffer is None:
         return 0
-    if isinstance(buffer, list | tuple):
+    if type(buffer) in (list, tuple):
         array, *_, datatype = buffer
         if len(buffer) == 3:
             return int(buffer[1]) * int(datatype.Get_size())
@@ -138,7 +140,7 @@ class CountingNeighbours(Communicator):
         return Requests([*arrivals, *(self.Isend(sendbuf, destination) for destination in self.destinations)])
 
 
-class MeteredComm(Counting, MPI.Intracomm):
+class MeteredComm(Counting, ByNccl):
     """An intracommunicator with a `meter`. `Dup` and the graph communicators made from it share that meter."""
 
     def __new__(cls, comm: MPI.Intracomm, meter: Meter | None = None) -> "MeteredComm":

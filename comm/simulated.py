@@ -336,7 +336,11 @@ class Simulated:
         self._engine.sleep(seconds + self._network.oversleep_s)
 
     def wait(
-        self, requests: Sequence[Request], statuses: list[MPI.Status] | None = None, under_way: bool = False
+        self,
+        requests: Sequence[Request],
+        statuses: list[MPI.Status] | None = None,
+        under_way: bool = False,
+        idle: bool = False,
     ) -> None:
         requests, start = list(requests), self._env.now
         with self.place:
@@ -353,7 +357,7 @@ class Simulated:
             requests[number].finish(status)
         return done
 
-    def poll(self, test: Callable[[], T | None]) -> T:
+    def poll(self, test: Callable[[], T | None], idle: bool = False) -> T:
         start = self._env.now
         with self.place:
             while not (result := test()):

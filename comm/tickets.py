@@ -91,7 +91,7 @@ class Shared(Budget):
             sending = comm.Isend(ask, self.desk, ASK)
             if not ask[1]:
                 break
-            clock.wait(comm, [sending, comm.Irecv(answer, self.desk, ANSWER)])
+            clock.wait(comm, [sending, comm.Irecv(answer, self.desk, ANSWER)], idle=True)
             self._way_s = max(clock.now(comm) - asked_s, 0.9 * self._way_s)
             self._answers.put((int(answer[0]), int(answer[1])))
         clock.wait(comm, [sending])
@@ -110,7 +110,7 @@ class Shared(Budget):
         # Nobody has a start: the first ones are answered when all have asked, the desk's own loop last.
         asks = sorted((clock.poll(comm, asked) for _ in range(present)), key=lambda ask: ask[0] == comm.rank)
         while present:
-            worker, (reason, wanted, *rest) = asks.pop(0) if asks else clock.poll(comm, asked)
+            worker, (reason, wanted, *rest) = asks.pop(0) if asks else clock.poll(comm, asked, idle=True)
             self.stop(Stop(reason))
             found = self._answer(wanted, *rest)
             if not wanted:

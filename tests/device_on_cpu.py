@@ -28,6 +28,7 @@ from typing import Any
 import cuda_on_cpu
 import numpy as np
 import pytest
+from mpi4py import MPI
 
 from outpace.comm import arrays, cuda, vectors
 
@@ -85,9 +86,10 @@ class Device:
         writes: Sequence[np.ndarray] = (),
         seconds: float = 0.0,
         kernel: str = "",
+        queue: Queue | None = None,
     ) -> None:
-        """Put an operation into the queue of this thread's stream."""
-        queue = self.current.queue
+        """Put an operation into a queue, as a rule that of this thread's stream."""
+        queue = queue or self.current.queue
         with self.lock:
             queue.launched += 1
             queue.busy_until = max(queue.busy_until, time.monotonic()) + seconds
@@ -229,6 +231,10 @@ class DeviceArray(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         return _call(self.device, ufunc.__name__, getattr(ufunc, method), inputs, kwargs)
+
+    @property
+    def data(self) -> SimpleNamespace:
+        return SimpleNamespace(ptr=self.host.ctypes.data)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -395,6 +401,7 @@ class Cupy(ModuleType):
             Device=Gpu,
             Stream=lambda **options: Stream(device, **options),
             Event=lambda **options: Event(device, **options),
+            nccl=SimpleNamespace(available=False),  # but see `nccl_on_cpu`
             runtime=SimpleNamespace(
                 getDeviceCount=lambda: gpus,
                 getDeviceProperties=lambda number: {"name": b"a CPU that plays one", "uuid": bytes([number + 1])},
@@ -425,6 +432,7 @@ def install(patch: pytest.MonkeyPatch, folder: Path, gpus: int = 1) -> Cupy:
 
     cupyx.empty_like_pinned = empty_like_pinned  # type: ignore[attr-defined]
     patch.setitem(sys.modules, "cupy", cupy)
+    patch.setitem(sys.modules, "cupy.cuda", cupy.cuda)
     patch.setitem(sys.modules, "cupyx", cupyx)
     compiled = cuda_on_cpu.modules(folder)
 
@@ -457,3 +465,25 @@ def install(patch: pytest.MonkeyPatch, folder: Path, gpus: int = 1) -> Cupy:
     patch.setattr(cuda, "THREADS", 32)
     patch.setattr(cuda, "BLOCKS", 2)  # so that threads have to stride
     return cupy
+
+
+def hold_without_any_wait(
+    comm: MPI.Intracomm, cupy: Cupy, scenario: Callable[[], bool], but: str = "nothing", of: str = ""
+) -> None:
+    """The scenario comes out right, and does not where any one of its waits and orders is left out, `but` those and
+    its own; only those `of` a file where one is named."""
+    device = cupy.device
+    assert comm.allreduce(scenario(), MPI.LAND)
+    assert not device.races
+    everywhere = set().union(*comm.allgather(device.sites))
+    own = {site for site in everywhere if site.startswith("test_") and site.count(" ") == 1}
+    sites = sorted(site for site in everywhere - own if but not in site and site.startswith(of))
+    assert sites
+    for site in sites:
+        device.dropped = {site}
+        right = scenario() and not device.races
+        device.dropped = set()
+        for queue in device.queues:
+            device.complete({queue: queue.launched})
+        device.races.clear()
+        assert not comm.allreduce(right, MPI.LAND), f"without {site} nothing is wrong"

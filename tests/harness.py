@@ -8,8 +8,22 @@ from mpi4py import MPI
 
 from outpace.benchmarks.conformance import trial
 from outpace.benchmarks.conformance.trial import CheckedComm, Outcome, RandomStart, execute, shares
+from outpace.benchmarks.trace.recorder import Trace
+from outpace.benchmarks.trace.snapshots import Snapshots
+from outpace.comm.gossip import SharedModel
 
-__all__ = ["CheckedComm", "Outcome", "RandomStart", "Recorded", "Rounds", "backend", "execute", "share", "shares"]
+__all__ = [
+    "CheckedComm",
+    "Outcome",
+    "RandomStart",
+    "Recorded",
+    "Rounds",
+    "backend",
+    "execute",
+    "share",
+    "shared_model",
+    "shares",
+]
 
 backend: Any = np  # the array module of `share`
 
@@ -19,6 +33,10 @@ def share(
 ) -> Any:
     """This rank's share, or what a server knows of the problem; collective."""
     return trial.share(comm, text, dtype, split, seed, servers, backend)
+
+
+def shared_model(comm: CheckedComm, x: Any) -> SharedModel:
+    return SharedModel(comm, x, Trace(comm, Snapshots(0, len(x), np.dtype("f8"), per_step=True)))
 
 
 class Recorded:

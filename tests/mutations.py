@@ -3,8 +3,9 @@
 `make mutations` copies the checkout into a temporary folder and puts the faults of `mutations.toml` into the copy, one
 at a time; each one's test runs there, before that without the fault. A fault that its test lets pass has survived,
 which is an error, but for those whose `equivalent` says why no test can see them. `--write` writes docs/mutations.md,
-`--only WORD` tries the faults with this word in their title or file. `--claims` tries those with a `claim`, the id of
-one in the ledger that holds without the fault and must not hold with it, by `outpace claims` in place of the test.
+`--only WORD...` tries the faults with one of these words in their title or file. `--claims` tries those with a `claim`,
+the id of one in the ledger that holds without the fault and must not hold with it, by `outpace claims` in place of the
+test.
 """
 
 import argparse
@@ -150,7 +151,7 @@ def verdict(copy: Path, mutation: Mutation, look: Callable[[], Looked]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", metavar="WORD", default="")
+    parser.add_argument("--only", metavar="WORD", nargs="+", default=[""])
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--claims", action="store_true")
     options = parser.parse_args()
@@ -163,7 +164,8 @@ def main() -> None:
         look = holds if options.claims else passes
         sound = functools.cache(functools.partial(look, copy))
         for mutation in table():
-            if options.only in mutation.fault + mutation.file and (mutation.claim or not options.claims):
+            asked_for = any(word in mutation.fault + mutation.file for word in options.only)
+            if asked_for and (mutation.claim or not options.claims):
                 start, asked = time.monotonic(), mutation.claim if options.claims else tuple(mutation.command())
                 before = sound(asked, SLOWER * HANGS_S)
                 again = functools.partial(look, copy, asked, max(HANGS_S, SLOWER * before.seconds))

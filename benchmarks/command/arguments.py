@@ -208,7 +208,7 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("ids", nargs="*", metavar="ID", help="default all")
     one.add_argument("--list", action="store_true", help="print the claims and their thresholds only")
-    one.add_argument("--quick", action="store_true", help="less of everything, with wider intervals: four minutes")
+    one.add_argument("--quick", action="store_true", help="less of everything, with wider intervals: three minutes")
     one.add_argument(
         "--workers", type=_positive, metavar="N", help="so many, where an experiment leaves their number open"
     )

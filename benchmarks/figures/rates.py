@@ -104,7 +104,7 @@ def steps_rate(runs: Sequence[Run], figure: "Figure") -> str:
         label = label_of(members[0], runs) + how_ended(members)
         place = side_by_side(k, len(curves))  # stragglers change no bytes: curves would coincide
         draw_points(rate, _by_workers(members, Run.steps_per_s, place), None, label=label, **look)
-        draw_points(traffic, _by_workers(members, lambda run: run.busiest_nbytes() / 1e6, place), None, **look)
+        draw_points(traffic, _by_workers(members, _busiest_mb, place), None, **look)
     counts = sorted({run.attrs["n_workers"] for run in runs})
     log_ticks(traffic, counts)
     log_axis(rate)
@@ -191,6 +191,13 @@ def _over_analysed(run: Run) -> float:
         raise UserError(f"step-sizes: {run.path}: no smoothness is known; allowed: runs of svrg and katyusha_x with L")
     analysed = min(1, (run.config["batch_size"] / constants["m"]) ** 0.5) / (2 * constants["L"])
     return float(f"{constants['step_size'] / analysed:.3g}")
+
+
+def _busiest_mb(run: Run) -> float:
+    """Of the busiest rank; with --wire-bytes as of a model of so many, which the caption speaks of."""
+    wire = run.config.get("wire_bytes")
+    scale = wire / (run.attrs["dim"] * np.dtype(run.config["dtype"]).itemsize) if wire else 1.0
+    return float(scale * run.busiest_nbytes() / 1e6)
 
 
 def _slow_downs(runs: Sequence[Run]) -> tuple[dict[Path, float], int]:

@@ -71,7 +71,9 @@ class Quadratic(Problem):
         half = n_samples // 2
         self._stored: Any = None  # z_j / sigma for j < n_i/2, shape (n_i/2, dim)
         if spec.sigma and half * spec.dim <= STORED:
-            self._stored = self.xp.asarray(np.array([self._draw(j).copy() for j in range(half)]).reshape(half, -1))
+            self._stored = self.xp.asarray(
+                np.array([self._draw(j).copy() for j in range(half)]).reshape(half, spec.dim)
+            )
 
     def x0(self) -> Any:
         return self.xp.zeros(self.dim, dtype=self.dtype)
@@ -87,13 +89,12 @@ class Quadratic(Problem):
             return
         half = self.n_samples // 2
         paired = batch[batch < 2 * half]
-        numbers, places = np.unique(paired % half, return_inverse=True)
-        counts = np.bincount(places, np.where(paired < half, 1, -1))
-        weights = counts * (self._sigma / len(batch))
+        weights = (self._sigma / len(batch)) * np.where(paired < half, 1.0, -1.0)
         if self._stored is not None:
-            out += self.xp.asarray(weights.astype(self.dtype)) @ self._stored[numbers]
+            out += self.xp.asarray(weights.astype(self.dtype)) @ self._stored[paired % half]
             return
-        for j, weight in zip(numbers, weights, strict=True):
+        numbers, places = np.unique(paired % half, return_inverse=True)
+        for j, weight in zip(numbers, np.bincount(places, weights), strict=True):
             if weight:
                 noise = self._draw(j)
                 noise *= weight

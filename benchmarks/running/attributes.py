@@ -31,7 +31,7 @@ def beforehand(
         **_certificate(comm, plan, problem),
         "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **provenance.describe(comm, gpu=setting.xp is not np),
-        **({"gpus": gpus, "device_messages": arrays.device_messages(comm)} if gpus else {}),
+        **(_of_gpus(comm, plan, gpus) if gpus else {}),
     }
 
 
@@ -61,6 +61,10 @@ def of_plan(
         **({"constants": json.dumps(constants)} if constants else {}),
         **({"parameters": json.dumps(problem.parameters)} if problem.parameters else {}),
     }
+
+
+def _of_gpus(comm: MeteredComm, plan: Plan, gpus: Sequence[str]) -> dict[str, Any]:
+    return {"gpus": gpus, "device_messages": arrays.device_messages(comm), "fabric": plan.launch.fabric}
 
 
 def _timings(comm: MeteredComm, plan: Plan, gpus: Sequence[str]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from outpace.comm import clock
 from outpace.comm.arrays import Later, Stretch, synchronise
 
 CALIBRATION_CALLS = 7
-LOOKED_AT = 1 << 16  # coordinates of a gradient that are looked at for what is not finite; in a longer one these, ...
-ROUNDS = 16  # ... or more, and each time the next ones, so that all are looked at in so many gradients
+LOOKED_AT = 1 << 14  # coordinates of a gradient that are looked at for what is not finite; in a longer one these, ...
+ROUNDS = 64  # ... or more, and each time the next ones, so that all are looked at in so many gradients
 
 
 class PacedProblem:
@@ -39,7 +39,7 @@ class PacedProblem:
     ) -> None:
         self.problem = problem
         self.base_s = compute_time or median_gradient_s(problem, batch_size, comm)
-        self._comm, self._trace, self._delays = comm, trace, delays
+        self._comm, self._trace, self._now, self._delays = comm, trace, trace.now, delays
         self._compute_time, self._batch_size, self._diverged = compute_time, batch_size, diverged
         self._on_device = problem.xp is not np
         self.calls = 0
@@ -51,18 +51,15 @@ class PacedProblem:
 
     def gradient(self, x: Any, batch: np.ndarray | None, out: Any) -> None:
         # What is still to be done of an update on a device is no part of the gradient.
-        start = Stretch(x, self._now) if self._on_device else clock.now(self._comm)
+        start = Stretch(x, self._now) if self._on_device else self._now()
         self.problem.calls = self.calls
         self.problem.gradient(x, batch, out)
         self._computed(start, batch, out)
 
     def product(self, c: Any, v: Any, batch: np.ndarray | None, out: Any) -> None:
-        start = Stretch(v, self._now) if self._on_device else clock.now(self._comm)
+        start = Stretch(v, self._now) if self._on_device else self._now()
         self.problem.product(c, v, batch, out)  # type: ignore[attr-defined]
         self._computed(start, batch, out)
-
-    def _now(self) -> float:
-        return clock.now(self._comm)
 
     def _computed(self, start: Any, batch: np.ndarray | None, out: Any) -> None:
         """Stretch and record a result `out` over the batch, the end of the work that was begun at `start`."""
@@ -86,11 +83,11 @@ class PacedProblem:
 
     def _sleep_until(self, then: float) -> float:
         """The time now, which is `then` or later."""
-        now = clock.now(self._comm)
+        now = self._now()
         if now >= then:
             return now
         clock.sleep(self._comm, then - now)
-        return clock.now(self._comm)
+        return self._now()
 
     def _part(self, g: Any) -> Any:
         """What is looked at of a long gradient this time: a pass over all of it would cost more than its update.

@@ -24,7 +24,7 @@ from outpace.benchmarks.running.file_hashes import own_file
 from outpace.benchmarks.running.stragglers import STRAGGLERS
 from outpace.benchmarks.trace.snapshots import SLOT_S
 from outpace.comm import spec, topology
-from outpace.comm.arrays import DeviceMessages
+from outpace.comm.arrays import DeviceMessages, Fabric
 from outpace.comm.errors import UserError
 from outpace.comm.layout import Layout
 from outpace.comm.spec import Amount, PositiveInt, Range
@@ -52,6 +52,7 @@ class Launch:
     wire_bytes: Amount | None = None  # with --simulate: messages take as long as if the model had so many bytes
     backend: Literal["auto", "numpy", "cupy"] = "auto"  # auto is the faster one, where every rank has a GPU
     device_messages: DeviceMessages = "auto"  # of arrays on a GPU: through host memory, or direct; auto as the MPI says
+    fabric: Fabric = "mpi"  # what carries messages of arrays on a GPU: MPI, or NCCL, with a GPU for each rank
     epochs: Amount | None = None  # passes over the data by all workers; 10 without a time budget
     time_budget: Amount | None = None  # seconds; whichever of the two ends first
     compute_time: Annotated[float, Range(least=0, most=1e6)] = 0.0  # seconds a batch takes at least, by sleeping
@@ -157,6 +158,8 @@ def make_plan(
     if launch.wire_bytes and not launch.simulate:
         raise UserError("--wire-bytes is of --simulate; messages of a real run are as long as they are")
     problems.check(launch.problem, launch.split, layout.workers)
+    if launch.fabric == "nccl":
+        _check_nccl(name, config, launch, linked=texts["links"] != "none")
     hops = 1
     if config.topology is not None:
         texts["topology"] = topology.canonical(config.topology)
@@ -167,7 +170,8 @@ def make_plan(
     asked = dataclasses.asdict(config) | dataclasses.asdict(launch) | texts | {"program": name, "n": ranks}
     for output in ("ranks", "out", "scratch", "overwrite", "anew", "checkpoint_every"):
         del asked[output]
-    since = {"links": "none", "simulate": None, "wire_bytes": None, "device_messages": "auto", **config.younger}
+    since = {"links": "none", "simulate": None, "wire_bytes": None, "device_messages": "auto", "fabric": "mpi"}
+    since |= config.younger
     for flag, value in since.items():
         if asked[flag] == value:  # ids are older than the flag: sweeps and checkpoints from before it go on
             del asked[flag]
@@ -176,6 +180,20 @@ def make_plan(
     config_id = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
     target = launch.out or Path(f"{name}-{config_id}.h5")
     return Plan(name, config, launch, layout, texts, period, hops, config.asynchronous, inputs, config_id, target)
+
+
+def _check_nccl(name: str, config: ProgramConfig, launch: Launch, linked: bool) -> None:
+    """Raise UserError where messages are not between GPUs, or not such as NCCL carries."""
+    if launch.simulate:
+        raise UserError("--fabric nccl: --simulate has no GPUs; allowed: mpi")
+    if not config.by_nccl:
+        raise UserError(f"--fabric nccl does not carry what {name} sends; allowed: mpi")
+    if launch.backend != "cupy":
+        raise UserError(f"--fabric nccl carries arrays on GPUs, and --backend is {launch.backend}; it must be cupy")
+    if launch.device_messages == "staged":
+        raise UserError("--fabric nccl reads device memory, and --device-messages is staged; allowed: auto, direct")
+    if linked:
+        raise UserError("--fabric nccl: its messages would go past the --links; allowed: mpi")
 
 
 @functools.cache  # a sweep asks for each of its thousands of points

@@ -1,12 +1,16 @@
 """One run in simulated time, from its flags to its trace."""
 
 import dataclasses
+import gc
+import io
 import json
 import shlex
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +26,7 @@ from outpace.benchmarks.running.file_hashes import own_file
 from outpace.benchmarks.running.finish import Course, finish
 from outpace.benchmarks.running.plan import Launch, Plan, make_plan
 from outpace.benchmarks.running.report import STATUS, tell
+from outpace.benchmarks.simulating.spilled import Spilled
 from outpace.benchmarks.trace import snapshots
 from outpace.benchmarks.trace.archive import Parts
 from outpace.benchmarks.trace.parts import TRAFFIC, Segment
@@ -90,6 +95,14 @@ def _compute_time(plan: Plan, machine: Machine) -> float:
     )
 
 
+def _unnamed(folder: Path) -> io.FileIO:
+    """A file in the folder that is gone when it is closed, or this process ends. Raises UserError."""
+    try:
+        return tempfile.TemporaryFile(buffering=0, dir=folder)
+    except OSError as error:
+        raise UserError(f"--out: {folder}: {error.strerror}") from None
+
+
 class Simulation:
     """A run of n workers, all in this process."""
 
@@ -111,7 +124,7 @@ class Simulation:
         wanted = snapshots.wanted(launch.evaluations, plan.length(self.shares[0].n_total))
         self.capacity = min(wanted, snapshots.anywhere(len(self.held)) // (self.dim * dtype.itemsize))
         ranks = plan.layout.ranks
-        vectors = dtype.itemsize * self.dim * (VECTORS * ranks + self.capacity * plan.layout.models)
+        vectors = dtype.itemsize * self.dim * VECTORS * ranks
         memory.require(vectors + ranks * (OF_RANK + OF_PAIR * ranks), f"--simulate with {ranks} ranks")
         self.wire_scale = launch.wire_bytes / (dtype.itemsize * self.dim) if launch.wire_bytes else 1.0
 
@@ -120,14 +133,21 @@ class Simulation:
         plan, launch, config = self.plan, self.plan.launch, self.plan.config
         limits = link_limits.on(self.machine, launch.links, plan.layout.ranks, config.seed)
         network = partial(Network, machine=self.machine, n=plan.layout.ranks, links=limits, seed=config.seed)
-        ended = World(plan.layout.ranks, network).run(self._rank)
-        reason = Stop(max(each.assembly.budget.reason for each in ended))
+        with _unnamed(plan.target.parent) as file:
+            return self._evaluated(World(plan.layout.ranks, network).run(self._rank, file))
+
+    def _evaluated(self, ended: list[Ended]) -> int:
+        plan, launch, config = self.plan, self.plan.launch, self.plan.config
+        course, reason = self._course(ended), Stop(max(each.assembly.budget.reason for each in ended))
+        diverged = [each.assembly.diverged_step for each in ended]
+        parts = Parts([[each.part] for each in ended], {})
+        ended.clear()
+        gc.collect()  # the ranks, which hold one another: the trace will take their place
         measure = None
         if launch.geometry:
             measure = partial(geometry.measure, MPI.COMM_SELF, plan.n, self.shares, config.batch_size, config.seed)
-        parts = Parts([[each.part] for each in ended], {})
         written = finish(
-            self._course(ended),
+            course,
             plan.target,
             {"status": STATUS[reason]},
             prox.parse(config.prox),
@@ -136,14 +156,16 @@ class Simulation:
             parts=parts,
         )
         step_size = self.derived.get("step_size", config.step_size)
-        return tell(plan, written, step_size, reason, [each.assembly.diverged_step for each in ended])
+        return tell(plan, written, step_size, reason, diverged)
 
-    def _rank(self, comm: Any) -> Ended:
+    def _rank(self, comm: Any, file: io.FileIO) -> Ended:
         """The whole of one rank."""
         plan, rank = self.plan, comm.rank
         held = self.held.get(rank)
         size, dtype = (held.stop - held.start if held else 0), np.dtype(plan.config.dtype)
-        store = Snapshots(self.capacity if held else 0, size, dtype, per_step=not plan.shared)
+        capacity = self.capacity if held else 0
+        rows = Spilled(file, rank * capacity * self.dim * dtype.itemsize, size, dtype)
+        store = Snapshots(capacity, size, dtype, per_step=not plan.shared, models=rows)
         problem = self.shares[rank] if rank < plan.n else Unshared(MPI.COMM_SELF, self.shares)
         assembly = Assembly(comm, plan, problem, store, plan.steps(problem.n_total))
         assembly.comm = comm.scaled(self.wire_scale)  # tickets and agreements stay as short as they are

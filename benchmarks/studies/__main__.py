@@ -27,7 +27,8 @@
     python -m outpace.benchmarks.studies validation      all programs, simulated and real, behind links and without
     python -m outpace.benchmarks.studies beyond          all programs, simulated, on 16 to 1,024 workers
 
-A trace that is there already is not made again, so a study that was cut short goes on.
+A trace that is there already is not made again, so a study that was cut short goes on. `validation` and `beyond` can
+also be made in parts, by --programs, --n, --networks and --conditions; their tables have all parts so far.
 """
 
 import argparse
@@ -35,10 +36,10 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from outpace.benchmarks.studies import networks, slow_networks, variance_reduction
-from outpace.benchmarks.studies.beyond import beyond
+from outpace.benchmarks.studies.beyond import CONDITIONS, beyond
 from outpace.benchmarks.studies.bits import bits
 from outpace.benchmarks.studies.bounds import bounds
 from outpace.benchmarks.studies.busiest_rank import busiest_rank
@@ -50,8 +51,9 @@ from outpace.benchmarks.studies.signum import signum
 from outpace.benchmarks.studies.slow_data import slow_data
 from outpace.benchmarks.studies.slow_worker import slow_worker
 from outpace.benchmarks.studies.unequal_data import unequal_data, unequal_images
-from outpace.benchmarks.studies.validation import validation
+from outpace.benchmarks.studies.validation import NETWORKS, validation
 from outpace.benchmarks.studies.vote_errors import vote_errors
+from outpace.benchmarks.sweeps.programs import programs
 from outpace.comm.errors import UserError
 
 STUDIES: Final[dict[str, Callable[..., object]]] = {
@@ -82,19 +84,23 @@ STUDIES: Final[dict[str, Callable[..., object]]] = {
     "validation": validation,
     "beyond": beyond,
 }
+PARTS: Final = {"programs": programs(), "networks": list(NETWORKS), "conditions": list(CONDITIONS)}
 
 
-def _launches(number: int | None, study: Callable[..., object]) -> dict[str, int]:
-    if number is None:
-        return {}
-    if "launches" not in inspect.signature(study).parameters:
-        raise UserError("--launches: the number of its launches is fixed")
-    if number < 1:
-        raise UserError(f"--launches is {number}; it must be at least 1")
-    return {"launches": number}
+def given_of(options: argparse.Namespace, study: Callable[..., object]) -> dict[str, Any]:
+    """What a study is given of the options. Raises UserError for one that it does not have, and for no number."""
+    parameters = inspect.signature(study).parameters
+    given = {name: value for name, value in vars(options).items() if name not in ("study", "out") and value is not None}
+    for name, value in given.items():
+        if name not in parameters or (isinstance(value, list) and "programs" not in parameters):
+            raise UserError(f"--{name}: this study has no choice of it")
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int | float) and not number > 0:
+                raise UserError(f"--{name} is {number}; it must be above 0")
+    return given
 
 
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog="outpace.benchmarks.studies"
     )
@@ -103,11 +109,20 @@ def main() -> int:
     parser.add_argument(
         "--launches", type=int, help="of each kind; of slow-link, shared-links, server-link, slow-data and opponents"
     )
-    options = parser.parse_args()
+    parser.add_argument(
+        "--seconds", type=float, help="of each run; of validation, shared-links, slow-worker and slow-data"
+    )
+    parser.add_argument("--n", type=int, nargs="+", metavar="WORKERS", help="of validation and beyond")
+    for name, choices in PARTS.items():
+        parser.add_argument(f"--{name}", nargs="+", choices=choices, metavar=name[:-1].upper(), help=", ".join(choices))
+    return parser
+
+
+def main() -> int:
+    options = parser().parse_args()
     study = STUDIES[options.study]
     try:
-        given = _launches(options.launches, study)
-        study(options.out or RUNS / options.study, **given)
+        study(options.out or RUNS / options.study, **given_of(options, study))
     except UserError as error:
         print(f"{options.study}: {error}", file=sys.stderr)
         return 2

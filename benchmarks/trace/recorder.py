@@ -70,13 +70,13 @@ class Phase:
         )
 
     def __enter__(self) -> None:
-        self._start = clock.now(self._trace.comm)
+        self._start = self._trace.now()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
     ) -> None:
         trace = self._trace
-        end = clock.now(trace.comm)
+        end = trace.now()
         trace._events.append(_EVENT.pack(self._kind, self._start, end, trace.steps, self._peer, self._nbytes))
         if not self._background:
             trace._wait_s += end - self._start
@@ -91,6 +91,7 @@ class Trace:
 
     def __init__(self, comm: MPI.Intracomm, snapshots: "Snapshots") -> None:
         self.comm = comm
+        self.now = clock.reader(comm)  # on this rank's clock
         self.steps = 0  # gradients computed here, or applied here by a server
         self.started_s = self.last_s = np.nan  # start of the timed part and end of the last step, on this rank's clock
         self._snapshots = snapshots
@@ -106,9 +107,6 @@ class Trace:
     def start(self, now: float, elapsed: float = 0.0) -> None:
         """The timed part began at `now` on this rank's clock; of it, so many seconds lie before a checkpoint."""
         self.started_s, self.last_s = now, now + elapsed
-
-    def now(self) -> float:
-        return clock.now(self.comm)
 
     def phase(self, kind: str, peer: int = -1, nbytes: int = 0, background: bool = False) -> Phase:
         """Context manager: an event of `kind` (schema.KIND). The gradient loop's phases add up to its `wait_s`;
@@ -134,7 +132,7 @@ class Trace:
 
         Asynchronous programs say when the model was read, and how many other writes it has seen since.
         """
-        self.last_s = clock.now(self.comm)
+        self.last_s = self.now()
         times = self.last_s, read_s, self._compute_s, self._injected_s, self._wait_s
         self._rows.append(_STEP.pack(self.steps, *times, local_writes, self._samples))
         self.steps += 1
@@ -143,18 +141,18 @@ class Trace:
 
     def applied(self, worker: int, staleness: int) -> None:
         """A server has applied a gradient of `worker`, and `staleness` others since that worker pulled its model."""
-        self.last_s = clock.now(self.comm)
+        self.last_s = self.now()
         self._applied.append(_APPLIED.pack(worker, self.last_s, staleness))
         self.steps += 1
 
     def dropped(self, worker: int, staleness: int) -> None:
         """A server has dropped a gradient of `worker`, after `staleness` others since that worker pulled its model."""
-        self._dropped.append(_APPLIED.pack(worker, clock.now(self.comm), staleness))
+        self._dropped.append(_APPLIED.pack(worker, self.now(), staleness))
 
     def snapshot(self, x: Any) -> None:
         """Keep the model if one is due; see the class for when to call it."""
         snapshots = self._snapshots
-        position = self.steps if snapshots.per_step else (clock.now(self.comm) - self.started_s) / SLOT_S
+        position = self.steps if snapshots.per_step else (self.now() - self.started_s) / SLOT_S
         if snapshots.due <= position:
             snapshots.keep(x, position)
 

@@ -39,7 +39,8 @@ class Run:
             raise UserError(f"{self.path}: damaged: its attributes do not fit their checksum")
         self.config = self.objects["config"]
         self._read: dict[tuple[str, str], NDArray[Any]] = {}
-        self.group = 0, ""  # place and text of what tells it from other runs of its program, where a figure asks
+        # Place and text of what tells it from other runs of its program; a figure may ask for something else.
+        self.group = (1, "NCCL") if self.attrs.get("fabric") == "nccl" else (0, "")
 
     def has(self, group: str, name: str) -> bool:
         return name in self._columns.get(group, ())

@@ -8,11 +8,11 @@ import zlib
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
-from outpace.comm.arrays import copy
+from outpace.comm.arrays import to_host
 from outpace.comm.errors import UserError
 from outpace.comm.offload import Offload
 
@@ -28,6 +28,13 @@ BUFFERS: Final = 2  # for copies that are still to be written
 STAMP: Final = np.dtype([("tag", "<i8"), ("checksum", "<i8")])  # of a copy; zeros where there is none
 
 
+class Models(Protocol):
+    """Rows of coordinates, as an array has them."""
+
+    def __setitem__(self, row: int, model: np.ndarray, /) -> None: ...
+    def __getitem__(self, row: int, /) -> np.ndarray: ...
+
+
 class Snapshots:
     """Up to `capacity` copies of the model, kept at multiples of a stride that doubles when the store is full.
 
@@ -37,8 +44,9 @@ class Snapshots:
 
     With a `path` the store is a mapped file (the stride, stamps, models), in which every copy that has its stamp
     outlives the process. It is written behind the run, by a thread: to touch a page of it for the first time takes ten
-    times as long as to copy what it holds. With `due` and `stride` as they stood at a checkpoint, the store that is
-    there is taken over, without what came after. Raises OSError, and UserError where the store is another one's.
+    times as long as to copy what it holds. Without one the copies are in memory, or in the rows of `models`. With `due`
+    and `stride` as they stood at a checkpoint, the store that is there is taken over, without what came after. Raises
+    OSError, and UserError where the store is another one's.
     """
 
     def __init__(
@@ -50,6 +58,7 @@ class Snapshots:
         path: Path | None = None,
         due: int = 1,
         stride: int = 1,
+        models: Models | None = None,
     ) -> None:
         self.per_step = per_step
         self.path = path if capacity else None
@@ -61,17 +70,18 @@ class Snapshots:
         self._stamps: np.ndarray | None = None
         self._behind: Behind | None = None
         if self.path is None:
-            self._models = np.empty((capacity, dim), dtype=dtype)
+            self._models: Models = np.empty((capacity, dim), dtype=dtype) if models is None else models
             return
         if not self.path.exists():
             _allocate(self.path, nbytes(capacity, dim, dtype))
-        self._reached, self._stamps, self._models = _mapped(self.path, capacity, dim, dtype, "r+")
+        self._reached, self._stamps, mapped = _mapped(self.path, capacity, dim, dtype, "r+")
+        self._models = mapped
         self._stamps[(self._stamps["tag"] >= due) | (self._stamps["tag"] % stride != 0)] = 0
         self._load()
         kept = max(stride, int(self._reached[0]))  # after the checkpoint the run may have come to a larger one
         self.missing = int(np.setdiff1d(np.arange(kept, due, kept), self._tags).size)
         self._reached[0] = stride
-        self._behind = Behind(self._stamps, self._models)
+        self._behind = Behind(self._stamps, mapped)
 
     @classmethod
     def read(cls, path: Path, capacity: int, dim: int, dtype: np.dtype[Any]) -> "Snapshots":
@@ -124,7 +134,7 @@ class Snapshots:
         if self._behind:
             self._behind.keep(row, self.due, x)
         else:
-            copy(x, self._models[row])
+            self._models[row] = to_host(x)
         self._tags[row] = self.due  # last, so that a torn copy has no tag
 
     def seal(self) -> None:
@@ -148,7 +158,7 @@ class Snapshots:
         """The copy with this tag, float64, shape (dim,)."""
         self.seal()
         (row,) = np.flatnonzero(self._tags == tag)
-        return np.asarray(self._models[row], dtype=np.float64)
+        return np.asarray(self._models[int(row)], dtype=np.float64)
 
 
 class Behind:

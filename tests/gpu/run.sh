@@ -40,6 +40,18 @@ part 120 ad_psgd outpace run ad_psgd -n 2 --backend cupy --problem quadratic:dim
     --time-budget 10 --out "$OUT/ad_psgd.h5"
 part 60 exchanges python tests/gpu/timings.py "$OUT/ad_psgd.h5"
 
+# By NCCL, which must be installed beside CuPy, where there are two GPUs; refused to two ranks that see one.
+if [ "$(nvidia-smi -L | wc -l)" -ge 2 ]; then
+    part 120 nccl-average outpace run allreduce_sgd -n 2 --backend cupy --fabric nccl --epochs 1 --out "$OUT/average.h5"
+    part 120 nccl-ad_psgd outpace run ad_psgd -n 2 --backend cupy --fabric nccl --problem quadratic:dim=25600000 \
+        --compute-time 0.1 --time-budget 10 --out "$OUT/nccl-ad_psgd.h5"
+    part 60 nccl-exchanges python tests/gpu/timings.py "$OUT/nccl-ad_psgd.h5"
+fi
+# shellcheck disable=SC2016 # the inner shell's
+refused='said="$("$@" 2>&1)"; [ $? -eq 2 ] && grep "share a GPU" <<< "$said"'
+CUDA_VISIBLE_DEVICES=0 part 60 nccl-refused bash -c "$refused" bash \
+    outpace run allreduce_sgd -n 2 --backend cupy --fabric nccl --epochs 1 --out "$OUT/refused.h5"
+
 # The first step with nothing compiled, and with all of it: the same, as kernels are compiled before the clock starts.
 CUPY_CACHE_DIR="$(mktemp -d)"
 export CUPY_CACHE_DIR

@@ -50,8 +50,9 @@ from outpace.algorithms import (
 from outpace.benchmarks.conformance import contracts
 from outpace.benchmarks.conformance.row import Row, configurations, ring_allreduce
 from outpace.benchmarks.conformance.verdict import NotApplicable
-from outpace.comm import arrays, sign, topology
+from outpace.comm import arrays, nccl, sign, topology
 from outpace.comm.agreement import on_root
+from outpace.comm.errors import UserError
 
 STEPS_DOWN = "step:at=0.1+0.2,factor=0.7,warm-up=0.05"  # within contracts.STEPS, for any number of workers
 # Graphs without one symmetric matrix.
@@ -334,23 +335,36 @@ ROWS = [
 ]
 
 
-@pytest.fixture(autouse=True, params=["numpy", "emulated", pytest.param("cupy", marks=pytest.mark.gpu)])
+ON_GPUS = [pytest.param(name, marks=pytest.mark.gpu) for name in ("cupy", "nccl")]
+
+
+@pytest.fixture(autouse=True, params=["numpy", "emulated", *ON_GPUS])
 def backend(request: pytest.FixtureRequest, folder: Path) -> Iterator[None]:
-    """The table on NumPy, on a GPU where there is one, and in part on a device that the CPU plays."""
+    """The table on NumPy, on a GPU where there is one, and in part by NCCL and on a device that the CPU plays."""
+    row, world = request.node.callspec.params["row"], MPI.COMM_WORLD
+    test = "test_equals_its_matrix_form" if row.reference is not None else "test_learns_and_counts"
+    if request.param in ("emulated", "nccl") and (request.node.originalname != test or world.size != 2):
+        pytest.skip("2 ranks, one test of each program: the emulated device is slow, and NCCL's start")
     with pytest.MonkeyPatch.context() as patch:
-        if request.param == "cupy":
+        if request.param in ("cupy", "nccl"):
             if reason := arrays.no_device():
                 pytest.skip(f"this process {reason}")
-            patch.setattr(harness, "backend", arrays.load("cupy", MPI.COMM_WORLD))
+            patch.setattr(harness, "backend", arrays.load("cupy", world))
         elif request.param == "emulated":
-            row = request.node.callspec.params["row"]
-            test = "test_equals_its_matrix_form" if row.reference is not None else "test_learns_and_counts"
-            if request.node.originalname != test or MPI.COMM_WORLD.size != 2:
-                pytest.skip("the emulated device is slow: 2 ranks, one test of each program")
             if cuda_on_cpu.COMPILER is None:
                 pytest.skip("no C++ compiler to run the CUDA files on the CPU")
             patch.setattr(harness, "backend", device_on_cpu.install(patch, folder))
+        if request.param != "nccl":
+            yield
+            return
+        if not row.program.Config.by_nccl:
+            pytest.skip("NCCL does not carry what it sends")
+        try:
+            nccl.connect(world)
+        except UserError as reason:
+            pytest.skip(str(reason))
         yield
+        nccl.disconnect(world)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ import device_on_cpu
 import harness
 import numpy as np
 import pytest
-from harness import CheckedComm, execute, share
+from device_on_cpu import hold_without_any_wait
+from harness import CheckedComm, execute, share, shared_model
 from mpi4py import MPI
 
 from outpace.algorithms import ad_psgd, allreduce_sgd, choco_sgd, d_psgd, gossip_local_sgd, local_sgd
@@ -92,32 +93,6 @@ def test_a_default_stream_per_thread_is_refused(
     assert arrays.load("auto", comm) is np
 
 
-def hold_without_any_wait(
-    comm: CheckedComm, cupy: device_on_cpu.Cupy, scenario: Callable[[], bool], but: str = "nothing"
-) -> None:
-    """The scenario comes out right, and does not where any one of its waits and orders is left out, `but` those and
-    its own."""
-    device = cupy.device
-    assert comm.allreduce(scenario(), MPI.LAND)
-    assert not device.races
-    everywhere = set().union(*comm.allgather(device.sites))
-    own = {site for site in everywhere if site.startswith("test_") and site.count(" ") == 1}
-    sites = sorted(site for site in everywhere - own if but not in site)
-    assert sites
-    for site in sites:
-        device.dropped = {site}
-        right = scenario() and not device.races
-        device.dropped = set()
-        for queue in device.queues:
-            device.complete({queue: queue.launched})
-        device.races.clear()
-        assert not comm.allreduce(right, MPI.LAND), f"without {site} nothing is wrong"
-
-
-def shared_model(comm: CheckedComm, x: Any) -> gossip.SharedModel:
-    return gossip.SharedModel(comm, x, Trace(comm, Snapshots(0, len(x), np.dtype("f8"), per_step=True)))
-
-
 @pytest.mark.ranks(1)
 def test_passes_over_a_shared_model_take_turns(comm: CheckedComm, cupy: device_on_cpu.Cupy) -> None:
     """Two streams, each pass launched before any other is over, every kind after every kind of the other stream that
@@ -156,7 +131,7 @@ def test_an_exchange_waits_for_what_it_sends_and_takes_in(
 ) -> None:
     """Two exchanges with an update between, staged and by an MPI that reads device memory. What rank 0 takes in is
     there before it asks for it, so nothing waits by chance."""
-    monkeypatch.setattr(gossip, "DEVICE_PIECE", 3)
+    monkeypatch.setattr(gossip, "PIECE", 3)
     starts, updates = np.array([np.arange(7.0), np.arange(7.0) ** 2]), np.array([[1.0] * 7, [-4.0] * 7])
 
     def averaged(aware: bool) -> bool:
@@ -179,7 +154,7 @@ def test_an_exchange_waits_for_what_it_sends_and_takes_in(
 @pytest.mark.ranks(2)
 def test_what_an_exchange_costs(comm: CheckedComm, cupy: device_on_cpu.Cupy, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wait for each piece; a kernel each for what is sent and for the average, and a wait for all."""
-    monkeypatch.setattr(gossip, "DEVICE_PIECE", 3)
+    monkeypatch.setattr(gossip, "PIECE", 3)
     exchange = gossip.Exchange(comm, shared_model(comm, cupy.zeros(7)), 1, [0.5, 0.5])
     before = cupy.device.counted.copy()
     exchange.average_with(1 - comm.rank, [])

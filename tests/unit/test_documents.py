@@ -21,7 +21,7 @@ from outpace.benchmarks.machine import links
 from outpace.benchmarks.problems import splits
 from outpace.benchmarks.running import stragglers
 from outpace.benchmarks.running.plan import make_plan, parse_flags
-from outpace.benchmarks.studies.__main__ import STUDIES
+from outpace.benchmarks.studies.__main__ import STUDIES, given_of, parser
 from outpace.benchmarks.sweeps.description import load
 from outpace.benchmarks.sweeps.programs import config_of, name_of, programs
 from outpace.benchmarks.trace import schema
@@ -168,9 +168,8 @@ def test_launches_are_real(document: str) -> None:
         rest = words[words.index(module) + 1 :]
         assert importlib.util.find_spec(module), f"{document}: {shlex.join(words)}"
         if module == "outpace.benchmarks.studies":
-            study, *options = rest
-            assert study in STUDIES
-            assert not options or (options[0] == "--launches" and len(options) == 2)
+            options = parser().parse_args(rest)
+            given_of(options, STUDIES[options.study])
         elif rest != ["--help"]:
             check_flags(module.rpartition(".")[2], rest, ranks)
 

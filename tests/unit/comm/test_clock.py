@@ -1,5 +1,6 @@
 """Waiting, on a clock that only sleeping and yielding move."""
 
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -11,38 +12,42 @@ from outpace.comm.tickets import SharedTickets
 
 
 class Simulated:
-    """Time that passes where somebody waits, and how often somebody did."""
+    """Time that passes where somebody waits, how often somebody looked, and how often he slept."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, ranks: int, cores: int) -> None:
-        self.now_s, self.looks = 0.0, 0
-        monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: self.now_s, sleep=self._pass))
+        self.now_s, self.looks, self.naps = 0.0, 0, 0
+        monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: self.now_s, sleep=self._sleep))
         system = SimpleNamespace(
             environ={"MPI_LOCALNRANKS": str(ranks)},
             sched_getaffinity=lambda _: set(range(cores)),
             sched_yield=lambda: self._pass(1e-6),
         )
         monkeypatch.setattr(clock, "os", system)
-        clock.patience.cache_clear()
+        clock.ranks_per_core.cache_clear()
 
     def _pass(self, seconds: float) -> None:
         self.now_s += seconds
 
-    def wait(self, until_s: float) -> tuple[int, float]:
+    def _sleep(self, seconds: float) -> None:
+        self.naps += 1
+        self._pass(seconds)
+
+    def wait(self, until_s: float, idle: bool = False) -> tuple[int, float]:
         """How often it is looked for what comes at that time, and how late it is found."""
-        self.looks, start = 0, self.now_s
+        self.looks, self.naps, start = 0, 0, self.now_s
 
         def there() -> bool:
             self.looks += 1
             return self.now_s >= start + until_s
 
-        clock.poll(MPI.COMM_SELF, there)
+        clock.poll(MPI.COMM_SELF, there, idle)
         return self.looks, self.now_s - start - until_s
 
 
 @pytest.fixture(autouse=True)
 def _real_again() -> object:
     yield
-    clock.patience.cache_clear()
+    clock.ranks_per_core.cache_clear()
 
 
 def test_ranks_that_share_cores_look_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,6 +66,29 @@ def test_ranks_with_a_core_each_look_at_once(monkeypatch: pytest.MonkeyPatch) ->
     time = Simulated(monkeypatch, ranks=2, cores=2)
     assert time.wait(1e-4)[1] < 3e-6
     assert time.wait(0.005)[1] <= 0.0005
+
+
+@pytest.mark.parametrize(("ranks", "sleeps"), [(2, False), (3, True)])
+def test_a_gradient_loop_does_not_sleep_on_a_core_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, ranks: int, sleeps: bool
+) -> None:
+    """What comes after 5 ms is found at once, unless ranks share the cores; a communication thread shares one with its
+    own gradient loop, and sleeps in any case."""
+    time = Simulated(monkeypatch, ranks=ranks, cores=2)
+    time.wait(0.005)
+    assert bool(time.naps) == sleeps
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(time.wait, 0.005).result()
+    assert time.naps
+
+
+def test_what_nobody_needs_soon_is_looked_for_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer to an ask for tickets, mostly after a millisecond: a look costs some microseconds, of which a spinning
+    thread has dozens in this time."""
+    time = Simulated(monkeypatch, ranks=2, cores=2)
+    looks, late_s = time.wait(0.001, idle=True)
+    assert looks == time.naps + 1 <= 7
+    assert late_s <= 0.0002 + 1e-9
 
 
 @pytest.mark.parametrize("workers", [2, 32, 1000])

@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 from drawn import lines
@@ -131,6 +132,19 @@ def test_steps_rate_shows_gradients_and_the_busiest_rank(tmp_path):
     np.testing.assert_allclose(traffic.get_lines()[0].get_ydata(), [0.8, 1.6])
     with pytest.raises(UserError, match="two or more numbers of workers"):
         compose("steps-rate", runs[:1])
+
+
+def test_traffic_is_that_of_the_model_which_the_messages_count_for(tmp_path):
+    """--wire-bytes makes a model of 1,000 numbers count as one of 8 MB, 2,000 times its 4 kB."""
+    runs = []
+    for n in (2, 4):
+        path = simulate(tmp_path / f"{n}.h5", n=n)
+        with h5py.File(path, "r+") as file:
+            config = json.loads(file.attrs["config"]) | {"wire_bytes": 8e6, "dtype": "float32"}
+            file.attrs.update({"config": json.dumps(config), "dim": 1000})
+        runs.append(Run(path))
+    traffic = compose("steps-rate", runs).axes[1].get_lines()[0].get_ydata()
+    np.testing.assert_allclose(traffic, [2000 * run.busiest_nbytes() / 1e6 for run in runs])
 
 
 def test_equal_traffic_is_drawn_side_by_side(tmp_path):

@@ -275,6 +275,14 @@ def test_more_workers_than_samples() -> None:
         shares("quadratic:dim=2,samples=3", 4)
 
 
+def test_a_worker_of_one_sample_has_no_noise() -> None:
+    """The last of an odd number has none."""
+    for share in shares("quadratic:dim=3,sigma=1,samples=2", 2):
+        g = np.empty(3)
+        share.gradient(share.c, np.array([0, 0]), g)
+        assert g.tolist() == [0.0, 0.0, 0.0]
+
+
 def test_noise_is_the_same_whether_it_is_kept_or_drawn_again(monkeypatch):
     """To rounding, with samples that are drawn twice and samples that cancel."""
     batch = np.array([0, 3, 3, 5, 8, 12, 16])  # of 17: 8 is 0's opposite, and 16 has no noise

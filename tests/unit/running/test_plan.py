@@ -42,6 +42,27 @@ def test_links_are_part_of_the_id() -> None:
     assert len({each.config_id for each in made}) == 3
 
 
+def test_nccl_is_part_of_the_id() -> None:
+    made = [plan("ad_psgd", "--backend", "cupy", *fabric) for fabric in ([], ["--fabric", "mpi"], ["--fabric", "nccl"])]
+    assert made[0].config_id == made[1].config_id != made[2].config_id
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "reason"),
+    [
+        ("d_psgd", ["--backend", "cupy"], "does not carry what d_psgd sends"),
+        ("allreduce_sgd", [], "--backend is auto; it must be cupy"),
+        ("allreduce_sgd", ["--backend", "numpy"], "--backend is numpy; it must be cupy"),
+        ("ad_psgd", ["--simulate", "10gbit"], "--simulate has no GPUs"),
+        ("sign_sgd", ["--backend", "cupy", "--device-messages", "staged"], "--device-messages is staged"),
+        ("local_sgd", ["--backend", "cupy", "--links", "all:rate=1gbit"], "go past the --links"),
+    ],
+)
+def test_what_nccl_cannot_carry_is_refused(name: str, flags: list[str], reason: str) -> None:
+    with pytest.raises(UserError, match=reason):
+        plan(name, "--fabric", "nccl", *flags)
+
+
 def test_simulated_ranks_behind_links_are_as_many_as_one_likes() -> None:
     """Real ones need an address each behind one switch."""
     behind = ("--links", "fixed:rank=999,rate=1gbit", "--compute-time", "0.1")

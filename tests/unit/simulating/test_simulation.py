@@ -2,16 +2,21 @@
 
 import cProfile
 import json
+import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 from own_programs import HEAD, TAIL
 
+from outpace.benchmarks.running.storage import Unwritten
 from outpace.benchmarks.simulating.__main__ import main
+from outpace.benchmarks.simulating.spilled import Spilled
 from outpace.benchmarks.trace.inspection import validate
 from outpace.benchmarks.trace.run import Run
 from outpace.comm import machines
 
+GRAPHS = {"ad_psgd": ["--topology=exponential"]}  # bipartite at any even n, and of few hops
 QUADRATIC = "--problem=quadratic:dim=10,sigma=0.3"
 
 
@@ -64,16 +69,17 @@ def test_one_seed_makes_one_trace(program: str, tmp_path: Path, monkeypatch: pyt
     assert Path("run.h5").read_bytes() != traces[0]
 
 
-@pytest.mark.parametrize("n", [8, pytest.param(64, marks=pytest.mark.long)])
+@pytest.mark.parametrize("n", [8, *(pytest.param(n, marks=pytest.mark.long) for n in (64, 128, 512))])
 def test_one_worker_ten_times_slower(n: int) -> None:
     """AD-PSGD keeps (n - 1 + 1/10) / n of its rate, AllReduce a tenth."""
     kept = {}
+    seconds = 10.05 if n < 100 else 2.05  # ten times that is a whole number of slow steps, and a half
     for program in ("ad_psgd", "allreduce_sgd"):
         made = []
         for factor in (1, 10):
-            stragglers = f"--stragglers=fixed:rank=3,factor={factor}"
-            run = simulated(program, n, stragglers, "--time-budget=10.05", out=f"{program}-{factor}.h5")
-            made.append((run.column("steps", "t_s") <= 10.05).sum())
+            flags = f"--stragglers=fixed:rank=3,factor={factor}", f"--time-budget={seconds}", "--evaluations=1"
+            run = simulated(program, n, *flags, *GRAPHS.get(program, ()), out=f"{program}-{factor}.h5")
+            made.append((run.column("steps", "t_s") <= seconds).sum())
         kept[program] = made[1] / made[0]
     assert kept["ad_psgd"] == pytest.approx((n - 1 + 0.1) / n, rel=0.005)
     assert kept["allreduce_sgd"] == pytest.approx(0.1, rel=0.02)
@@ -110,6 +116,39 @@ def test_servers_and_their_links() -> None:
         "a_psgd", 5, "--time-budget=100", "--wire-bytes=1.2e8", "--links=fixed:rank=4,rate=1gbit", "--compute-time=0.1"
     )
     assert len(run.column("steps", "step")) == pytest.approx(100, rel=0.15)
+
+
+def test_the_rate_of_a_server_ends_at_its_link() -> None:
+    """A link of 1 Gbit/s takes 120 models of 1 MB a second each way. Of n workers that share both ways, as in a closed
+    network of two queues, some are always at the other way: the rate is n / (n + 1) of that. Without the link eight
+    workers would make 800 gradients a second."""
+    link = 1e9 / 8 * 1448 / 1514 / 1e6  # the share of payload
+    rates = []
+    for n in (8, 16):
+        flags = "--wire-bytes=1e6", f"--links=fixed:rank={n},rate=1gbit", "--compute-time=0.01", "--evaluations=1"
+        rates.append(simulated("a_psgd", n + 1, "--time-budget=2", *flags, out=f"{n}.h5").steps_per_s())
+    assert rates == pytest.approx([link * 8 / 9, link * 16 / 17], rel=0.06)
+
+
+def test_snapshots_take_no_memory() -> None:
+    """100 more of 2 workers' models of 80 kB would be 16 MB."""
+    peaks = []
+    for evaluations in (30, 130):
+        tracemalloc.start()
+        flags = "--epochs=4.2", "--problem=quadratic:dim=20000", f"--evaluations={evaluations}"
+        run = simulated("d_psgd", 2, *flags, out=f"{evaluations}.h5")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(run.column("evaluations", "loss")) >= evaluations
+    assert peaks[1] - peaks[0] < 5e6
+
+
+def test_a_disk_that_is_full_is_told_in_a_line() -> None:
+    with (
+        open("/dev/full", "r+b", buffering=0) as file,
+        pytest.raises(Unwritten, match="snapshots cannot be written: No space left"),
+    ):
+        Spilled(file, 0, 3, np.dtype("f4"))[1] = np.ones(3, "f4")
 
 
 REFUSED = {

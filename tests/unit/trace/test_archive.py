@@ -9,12 +9,15 @@ import pytest
 import xarray
 from made_traces import written
 
-from outpace.benchmarks.trace import archive
+from outpace.benchmarks.trace import archive, schema
 from outpace.benchmarks.trace.archive import Parts, evaluation_times
 from outpace.benchmarks.trace.parts import Part
 from outpace.benchmarks.trace.recorder import STEPS
+from outpace.benchmarks.trace.run import Run
 from outpace.comm.clock import Offset
 from outpace.comm.errors import UserError
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "trace-v1.h5"
 
 
 def test_staleness_counts_gradients_applied_between(tmp_path: Path) -> None:
@@ -103,6 +106,24 @@ def test_attributes_of_thousands_of_ranks(tmp_path: Path) -> None:
     archive.merge(Parts.read(target), target, {}, np.empty(0, dtype=np.int64), losses, np.zeros(1), ended=False)
     with h5py.File(target) as file:
         assert list(file.attrs["hostnames"]) == hosts
+
+
+def test_what_was_changed_later_is_found(tmp_path: Path) -> None:
+    golden, target = Run(GOLDEN), tmp_path / "run.h5"
+    groups = {
+        group: {name: golden.column(group, name) for name in columns if golden.has(group, name)}
+        for group, columns in schema.GROUPS.items()
+    }
+    archive.write(target, golden.attrs, {group: columns for group, columns in groups.items() if columns}, {})
+    np.testing.assert_array_equal(Run(target).column("evaluations", "loss"), golden.column("evaluations", "loss"))
+    with h5py.File(target, "r+") as file:
+        file["evaluations/loss"][1] += 1e-9
+    with pytest.raises(UserError, match="damaged: /evaluations/loss does not fit its checksum"):
+        Run(target).column("evaluations", "loss")
+    with h5py.File(target, "r+") as file:
+        file.attrs["seed"] = golden.attrs["seed"] + 1
+    with pytest.raises(UserError, match="damaged: its attributes do not fit their checksum"):
+        Run(target)
 
 
 def test_row_numbers_take_no_room(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Outputs that users name: what is not a plain file of theirs to replace stays what it is."""
 
+import errno
 import os
 import shutil
 import stat
@@ -12,7 +13,7 @@ import pytest
 from outpace.benchmarks import figures
 from outpace.benchmarks.command import main
 from outpace.benchmarks.trace.export import write_csv, write_parquet
-from outpace.benchmarks.trace.files import output
+from outpace.benchmarks.trace.files import output, whole
 from outpace.comm.errors import UserError
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "trace-v1.h5"
@@ -114,6 +115,36 @@ def test_an_error_gives_a_pipe_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match="the rest is missing"):
         fail()
+
+
+def test_an_error_leaves_the_old_file(tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("old")
+
+    def fail() -> None:
+        with output(table) as file:
+            file.write(b"a half")
+            file.flush()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(UserError, match=r"table\.csv: cannot be written: No space left on device$"):
+        fail()
+    assert table.read_text() == "old"
+    assert files_in(tmp_path) == ["table.csv"]
+
+
+def test_a_file_that_appears_meanwhile_stays(tmp_path: Path) -> None:
+    target = tmp_path / "run.h5"
+
+    def write() -> None:
+        with whole(target, replace=False) as file:
+            file.write(b"mine")
+            target.write_text("another's")
+
+    with pytest.raises(FileExistsError):
+        write()
+    assert target.read_text() == "another's"
+    assert files_in(tmp_path) == ["run.h5"]
 
 
 def test_a_folder(tmp_path: Path, run: Path) -> None:
