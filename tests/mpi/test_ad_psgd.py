@@ -239,34 +239,35 @@ def test_one_averaging_stands_for_all_that_are_due(comm: CheckedComm, worker: in
     assert len(np.frombuffer(trace.drain()["events"], EVENTS)) == 2
 
 
-def paced(count: int) -> Iterator[int]:
-    """Two milliseconds of work each, so that nearly every averaging has its time."""
+def averaged(trace: Held, count: int) -> Iterator[int]:
+    """Gradients each of which waits for its averaging."""
     for k in range(count):
-        time.sleep(0.002)
         yield k
+        assert trace.ended.acquire(timeout=30)
 
 
 @pytest.mark.ranks(4, 8)
-def test_neighbours_are_drawn_uniformly(comm: CheckedComm) -> None:
+@pytest.mark.parametrize("worker", [0, 1], ids=["passive", "active"])
+def test_neighbours_are_drawn_uniformly(comm: CheckedComm, worker: int) -> None:
     """Only one worker computes, so all exchanges are with those whom it draws, be it active or passive: chi-squared at
     1e-4. A draw among the first two, or one that maps the own rank to the next, is far off; a rotation far below."""
     quantiles = {1: 15.1, 2: 18.4, 3: 21.1}  # by degrees of freedom
-    for graph, worker in {4: [("star", 0), ("ring", 1)], 8: [("hypercube", 0), ("exponential", 1)]}[comm.size]:
-        trace = Trace(comm, Snapshots(0, 1, np.dtype("f8"), per_step=True))
-        cfg = ad_psgd.Config(dtype="float64", topology=graph)
-        rounds = paced(300) if comm.rank == worker else []
-        ad_psgd.run(comm, share(comm, "quadratic:dim=4"), cfg, Rounds(rounds), trace)
-        peers = np.frombuffer(trace.drain()["events"], EVENTS)["peer"]
-        neighbours = topology.neighbours(topology.mixing_matrix(graph, comm.size), worker)
-        if comm.rank == worker:
-            assert 150 <= len(peers) <= 300
-            counts, expected = np.array([(peers == peer).sum() for peer in neighbours]), len(peers) / len(neighbours)
-            assert counts.sum() == len(peers)
-            assert ((counts - expected) ** 2 / expected).sum() < quantiles[len(neighbours) - 1], graph
-            changes = np.count_nonzero(np.diff(peers)) / len(peers)
-            assert abs(changes - (1 - 1 / len(neighbours))) < 0.15, graph  # neither blocks nor a rotation
-        else:
-            assert set(peers) <= {worker}
+    graph = {4: ("star", "ring"), 8: ("hypercube", "exponential")}[comm.size][worker]
+    neighbours = topology.neighbours(topology.mixing_matrix(graph, comm.size), worker)
+    trace = Held(comm)
+    rounds = averaged(trace, 300) if comm.rank == worker else []
+    cfg = ad_psgd.Config(dtype="float64", topology=graph)
+    ad_psgd.run(comm, share(comm, "quadratic:dim=4"), cfg, Rounds(rounds), trace)
+    peers = np.frombuffer(trace.drain()["events"], EVENTS)["peer"]
+    if comm.rank == worker:
+        assert len(peers) == 300
+        counts, expected = np.array([(peers == peer).sum() for peer in neighbours]), len(peers) / len(neighbours)
+        assert counts.sum() == len(peers)
+        assert ((counts - expected) ** 2 / expected).sum() < quantiles[len(neighbours) - 1]
+        changes = np.count_nonzero(np.diff(peers)) / len(peers)
+        assert abs(changes - (1 - 1 / len(neighbours))) < 0.15  # neither blocks nor a rotation
+    else:
+        assert set(peers) <= {worker}
 
 
 @pytest.mark.ranks(4)
