@@ -27,7 +27,7 @@ from outpace.benchmarks import history, micro_sign, micro_step
 from outpace.benchmarks.machine import launcher, links, namespaces, provenance
 from outpace.benchmarks.trace.recorder import Trace
 from outpace.benchmarks.trace.snapshots import Snapshots
-from outpace.comm import arrays, clock
+from outpace.comm import agreement, arrays, clock, memory
 from outpace.comm import sign as sign_kernels
 from outpace.comm.arrays import Wired, module, synchronise, to_host
 from outpace.comm.errors import UserError
@@ -145,6 +145,8 @@ def steps_by_hand(comm: MeteredComm, times: Times, dim: int) -> Table:
     """Steps of programs on models of `dim` numbers, beside the same steps by hand."""
     if comm.size != 2:
         raise UserError(f"step --dim is measured between 2 ranks; -n is {comm.size}")
+    nbytes = 2 * micro_step.VECTORS * 4 * dim
+    agreement.together(comm, lambda: memory.refuse(nbytes, memory.of_node(), f"--dim {dim}", "its 2 ranks need"))
     kinds = ("ours", *micro_step.PASSES)
     table = _table(
         comm, f"steps of {dim} float32", ("program", *(f"{kind} us" for kind in kinds), "ours / NumPy", "ours / fused")
@@ -279,7 +281,7 @@ def _table(comm: MeteredComm, title: str, columns: tuple[str, ...], gpu: bool = 
     behind = f", links {os.environ[namespaces.VARIABLE]}" if namespaces.VARIABLE in os.environ else ""
     device = f"{where['gpu']}, " if gpu else ""
     place = f"{device}{where['cpu_model']}, {where['cores']} cores, {where['mpi_library']}"
-    text = f"{title}{behind}; {place}, medians of {ROUNDS}"
+    text = f"{title}{behind}; {place}, medians of {ROUNDS}, of long vectors fewer"
     table = Table(title=text, title_justify="left")
     for column in columns:
         table.add_column(column, justify="right")

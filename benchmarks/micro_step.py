@@ -35,6 +35,7 @@ PROGRAMS: Final[dict[str, dict[str, Any]]] = {
     "ad_psgd": {},
     "a_psgd": {},
 }
+VECTORS: Final = 28  # of a rank: five of each kind by hand, the program's own, and the models that are compared
 Array = np.ndarray[Any, Any]
 
 

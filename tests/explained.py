@@ -21,7 +21,7 @@ from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
 COMPUTE = ("--compute-time", "0.1", "--evaluations", "1")
-SERVING = "            with trace.phase("  # of a_psgd's server, which is here made slow in the phase that it begins
+SERVING = "                descend_and_answer(gamma(k[0])"  # of a_psgd's server, which is here made slow before it
 SLOW_LINK = "rate=2mbit,others=1gbit"  # 80 ms for a model of 19 kB
 
 Blame = tuple[int | None, str]
@@ -89,10 +89,10 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     slow_server = folder / "slow_server.py"
     source = (rooms.ROOT / "algorithms" / "a_psgd.py").read_text()
-    slowed = source.replace(
-        "                g *= gamma(k[0])", "                sleep(comm, 0.05)\n                g *= gamma(k[0])"
-    )
-    slow_server.write_text(slowed.replace("import wait\n", "import sleep, wait\n"))
+    if source.count(SERVING) != 1:
+        raise RuntimeError("the server of a_psgd has another line for its update")
+    slowed = source.replace(SERVING, f"                sleep(comm, 0.05)\n{SERVING}")
+    slow_server.write_text(slowed.replace("\nfrom ", "\nfrom outpace.comm.clock import sleep\nfrom ", 1))
     try:
         namespaces.inside("all:rate=1gbit", 1)
         links = True

@@ -11,6 +11,7 @@ from outpace.benchmarks.sweeps.programs import config_of, name_of, programs
 from outpace.comm import spec
 
 MOST: Final = 1_000_000  # ranks, or points of a sweep
+LARGEST: Final = 1_000_000_000  # numbers of a model
 
 
 def parser() -> argparse.ArgumentParser:
@@ -157,7 +158,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--backend", choices=("numpy", "cupy"), default="numpy", help="of sign and vote (default numpy)")
     one.add_argument(
         "--dim",
-        type=_positive,
+        type=lambda text: _positive(text, LARGEST),
         default=0,
         metavar="DIM",
         help="of step: on models of so many numbers, beside the same steps by hand",
@@ -278,10 +279,10 @@ def _add_loss(parser: argparse.ArgumentParser, whose: str) -> None:
     )
 
 
-def _positive(text: str) -> int:
+def _positive(text: str, most: int = MOST) -> int:
     number = spec.plain_number(text) or 0
-    if not 1 <= number <= MOST:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to {MOST}")
+    if not 1 <= number <= most:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to {most}")
     return number
 
 

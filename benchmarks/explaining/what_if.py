@@ -52,13 +52,14 @@ def of_rounds(run: Run, rounds: Rounds, wires: Wires, culprits: Sequence[Culprit
 
 
 def of_paces(run: Run, paces: Paces, wires: Wires, culprits: Sequence[Culprit]) -> list[WhatIf]:
-    """Paces of an asynchronous program, added up again."""
-    wall_s, before = float(run.attrs["wall_s"]), paces.rate()
+    """Paces of an asynchronous program, added up again: as many gradients at another rate. A run with a slow worker
+    ends with what this one alone is still about, so that its time is not in proportion to the rate."""
+    wall_s, gradients = float(run.attrs["wall_s"]), sum(len(times) for times in paces.single_s)
     found = []
 
     def add(what: str, cycle_s: np.ndarray, assumption: str, rank: int | None = None, server: bool = True) -> None:
         after = paces.rate(cycle_s) if server else float((1 / cycle_s).sum())
-        found.append(WhatIf(what, wall_s * before / after, after / before, assumption, rank))
+        found.append(WhatIf(what, gradients / after, wall_s * after / gradients, assumption, rank))
 
     for r in slowed(culprits):
         faster = paces.cycle_s.copy()
@@ -69,10 +70,10 @@ def of_paces(run: Run, paces: Paces, wires: Wires, culprits: Sequence[Culprit]) 
     level = np.full_like(paces.cycle_s, np.median(paces.cycle_s))
     add("all ranks at the median", level, "waiting as it was")
     if np.isfinite(wires.busy_s).any():
-        gradients = np.array([len(times) for times in paces.single_s])
-        wire_s = 2 * wires.busy_s[: len(gradients)] / gradients  # there and back
-        if len(wires.rate) > len(gradients):  # a server's link takes what all workers send
-            wire_s = np.maximum(wire_s, np.nanmax(wires.busy_s[len(gradients) :]) / gradients.mean())
+        of_each = np.array([len(times) for times in paces.single_s])
+        wire_s = 2 * wires.busy_s[: len(of_each)] / of_each  # there and back
+        if len(wires.rate) > len(of_each):  # a server's link takes what all workers send
+            wire_s = np.maximum(wire_s, np.nanmax(wires.busy_s[len(of_each) :]) / of_each.mean())
         faster = paces.cycle_s - np.minimum(paces.wait_s, np.nan_to_num(wire_s)) / 2
         add(
             "twice the bandwidth",

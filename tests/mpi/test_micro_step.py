@@ -1,10 +1,14 @@
 """`outpace micro step --dim`: the steps by hand are the programs' own, and one that is not is refused."""
 
+import math
+
 import numpy as np
 import pytest
 from harness import CheckedComm
 
-from outpace.benchmarks import micro_step
+from outpace.benchmarks import micro, micro_step
+from outpace.comm import memory
+from outpace.comm.errors import UserError
 
 
 @pytest.mark.ranks(2)
@@ -30,3 +34,11 @@ def test_another_step_is_refused(comm: CheckedComm, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(micro_step, "PROGRAMS", {"a_psgd": {}})
     with pytest.raises(RuntimeError, match="a_psgd, NumPy: another model"):
         next(micro_step.measure(comm, dim=10, rounds=1, steps=2))
+
+
+@pytest.mark.ranks(2)
+def test_what_will_not_fit_is_refused_at_once(comm: CheckedComm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On every rank, also where one of them alone sees that it is too much."""
+    monkeypatch.setattr(memory, "of_node", lambda: 1e9 if comm.rank else math.inf)
+    with pytest.raises(UserError, match="--dim 100000000: its 2 ranks need about 22 GB of memory; 1 GB are available"):
+        micro.steps_by_hand(comm, {}, 10**8)

@@ -40,6 +40,7 @@ def test_unknown_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None
         ("run allreduce_sgd -n two", "argument -n: two is not a number from 1 to 1000000"),
         ("run allreduce_sgd -n 1e3", "argument -n: 1e3 is not a number from 1 to 1000000"),
         ("run allreduce_sgd -n ²", "argument -n: ² is not a number from 1 to 1000000"),
+        ("micro step --dim 1e6", "argument --dim: 1e6 is not a number from 1 to 1000000000"),
         ("check a.py -n 1,,2", "argument -n:  is not a number from 1 to 1000000"),
         ("check a.py --limit soon", "argument --limit: soon is not a positive number"),
         ("check a.py --limit nan", "argument --limit: nan is not a positive number"),

@@ -93,6 +93,13 @@ def test_a_slow_worker_of_an_asynchronous_run_costs_its_own_gradients(tmp_path: 
     assert named(explain(paces(tmp_path / "computes.h5", [0.02, 0.2, 0.02, 0.02]))) == [(1, "compute")]
 
 
+def test_what_a_slow_worker_is_about_at_the_end_goes_with_its_delay(tmp_path: Path) -> None:
+    """310 gradients in 2 s, and a last one of the slow worker that nobody shares: without the delay 200 per second."""
+    late = {"injected": [0, 0.18, 0, 0], "seconds": 2, "wall_s": 2.2}
+    found = explain(paces(tmp_path / "slow.h5", [0.02, 0.2, 0.02, 0.02], **late))
+    assert if_(found, "without", rank=1) == pytest.approx(310 / 200, rel=0.01)
+
+
 def test_a_worker_behind_a_slow_link_waits(tmp_path: Path) -> None:
     made = paces(tmp_path / "far.h5", [0.02, 0.02, 0.09], waits=[0.001, 0.001, 0.07], serving=0.0002)
     assert named(explain(made)) == [(2, "link")]
