@@ -151,7 +151,7 @@ def steps_by_hand(comm: MeteredComm, times: Times, dim: int) -> Table:
     table = _table(
         comm, f"steps of {dim} float32", ("program", *(f"{kind} us" for kind in kinds), "ours / NumPy", "ours / fused")
     )
-    rounds, count = ROUNDS if dim < 10**7 else 7, max(5, min(2000, 10**8 // dim))
+    rounds, count = ROUNDS if dim < 10**7 else 7, max(5, min(1000, 10**8 // dim))
     for name, samples in micro_step.measure(comm, dim, rounds, count):
         times.update({f"{name}, {kind}": seconds for kind, seconds in samples.items()})
         if comm.rank == 0:
