@@ -24,7 +24,7 @@ COMMON: Final = ("--batch-size", "16", "--schedule", "constant")
 PROBLEM: Final = ("--problem", "digits:hidden=64", "--compute-time", str(COMPUTE_S), *COMMON)
 LARGE: Final = ("--problem", "digits:hidden=13400", "--compute-time", "0.05", *COMMON)
 SIDE: Final = 3  # step sizes tried on each side of the first one, half a decade apart
-TRIED_ON: Final = ("--simulate", "10gbit")  # the same gradients and models in a hundredth of the time
+TRIED_ON: Final = ("--simulate", "10gbit")  # which asks for no idle machine and repeats itself
 PERIOD: Final = 8  # local steps of a round
 LEVELS: Final = ("none", "fixed:rank=0,factor=10", "lognormal:sigma=1", "pareto:alpha=1.5")
 

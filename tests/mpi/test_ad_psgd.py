@@ -187,7 +187,7 @@ def test_an_exchange_has_the_weight_of_the_matrix(
         W = f"file:path={path}"
     problem = RandomStart(share(comm, "quadratic:dim=6"), comm.rank)
     trace, cfg = Held(comm), ad_psgd.Config(step_size=0.0, dtype="float64", topology=str(W))
-    rounds = one_exchange(trace) if comm.rank == 1 else []
+    rounds = averaged(trace, 1) if comm.rank == 1 else []
     x = ad_psgd.run(comm, problem, cfg, Rounds(rounds), trace)
     a, b = problem.x0(), RandomStart(problem, 1 - comm.rank).x0()
     np.testing.assert_allclose(x, (1 - weight) * a + weight * b, rtol=0, atol=1e-14)
@@ -210,10 +210,11 @@ class Held(Trace):
         self.ended.release()
 
 
-def one_exchange(trace: Held) -> Iterator[int]:
-    """A gradient whose averaging is waited for."""
-    yield 0
-    assert trace.ended.acquire(timeout=30)
+def averaged(trace: Held, count: int) -> Iterator[int]:
+    """Gradients each of which waits for its averaging."""
+    for k in range(count):
+        yield k
+        assert trace.ended.acquire(timeout=30)
 
 
 def gradients_while_held(trace: Held) -> Iterator[int]:
@@ -237,13 +238,6 @@ def test_one_averaging_stands_for_all_that_are_due(comm: CheckedComm, worker: in
     rounds = gradients_while_held(trace) if comm.rank == worker else []
     ad_psgd.run(comm, share(comm, "quadratic:dim=6"), ad_psgd.Config(dtype="float64"), Rounds(rounds), trace)
     assert len(np.frombuffer(trace.drain()["events"], EVENTS)) == 2
-
-
-def averaged(trace: Held, count: int) -> Iterator[int]:
-    """Gradients each of which waits for its averaging."""
-    for k in range(count):
-        yield k
-        assert trace.ended.acquire(timeout=30)
 
 
 @pytest.mark.ranks(4, 8)
