@@ -86,9 +86,11 @@ def behind(arguments: Sequence[str], ranks: int) -> list[str]:
     return namespaces.inside(value_of("--links", arguments) or "none", ranks)
 
 
-def environment(ranks: int, elsewhere: bool = False, logged: bool = False) -> dict[str, str]:
+def environment(ranks: int, elsewhere: bool = False, logged: bool = False, script: bool = False) -> dict[str, str]:
     """This environment with what every launch sets, what keeps large buffers, and between hosts a transport
-    (`elsewhere`: there are other hosts); what the user has set stays, but that a log is no terminal (`logged`)."""
+    (`elsewhere`: there are other hosts); what the user has set stays, but that a log is no terminal (`logged`), and
+    that mpi4py puts the folder of a .py file (`script`) in the place of the working directory, which so must be on the
+    path: else it were the user's first entry that goes."""
     terminal = {
         "TTY_COMPATIBLE": "1",
         "TTY_INTERACTIVE": "1",
@@ -97,16 +99,17 @@ def environment(ranks: int, elsewhere: bool = False, logged: bool = False) -> di
     set_here = ENVIRONMENT | transport.default(os.environ, elsewhere) | buffers.default(os.environ)
     set_here |= terminal if sys.stderr.isatty() else {}
     set_last = {"OUTPACE_RANKS": str(ranks)} | ({"TTY_COMPATIBLE": "0", "TTY_INTERACTIVE": "0"} if logged else {})
+    set_last |= {"PYTHONSAFEPATH": ""} if script else {}
     return set_here | dict(os.environ) | set_last
 
 
 def typed(line: Sequence[str], given: Mapping[str, str]) -> str:
-    """The command line as it can be typed: before it the variables of its environment that this one lacks, but for
-    those of Open MPI where the launcher lies beside MPICH's."""
+    """The command line as it can be typed: before it the variables of its environment that differ from this one's, but
+    for those of Open MPI where the launcher lies beside MPICH's."""
     launcher = Path(os.path.realpath(shutil.which(mpiexec()[0]) or "mpiexec"))
     strange = ("OMPI_", "PRTE_") if launcher.with_name("mpiexec.hydra").exists() else ()
-    lacking = [name for name in given if name not in os.environ and name not in UNTYPED]
-    assigned = [f"{name}={shlex.quote(given[name])}" for name in lacking if not name.startswith(strange)]
+    differ = [name for name in given if given[name] != os.environ.get(name, "") and name not in UNTYPED]
+    assigned = [f"{name}={shlex.quote(given[name])}" for name in differ if not name.startswith(strange)]
     return " ".join([*assigned, shlex.join(line)])
 
 
@@ -143,7 +146,8 @@ class Started:
         line = [*inside, *command(module, ranks, arguments, placement)]
         if not simulated(arguments):
             refuse_broken(line[0])
-        variables = environment(ranks, elsewhere=bool(placement), logged=log is not None)
+        script = module.endswith(".py") and not simulated(arguments)
+        variables = environment(ranks, elsewhere=bool(placement), logged=log is not None, script=script)
         shown = typed(line, variables)
         if log is None:
             streams.say(shown)

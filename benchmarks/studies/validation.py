@@ -97,13 +97,8 @@ def _pair(folder: Path, program: str, network: str, machine: Path, workers: int,
 
 def _flags(network: str, seconds: float) -> list[str]:
     flags = {"problem": f"quadratic:dim={DIM},rows={ROWS},samples={SAMPLES}", "dtype": "float32"}
-    flags |= {
-        "batch-size": BATCH_SIZE,
-        "compute-time": COMPUTE_S,
-        "evaluations": EVALUATIONS,
-        "links": NETWORKS[network],
-    }
-    flags |= {"time-budget": seconds}
+    flags |= {"batch-size": BATCH_SIZE, "compute-time": COMPUTE_S, "evaluations": EVALUATIONS}
+    flags |= {"links": NETWORKS[network], "time-budget": seconds}
     return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
