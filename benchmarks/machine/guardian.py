@@ -48,6 +48,7 @@ class Account(TypedDict):
     ranks: int  # that should have been on this host, 0 where that is not known
     seen: bool  # whether any was
     up: bool  # whether MPI had started
+    early: bool  # whether a signal to end came before that
     told: int | None  # the exit code that ranks said they would have
     killed: int | None  # the rank that ended first without such a word
     hung: bool  # whether the others would have waited for that one for ever
@@ -95,6 +96,7 @@ class Guardian:
             "ranks": ranks,
             "seen": False,
             "up": False,
+            "early": False,
             "told": None,
             "killed": None,
             "hung": False,
@@ -215,6 +217,7 @@ class Guardian:
             for pid in filter(None, ranks):
                 send(pid, number)
         elif number in ENDING:
+            self.account["early"] |= not self.account["up"]
             self._tell_launcher(signal.SIGTERM)
         else:
             self._held = not self.account["up"]

@@ -224,13 +224,14 @@ def ended(account: Account, output: str) -> Ended:
     if account["hung"]:
         said = [line.strip() for line in output.splitlines() if line.strip()]
         return Ended(1, account["killed"], f"ended before MPI was up{f' ({said[-1]})' if said else ''}")
-    starting = not account["up"] and (account["seen"] or account["ranks"] > 0)
+    here = account["seen"] or account["ranks"] > 0
+    starting = here and not account["up"]
     if told or (not code and not (starting and account["ranks"])):
         return Ended(told or code)
     if account["forced"] and sent:
         return Ended(_code_of(sent[-1]))
     for number in sent:
-        if _died_of(number, code) or (number in guardian.ENDING and starting):
+        if _died_of(number, code) or (number in guardian.ENDING and here and account["early"]):
             return Ended(_code_of(number))
     if re.search(r"^KeyboardInterrupt$", output, re.MULTILINE):  # a rank's, in the midst of its imports
         return Ended(_code_of(signal.SIGINT))

@@ -70,6 +70,21 @@ def test_a_signal_at_the_start_of_the_launcher(by: Callable, tmp_path: Path, num
         pid.unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_ranks_come_up(by: Callable, tmp_path: Path, number: int) -> None:
+    """It came before any was up, and went to the launcher; then one is, and is killed with the others. Open MPI ends
+    with 1 for all of that."""
+    rank = "import socket; told = socket.socket(socket.AF_UNIX); told.connect(chr(0) + '$OUTPACE_LAUNCHER_SOCKET')"
+    rank += "; told.sendall(b'0\\n')"
+    script = f"""trap "{sys.executable} -c \\"{rank}\\"; exit 1" TERM; touch ready; while :; do sleep 0.05; done"""
+    process = by(script, *RUN)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 128 + number, err
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_signal_at_the_very_end(start: Callable, number: int) -> None:

@@ -14,6 +14,7 @@ ACCOUNT = {
     "ranks": 3,
     "seen": True,
     "up": True,
+    "early": False,
     "told": None,
     "killed": None,
     "hung": False,
@@ -22,6 +23,7 @@ HYDRA = "YOUR APPLICATION TERMINATED WITH THE EXIT STRING: {} (signal {})\n"
 OPEN_MPI = "prterun noticed that process rank 2 with PID 77 on node here exited on\nsignal {1} ({0}).\n"
 UNSEEN = {"ranks": 0, "seen": False, "up": False}  # all ranks are on other hosts
 STARTING = {"up": False}
+EARLY = STARTING | {"early": True}  # a signal to end came then
 TERM, INT, HUP, USR1 = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1
 
 
@@ -41,7 +43,7 @@ def test_a_rank_killed_by_a_signal_is_named_with_it(says: str, words: str, numbe
         ({"code": 0}, 0),
         ({"code": 0, "told": 0, "passed_on": [TERM]}, 0),  # it came too late
         ({"code": 0, **STARTING}, 1),  # Open MPI's mpirun at a SIGTERM that went past us
-        ({"code": 0, "passed_on": [TERM], **STARTING}, 143),
+        ({"code": 0, "passed_on": [TERM], **EARLY}, 143),
         ({"code": 0, **UNSEEN}, 0),
         ({"code": 1, "told": 143}, 143),  # Open MPI's own code
         ({"code": 3, "told": 2}, 2),
@@ -49,8 +51,10 @@ def test_a_rank_killed_by_a_signal_is_named_with_it(says: str, words: str, numbe
         ({"code": 75, **STARTING}, 1),
         ({"code": 143, **UNSEEN}, 143),  # of ranks elsewhere
         ({"code": 15, "passed_on": [TERM], **UNSEEN}, 143),
-        ({"code": -15, "passed_on": [INT], **STARTING}, 130),  # before MPI is up SIGTERM takes its place
-        ({"code": 1, "passed_on": [HUP], **STARTING}, 129),
+        ({"code": -15, "passed_on": [INT], **EARLY}, 130),  # before MPI is up SIGTERM takes its place
+        ({"code": 1, "passed_on": [HUP], **EARLY}, 129),
+        ({"code": 1, "passed_on": [INT], "early": True}, 130),  # a rank was up before the launcher had ended it
+        ({"code": 1, "passed_on": [INT]}, 1),
         ({"code": 10, "passed_on": [USR1], **STARTING}, 75),
         ({"code": 1, "passed_on": [USR1], "killed": 0}, 1),  # the checkpoint could not be written
         ({"code": 1, "passed_on": [TERM], **UNSEEN}, 1),
