@@ -117,7 +117,8 @@ def test_a_file_finds_what_lies_beside_it_and_on_the_users_path(tmp_path: Path, 
     for name in ("own/beside", "a/first", "b/second"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / f"{name}.py").touch()
-    path = {"PYTHONPATH": f"{tmp_path}/a:{tmp_path}/b", "PYTHONSAFEPATH": safe}
+    folders = [f"{tmp_path}/a", f"{tmp_path}/b", *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = {"PYTHONPATH": os.pathsep.join(folders), "PYTHONSAFEPATH": safe}
     outpace(tmp_path, "run", "own/my_sgd.py", "-n", "2", *FLAGS, *more, "--out", "run.h5", **path)
     assert Run(tmp_path / "run.h5").name == "Model averaging"
 
