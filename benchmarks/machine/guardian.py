@@ -51,6 +51,7 @@ class Account(TypedDict):
     early: bool  # whether a signal to end came before that
     told: int | None  # the exit code that ranks said they would have
     killed: int | None  # the rank that ended first without such a word
+    status: int  # its own wait status, 0 where nobody could see it
     hung: bool  # whether the others would have waited for that one for ever
 
 
@@ -99,6 +100,7 @@ class Guardian:
             "early": False,
             "told": None,
             "killed": None,
+            "status": 0,
             "hung": False,
         }
         me = os.getpid()
@@ -200,6 +202,7 @@ class Guardian:
         if not heard:
             if len(words) == 1 and self.account["killed"] is None:
                 self.account["killed"] = int(words[0])
+                self.account["status"] = status(peer(connection))
             self._poll.unregister(descriptor)
             del self._connections[descriptor]
             connection.close()
@@ -287,6 +290,13 @@ def state(process: int) -> str:
     with suppress(OSError), open(f"/proc/{process}/stat", "rb") as file:
         return file.read().rpartition(b")")[2].split()[0].decode()
     return "X"
+
+
+def status(process: int) -> int:
+    """With which wait status a process is ending; 0 where it has gone already."""
+    with suppress(OSError), open(f"/proc/{process}/stat", "rb") as file:
+        return int(file.read().split()[-1])
+    return 0
 
 
 def mapped(process: int) -> set[bytes]:

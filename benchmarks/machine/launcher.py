@@ -218,7 +218,8 @@ class Started:
 def ended(account: Account, output: str) -> Ended:
     """How the launch ended that has this account and output.
 
-    A launcher's own exit code says little: Hydra's is a number of signals or of MPI's errors, Open MPI's is 1.
+    A launcher's own exit code says little. Open MPI's is 1. Hydra's is one of MPI's errors, or a signal: where ranks
+    died of unlike ones, the bits of all. So a Ctrl-C and what then kills the others look like a segmentation fault.
     """
     code, told, sent = account["code"], account["told"], account["passed_on"]
     if account["hung"]:
@@ -230,13 +231,17 @@ def ended(account: Account, output: str) -> Ended:
         return Ended(told or code)
     if account["forced"] and sent:
         return Ended(_code_of(sent[-1]))
+    own = os.WTERMSIG(account["status"])
+    if own == signal.SIGKILL:  # which may be what kills the others
+        own = 0
     for number in sent:
-        if _died_of(number, code) or (number in guardian.ENDING and here and account["early"]):
+        died = number == own if own else _died_of(number, code)
+        if died or (number in guardian.ENDING and here and account["early"]):
             return Ended(_code_of(number))
     if re.search(r"^KeyboardInterrupt$", output, re.MULTILINE):  # a rank's, in the midst of its imports
         return Ended(_code_of(signal.SIGINT))
     fatal = re.search(r"\(signal (\d+)\)", output) or re.search(r"on\s+signal (\d+)\s+\(", output)  # Hydra, Open MPI
-    if fatal and 0 < (number := int(fatal[1])) < signal.NSIG:
+    if 0 < (number := own or int(fatal[1] if fatal else 0)) < signal.NSIG:
         return Ended(_code_of(number), account["killed"], signal.strsignal(number) or "")
     if code < 0:
         return Ended(_code_of(-code))

@@ -85,6 +85,16 @@ def test_a_signal_while_ranks_come_up(by: Callable, tmp_path: Path, number: int)
     assert process.returncode == 128 + number, err
 
 
+@pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV])
+def test_what_a_rank_died_of(start: Callable, number: signal.Signals) -> None:
+    """Not what Hydra says, which kills the others and tells of the bits of both signals: `Terminated` for an abort."""
+    job = start("d_psgd", 3, *LONG, outpace=True)
+    os.kill(job.wait_until_running(3, 1)[1], number)
+    code, _, err = job.end()
+    assert code == 128 + number, err
+    assert f"rank 1: {signal.strsignal(number)}, so the job ended" in err
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_signal_at_the_very_end(start: Callable, number: int) -> None:

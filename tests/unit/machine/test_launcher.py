@@ -17,6 +17,7 @@ ACCOUNT = {
     "early": False,
     "told": None,
     "killed": None,
+    "status": 0,
     "hung": False,
 }
 HYDRA = "YOUR APPLICATION TERMINATED WITH THE EXIT STRING: {} (signal {})\n"
@@ -35,6 +36,22 @@ TERM, INT, HUP, USR1 = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGU
 def test_a_rank_killed_by_a_signal_is_named_with_it(says: str, words: str, number: int, code: int) -> None:
     account = ACCOUNT | {"code": number, "killed": 2}
     assert launcher.ended(account, "mpiexec ...\n" + says.format(words, number)) == Ended(code, 2, words)
+
+
+@pytest.mark.parametrize(
+    ("status", "says", "ended"),
+    [
+        (2, ("Segmentation fault", 11), Ended(130, 2, "Interrupt")),
+        (6, ("Terminated", 15), Ended(134, 2, "Aborted")),
+        (128 + 11, ("Segmentation fault", 11), Ended(139, 2, "Segmentation fault")),  # with a core
+        (9, ("Killed", 9), Ended(137, 2, "Killed")),
+        (256, ("Bus error", 7), Ended(135, 2, "Bus error")),  # the rank itself had an exit code
+    ],
+)
+def test_hydra_names_the_bits_of_all_signals(status: int, says: tuple[str, int], ended: Ended) -> None:
+    """Those of the rank that died first and of what killed the others."""
+    account = ACCOUNT | {"code": says[1], "killed": 2, "status": status}
+    assert launcher.ended(account, "mpiexec ...\n" + HYDRA.format(*says)) == ended
 
 
 @pytest.mark.parametrize(
@@ -58,6 +75,9 @@ def test_a_rank_killed_by_a_signal_is_named_with_it(says: str, words: str, numbe
         ({"code": 10, "passed_on": [USR1], **STARTING}, 75),
         ({"code": 1, "passed_on": [USR1], "killed": 0}, 1),  # the checkpoint could not be written
         ({"code": 1, "passed_on": [TERM], **UNSEEN}, 1),
+        ({"code": 11, "passed_on": [INT], "killed": 2, "status": 2}, 130),  # Hydra's kill of the others is in the 11
+        ({"code": 15, "passed_on": [TERM], "killed": 2, "status": 6}, 134),
+        ({"code": 15, "passed_on": [TERM], "killed": 2, "status": 9}, 143),  # another one died first
         ({"code": -9}, 137),
         ({"code": -9, "forced": True, "passed_on": [TERM]}, 143),  # told to end, it did not
         ({"code": -9, "forced": True, "passed_on": [USR1, TERM, signal.SIGKILL]}, 137),
