@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import re
 import select
 import shlex
 import shutil
@@ -15,13 +14,13 @@ import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, Final, TextIO
 
 from outpace.benchmarks.machine import buffers, guardian, namespaces, shared_memory, streams, transport
-from outpace.benchmarks.machine.guardian import Account
+from outpace.benchmarks.machine.account import Ended, code_of, ended
 from outpace.benchmarks.machine.mpiexec import mpiexec, refuse_broken
 
 # Programs are benchmarked one thread per rank; `python -m` must not put the working directory on the path, where a
@@ -113,17 +112,6 @@ def typed(line: Sequence[str], given: Mapping[str, str]) -> str:
     return " ".join([*assigned, shlex.join(line)])
 
 
-@dataclass(frozen=True)
-class Ended:
-    """How a launch ended: its exit code and, where one rank of this node ended it, which one and how; and the last
-    signal that it was to end by, be it that it had come to its own end by then."""
-
-    code: int
-    rank: int | None = None
-    cause: str = ""
-    told: int = 0
-
-
 class Started:
     """A running launch. Its output passes through, or goes to `log` if given, a file open for appending.
 
@@ -206,59 +194,13 @@ class Started:
         with self._account, self._orders:
             account = self._account.read()
         if not account:  # the guardian was killed
-            return Ended(_code_of(-code) if code < 0 else code)
+            return Ended(code_of(-code) if code < 0 else code)
         return ended(json.loads(account), self._output())
 
     def _output(self) -> str:
         if self._log is None:
             return b"".join(self._said).decode(errors="replace")
         return Path(self._log.name).read_bytes()[self._start :].decode(errors="replace")
-
-
-def ended(account: Account, output: str) -> Ended:
-    """How the launch ended that has this account and output.
-
-    A launcher's own exit code says little. Open MPI's is 1. Hydra's is one of MPI's errors, or a signal: where ranks
-    died of unlike ones, the bits of all. So a Ctrl-C and what then kills the others look like a segmentation fault.
-    """
-    code, told, sent = account["code"], account["told"], account["passed_on"]
-    if account["hung"]:
-        said = [line.strip() for line in output.splitlines() if line.strip()]
-        return Ended(1, account["killed"], f"ended before MPI was up{f' ({said[-1]})' if said else ''}")
-    here = account["seen"] or account["ranks"] > 0
-    starting = here and not account["up"]
-    if told or (not code and not (starting and account["ranks"])):
-        return Ended(told or code)
-    if account["forced"] and sent:
-        return Ended(_code_of(sent[-1]))
-    own = os.WTERMSIG(account["status"])
-    if own == signal.SIGKILL:  # which may be what kills the others
-        own = 0
-    for number in sent:
-        died = number == own if own else _died_of(number, code)
-        if died or (number in guardian.ENDING and here and account["early"]):
-            return Ended(_code_of(number))
-    if re.search(r"^KeyboardInterrupt$", output, re.MULTILINE):  # a rank's, in the midst of its imports
-        return Ended(_code_of(signal.SIGINT))
-    fatal = re.search(r"\(signal (\d+)\)", output) or re.search(r"on\s+signal (\d+)\s+\(", output)  # Hydra, Open MPI
-    if 0 < (number := own or int(fatal[1] if fatal else 0)) < signal.NSIG:
-        return Ended(_code_of(number), account["killed"], signal.strsignal(number) or "")
-    if code < 0:
-        return Ended(_code_of(-code))
-    if not code:
-        return Ended(1, None, "not up when the launcher ended")
-    return Ended(1 if account["seen"] and code in map(_code_of, guardian.PASSED_ON) else code)
-
-
-def _died_of(number: int, code: int) -> bool:
-    """Whether a launcher with this exit code was ended by the signal, or by SIGTERM in its place."""
-    received = {number, signal.SIGTERM} if number in guardian.ENDING else {number}
-    return any(code in (one, -one, 128 + one) for one in received)
-
-
-def _code_of(number: int) -> int:
-    """The exit code of a run that ends by this signal."""
-    return os.EX_TEMPFAIL if number == signal.SIGUSR1 else 128 + number
 
 
 def launch(module: str, ranks: int, arguments: Sequence[str], placement: Sequence[str] = ()) -> Ended:

@@ -9,7 +9,7 @@ of the seconds in which all workers together make a gradient.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -96,7 +96,7 @@ def _pair(folder: Path, program: str, network: str, machine: Path, workers: int,
 
 
 def _flags(network: str, seconds: float) -> list[str]:
-    flags = {"problem": f"quadratic:dim={DIM},rows={ROWS},samples={SAMPLES}", "dtype": "float32"}
+    flags: dict[str, Any] = {"problem": f"quadratic:dim={DIM},rows={ROWS},samples={SAMPLES}", "dtype": "float32"}
     flags |= {"batch-size": BATCH_SIZE, "compute-time": COMPUTE_S, "evaluations": EVALUATIONS}
     flags |= {"links": NETWORKS[network], "time-budget": seconds}
     return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
