@@ -8,7 +8,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -28,6 +28,7 @@ CROWD: Final = 8  # ranks on a core from which on naps are longer: with fewer, A
 LOCAL_RANKS: Final = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")  # by Hydra and by Open MPI
 LONGEST_S: Final = 1e9  # of a sleep, 31 years: Python has none of three centuries
 ROUND_TRIPS: Final = 200  # per offset estimate; the fastest one is kept
+_told: Final[list[float]] = []  # ranks per core, as they have told one another
 
 
 def by_communicator(function: Callable[Concatenate[MPI.Intracomm, P], T]) -> Callable[Concatenate[MPI.Intracomm, P], T]:
@@ -109,11 +110,35 @@ def _spin_s() -> float:
     return UNDER_WAY_SPIN_S if alone else SPIN_S
 
 
-@functools.cache
 def ranks_per_core() -> float:
-    """Of this node and of the cores that this rank may use, by its launcher; as if it were alone, where none says."""
+    """On the cores that this rank may use; until the ranks have told one another (`share_cores`), as if all ranks of
+    this node might use those and no others."""
+    return _told[-1] if _told else _by_launcher()
+
+
+@functools.cache
+def _by_launcher() -> float:
+    """As if it were alone, where no launcher says how many there are."""
     ranks = next((int(os.environ[name]) for name in LOCAL_RANKS if os.environ.get(name, "").isdigit()), 1)
     return ranks / len(os.sched_getaffinity(0))
+
+
+def share_cores(comm: MPI.Intracomm) -> None:
+    """Have every rank know how many share its cores: each may be bound to one of its own. Collective over `comm`, of
+    all ranks."""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    _told[:] = [crowd(node.allgather(os.sched_getaffinity(0)), node.rank)]
+    node.Free()
+
+
+def crowd(cores: Sequence[Collection[int]], rank: int) -> float:
+    """Ranks per core on the cores of this rank, if every rank of the node is on each of its own equally often.
+
+    >>> crowd([{0, 1}] * 8, 0), crowd([{0}, {1}, {2}], 0), crowd([{0}, {0, 1}], 1)
+    (4.0, 1.0, 1.0)
+    """
+    own = set(cores[rank])
+    return sum(len(own.intersection(each)) / len(each) for each in cores) / len(own)
 
 
 def patience() -> float:

@@ -23,7 +23,7 @@ class Simulated:
             sched_yield=lambda: self._pass(1e-6),
         )
         monkeypatch.setattr(clock, "os", system)
-        clock.ranks_per_core.cache_clear()
+        clock._by_launcher.cache_clear()
 
     def _pass(self, seconds: float) -> None:
         self.now_s += seconds
@@ -47,7 +47,8 @@ class Simulated:
 @pytest.fixture(autouse=True)
 def _real_again() -> object:
     yield
-    clock.ranks_per_core.cache_clear()
+    clock._by_launcher.cache_clear()
+    clock._told.clear()
 
 
 def test_ranks_that_share_cores_look_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
