@@ -147,6 +147,16 @@ def patience() -> float:
     return min(MOST_PATIENCE, max(1.0, ranks_per_core() / CROWD))
 
 
+def median(seconds: Sequence[float]) -> float:
+    """As NumPy's, which loads masked arrays for it: 25 ms of every rank's start.
+
+    >>> median([3.0, 1.0, 2.0]), median([4.0, 1.0, 2.0, 3.0])
+    (2.0, 2.5)
+    """
+    ordered, half = sorted(seconds), len(seconds) // 2
+    return (ordered[half] + ordered[~half]) / 2
+
+
 @dataclass(frozen=True)
 class Offset:
     """Rank 0's clock minus this rank's: `seconds`, right to `uncertainty` s, as of local time `at`."""
