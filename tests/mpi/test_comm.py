@@ -135,31 +135,30 @@ def test_gradients_are_counted_where_only_time_is_limited(comm: CheckedComm) -> 
 @pytest.mark.ranks(2, 3, 4)
 @pytest.mark.parametrize("who", ["worker", "server"])
 def test_answers_grant_each_gradient_once(comm: CheckedComm, who: str) -> None:
-    """From some counts on, of which the last one leaves less than a gradient for each worker, until a worker or the
-    server wants to stop: the loops end soon, `count` tells of each gradient, and no more are made than are left."""
+    """A worker or the server wants to stop: the loops end soon, and `count` tells of each gradient. From late counts on
+    they go on to the end: none more are made than are left, be that less than one for each worker."""
     server, total, x = comm.size - 1, 1000, np.zeros(3)
     stopping = server if who == "server" else 0
-    for count in (0, 500, total - 1):
+    for count in (0, 500, total - 20, total - 1):
         made, budget = 0, granted(comm, total)
         budget.count = count
         if comm.rank == server:
             with budget.attend():
                 for came, _ in enumerate(exchanges(comm, server, x, budget.more)):
-                    if came == 6 and stopping == server:
+                    if came == 6 and stopping == server and count <= 500:
                         budget.stop(Stop.CHECKPOINT)
         else:
             for k in budget:
                 made += 1
                 time.sleep(0.001)
-                if k == 2 and comm.rank == stopping:
+                if k == 2 and comm.rank == stopping and count <= 500:
                     budget.stop(Stop.CHECKPOINT)
                 if not ask(comm, {server: slice(None)}, x, x.copy(), budget.reason):
                     break
             leave(comm, [server], budget.reason)
         budget.settle()
         assert sum(comm.allgather(made)) == budget.count - count
-        assert budget.count < total or count == total - 1
-    assert budget.count == total
+        assert budget.count < total - 100 if count <= 500 else budget.count == total
 
 
 @pytest.mark.ranks(2, 4)
