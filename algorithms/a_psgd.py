@@ -11,9 +11,9 @@ slow its link is. Behind a slow link workers are slow, all of them where it is t
 ends when these are answered.
 
 The last `servers` ranks hold the model in slices, each with one buffer per worker beside its own. Cost per gradient:
-the worker sends one gradient and gets one model, and at most 64 bytes for tickets of the budget. The busiest rank is a
-server: in the time in which every worker computes one gradient, n / servers gradients come in and as many models go
-out, which grows with n.
+the worker sends one gradient and gets one model, whose tag says whether the budget has another gradient for it. The
+busiest rank is a server: in the time in which every worker computes one gradient, n / servers gradients come in and as
+many models go out, which grows with n.
 
 Deviations from the paper:
 1. A gradient is applied with gamma / n, so that a --step-size means the same in all programs of this suite.
@@ -49,6 +49,7 @@ class Config(ProgramConfig):
     seed: Seed = 0  # of data order, batches and delays
     title = "A-PSGD"
     asynchronous = True
+    granted = True
 
     def check(self, n):
         """Raise UserError for a schedule that there is not."""
@@ -76,10 +77,12 @@ def run(comm, problem, cfg, budget, trace):
         problem.gradient(x_hat, batch, g)
         copy(g, g_wire)
         with trace.phase("push", nbytes=g.nbytes):
-            ask(wire, slices, g_wire, x_wire)
+            more = ask(wire, slices, g_wire, x_wire, budget.reason)
         copy(x_wire, x_hat)
         trace.record()
-    leave(wire, slices)
+        if not more:
+            break
+    leave(wire, slices, budget.reason)
     wire.Free()
     return x_hat
 
@@ -91,7 +94,7 @@ def serve(comm, x, workers, gamma, budget, trace):
     descend_and_answer = vectors.descend_and_answer.like(x)
     budget.keep(x=x, k=k, unseen=unseen)
     with budget.attend():
-        for worker, g in exchanges(comm, workers, x):
+        for worker, g in exchanges(comm, workers, x, budget.more):
             with trace.phase("push", worker, x.nbytes, background=True):
                 trace.snapshot(x)
                 descend_and_answer(gamma(k[0]) / workers, x, g)  # what is left in g is the answer

@@ -17,9 +17,9 @@ weight 1/n however fast they are, and the model is drawn to the minimum of (1/n)
 a gradient of the slowest worker; nobody is idle meanwhile, and the others' further gradients lessen the noise.
 
 The last `servers` ranks hold the model in slices, each with one buffer per worker beside its own, and the two tables of
-Ringleader, n slices each. Cost per gradient, dropped or not: the worker sends one gradient and gets one model, and at
-most 64 bytes for tickets of the budget. The busiest rank is a server: in the time in which every worker computes one
-gradient, n / servers gradients come in and as many models go out.
+Ringleader, n slices each. Cost per gradient, dropped or not: the worker sends one gradient and gets one model, whose
+tag says whether the budget has another gradient for it. The busiest rank is a server: in the time in which every worker
+computes one gradient, n / servers gradients come in and as many models go out.
 
 The budget is of gradients that are computed. At the end those in Ringleader's tables that no update has used are
 dropped.
@@ -62,6 +62,7 @@ class Config(ProgramConfig):
     dtype: Literal["float32", "float64"] = "float32"  # of model, gradients and messages
     seed: Seed = 0  # of data order, batches and delays
     asynchronous = True
+    granted = True
 
     @property
     def title(self):
@@ -99,10 +100,12 @@ def run(comm, problem, cfg, budget, trace):
         problem.gradient(x_hat, batch, g)
         copy(g, g_wire)
         with trace.phase("push", nbytes=g.nbytes):
-            ask(wire, slices, g_wire, x_wire)
+            more = ask(wire, slices, g_wire, x_wire, budget.reason)
         copy(x_wire, x_hat)
         trace.record()
-    leave(wire, slices)
+        if not more:
+            break
+    leave(wire, slices, budget.reason)
     wire.Free()
     return x_hat
 
@@ -114,7 +117,7 @@ def serve(comm, x, workers, cfg, gamma, budget, trace):
     budget.keep(x=x, k=k, came=came, read=read)
     rule, descend = VARIANTS[cfg.variant](cfg, workers, x), vectors.descend.like(x)
     with budget.attend():
-        for worker, g in exchanges(comm, workers, x):
+        for worker, g in exchanges(comm, workers, x, budget.more):
             with trace.phase("push", worker, x.nbytes, background=True):
                 used, dropped = rule.take(worker, read[worker], g, k[0])
                 for each, at in dropped:

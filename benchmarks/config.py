@@ -24,6 +24,7 @@ class ProgramConfig:
     agreement_period: int = 4  # steps, at least, from one agreement of a synchronous program on its end to the next
     servers: int = 0  # the last ranks, which hold the model and compute no gradients
     rounds: bool = False  # an asynchronous program whose one server counts rounds: those are its steps, and its budget
+    granted: bool = False  # an asynchronous program whose server's answers say whether to compute another gradient
     by_nccl: bool = False  # it sends device arrays by methods of `comm.nccl.ByNccl` alone, from one thread of a rank
     topology: str | None = None  # SPEC of the graph, where neighbours average
     # Flags that came later, with the value that was the only one before: runs with it keep their id.

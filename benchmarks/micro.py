@@ -291,6 +291,7 @@ def _table(comm: MeteredComm, title: str, columns: tuple[str, ...], gpu: bool = 
 def main() -> None:
     comm = MeteredComm(MPI.COMM_WORLD)
     launcher.report(comm.rank)
+    clock.share_cores(comm)
     name, backend, behind, size, *kept = sys.argv[1:]
     links_spec, times, dim = behind.removeprefix("--links="), Times(), int(size.removeprefix("--dim="))
     measures: dict[str, Callable[..., Table]] = {"sign": sign, "vote": vote}

@@ -24,7 +24,7 @@ from outpace.benchmarks.running.execution import execute
 from outpace.benchmarks.running.plan import Launch, Plan, make_plan, parse_flags
 from outpace.benchmarks.running.storage import Unwritten
 from outpace.benchmarks.running.watch import deaf, listen
-from outpace.comm import agreement, arrays, nccl, threads
+from outpace.comm import agreement, arrays, clock, nccl, threads
 from outpace.comm.errors import LocalError, UserError
 from outpace.comm.meter import MeteredComm
 
@@ -71,6 +71,7 @@ def _leave(code: int) -> NoReturn:
 def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: Launch) -> int:
     """The whole of one run on this rank; its exit code."""
     provenance.check_launch(comm.size, launch.ranks)
+    clock.share_cores(comm)
     # A SPEC may name a file, which some ranks may not see.
     flags = dataclasses.asdict(config) | dataclasses.asdict(launch)
     hashes = comm.bcast(agreement.on_root(comm, lambda: file_hashes.of_run(config, flags)))

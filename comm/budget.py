@@ -1,8 +1,8 @@
 """The budget of a run: `for k in budget:` is the loop of every program.
 
 A synchronous program counts its own steps and every rank leaves the loop at the same k (`AgreedSteps`). An asynchronous
-one shares the budget, and k counts the gradients of all workers (`tickets`), or the rounds of its server
-(`ServedRounds`). All end early when the time is up, on a signal and when a gradient is not finite.
+one shares the budget, and k counts the gradients of all workers (`tickets`, `ServedGradients`), or the rounds of its
+server (`ServedRounds`). All end early when the time is up, on a signal and when a gradient is not finite.
 
 A checkpoint is an early end as well: no message is under way then, so the run is what its programs `keep`. Whoever
 calls `run` again with the same budget, or with one whose `saved` and `count` were read from a file, goes on at that k.
@@ -10,6 +10,7 @@ calls `run` again with the same budget, or with one whose `saved` and `count` we
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ import numpy as np
 from mpi4py import MPI
 
 from outpace.comm import clock, state, threads
+from outpace.comm.layout import Layout
 
 LONG_S: Final = 0.1  # of a step: the agreements on an end then cost next to nothing
 
@@ -136,6 +138,60 @@ class ServedRounds(Budget):
         while (self.total is None or self.count < self.total) and not self._look():
             self.count += 1
             yield self.count - 1
+
+
+class ServedGradients(Budget):
+    """k = 0 .. K-1, one for each gradient of all workers, counted by the first server, the `desk`, as they come.
+
+    A worker may compute its first one at once. Each of the desk's answers says whether it is to compute another one
+    (`more`): so nothing is sent for it. A worker's reason to stop goes to the desk with what it sends.
+    """
+
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        total: int | None,
+        seconds: float | None,
+        start: Callable[[], float],
+        layout: Layout,
+        every: float | None = None,
+    ) -> None:
+        super().__init__(comm, total, seconds, start, every)
+        self._layout, self.desk = layout, layout.desk
+        self._under_way: float = 0  # at the desk: gradients that will come
+
+    def __iter__(self) -> Iterator[int]:
+        """A worker's own gradients, until it has a reason to stop; none where fewer are left than there are workers
+        before it."""
+        self._begin()
+        if self.comm.rank < self._left():
+            yield from itertools.takewhile(lambda k: not self._look(), itertools.count())
+
+    @contextmanager
+    def attend(self) -> Iterator[None]:
+        """The timed part of a server, which computes no gradients."""
+        self._begin()
+        self._under_way = min(self._layout.workers, self._left())
+        yield
+
+    def more(self, reason: int) -> bool:
+        """Any server, of a gradient that has come with its worker's reason to stop: whether another one is wanted of
+        this worker. Only the desk says no."""
+        if self.comm.rank != self.desk:
+            return True
+        self.stop(Stop(reason))
+        self.count += 1
+        wanted = not self._look() and self._under_way <= self._left()
+        self._under_way -= not wanted
+        return wanted
+
+    def settle(self) -> None:
+        """Everybody has the desk's count then: who has a first gradient when the run goes on depends on it."""
+        self.count = self.comm.bcast(self.count, self.desk)
+
+    def _left(self) -> float:
+        """Gradients that have not come."""
+        return np.inf if self.total is None else self.total - self.count
 
 
 class AgreedSteps(Budget):

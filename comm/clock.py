@@ -8,7 +8,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -21,13 +21,17 @@ P = ParamSpec("P")
 SPIN_S: Final = 2e-4  # yield the core this long before sleeping: what is about to arrive comes sooner than a nap ends
 UNDER_WAY_SPIN_S: Final = 2e-2  # the same where both sides are known to be transferring, or nobody wants the core
 NAP_SHARE: Final = 0.1  # a nap is this share of the time waited so far, so it delays the end by no more than that
-LONGEST_NAP_S: Final = 1e-3
+LONGEST_NAP_S: Final = 1e-3  # of a nap, unless the wait has lasted ...
+LONG_SHARE: Final = 0.01  # ... so long that this share of it is more: nothing is near then
+MOST_NAP_S: Final = 2e-2
 SHORTEST_NAP_S: Final = NAP_SHARE * SPIN_S
+CROWD_NAP_S: Final = 1e-4  # the shortest in a crowd, times patience: a look takes some 20 us of a core from the others
 MOST_PATIENCE: Final = 5.0
 CROWD: Final = 8  # ranks on a core from which on naps are longer: with fewer, AD-PSGD's exchanges would come too late
 LOCAL_RANKS: Final = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")  # by Hydra and by Open MPI
 LONGEST_S: Final = 1e9  # of a sleep, 31 years: Python has none of three centuries
 ROUND_TRIPS: Final = 200  # per offset estimate; the fastest one is kept
+_told: Final[list[float]] = []  # ranks per core, as they have told one another
 
 
 def by_communicator(function: Callable[Concatenate[MPI.Intracomm, P], T]) -> Callable[Concatenate[MPI.Intracomm, P], T]:
@@ -73,31 +77,44 @@ def wait(
     polled; so the thread polls for UNDER_WAY_SPIN_S, yielding its core, before it sleeps.
     """
     requests = list(requests)
-    _poll(lambda: MPI.Request.Testall(requests, statuses), UNDER_WAY_SPIN_S if under_way else _spin_s())
+    _poll(lambda: MPI.Request.Testall(requests, statuses), under_way)
 
 
 @by_communicator
 def wait_some(comm: MPI.Intracomm, requests: list[MPI.Request], statuses: list[MPI.Status]) -> list[int]:
     """Complete at least one of the requests, in the manner of `wait`: their indices, and as many statuses in front."""
-    return _poll(lambda: MPI.Request.Testsome(requests, statuses), _spin_s()) or []
+    return _poll(lambda: MPI.Request.Testsome(requests, statuses)) or []
 
 
 @by_communicator
 def poll(comm: MPI.Intracomm, test: Callable[[], T | None]) -> T:
     """The first result of `test` that is true, awaited in the manner of `wait`."""
-    return _poll(test, _spin_s())
+    return _poll(test)
 
 
-def _poll(test: Callable[[], T | None], spin_s: float) -> T:
+def _poll(test: Callable[[], T | None], under_way: bool = False) -> T:
+    if result := test():  # mostly so at a server
+        return result
     start, patient = time.monotonic(), patience()
+    spin_s = UNDER_WAY_SPIN_S if under_way else _spin_s()
+    shortest_s = SHORTEST_NAP_S if patient <= 1 else patient * CROWD_NAP_S
     while not (result := test()):
         waited = time.monotonic() - start
         if waited < spin_s:
             os.sched_yield()
         else:
-            nap_s = max(SHORTEST_NAP_S, patient * NAP_SHARE * waited)
-            time.sleep(min(nap_s, patient * LONGEST_NAP_S))
+            time.sleep(max(shortest_s, nap_s(waited, patient)))
     return result
+
+
+def nap_s(waited_s: float, patient: float = 1.0) -> float:
+    """The nap after a wait of so many seconds.
+
+    >>> [round(nap_s(waited_s), 6) for waited_s in (0.001, 0.05, 0.5, 60.0)]
+    [0.0001, 0.001, 0.005, 0.02]
+    """
+    longest_s = max(patient * LONGEST_NAP_S, min(LONG_SHARE * waited_s, MOST_NAP_S))
+    return min(patient * NAP_SHARE * waited_s, longest_s)
 
 
 def _spin_s() -> float:
@@ -109,17 +126,51 @@ def _spin_s() -> float:
     return UNDER_WAY_SPIN_S if alone else SPIN_S
 
 
-@functools.cache
 def ranks_per_core() -> float:
-    """Of this node and of the cores that this rank may use, by its launcher; as if it were alone, where none says."""
+    """On the cores that this rank may use; until the ranks have told one another (`share_cores`), as if all ranks of
+    this node might use those and no others."""
+    return _told[-1] if _told else _by_launcher()
+
+
+@functools.cache
+def _by_launcher() -> float:
+    """As if it were alone, where no launcher says how many there are."""
     ranks = next((int(os.environ[name]) for name in LOCAL_RANKS if os.environ.get(name, "").isdigit()), 1)
     return ranks / len(os.sched_getaffinity(0))
+
+
+def share_cores(comm: MPI.Intracomm) -> None:
+    """Have every rank know how many share its cores: each may be bound to one of its own. Collective over `comm`, of
+    all ranks."""
+    node = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    _told[:] = [crowd(node.allgather(os.sched_getaffinity(0)), node.rank)]
+    node.Free()
+
+
+def crowd(cores: Sequence[Collection[int]], rank: int) -> float:
+    """Ranks per core on the cores of this rank, if every rank of the node is on each of its own equally often.
+
+    >>> crowd([{0, 1}] * 8, 0), crowd([{0}, {1}, {2}], 0), crowd([{0}, {0, 1}], 1)
+    (4.0, 1.0, 1.0)
+    """
+    own = set(cores[rank])
+    return sum(len(own.intersection(each)) / len(each) for each in cores) / len(own)
 
 
 def patience() -> float:
     """How many times CROWD ranks share a core, from 1 to MOST_PATIENCE. Naps are so much longer: threads that looked
     for messages all the time would leave no core to who has them to send."""
     return min(MOST_PATIENCE, max(1.0, ranks_per_core() / CROWD))
+
+
+def median(seconds: Sequence[float]) -> float:
+    """As NumPy's, which loads masked arrays for it: 25 ms of every rank's start.
+
+    >>> median([3.0, 1.0, 2.0]), median([4.0, 1.0, 2.0, 3.0])
+    (2.0, 2.5)
+    """
+    ordered, half = sorted(seconds), len(seconds) // 2
+    return (ordered[half] + ordered[~half]) / 2
 
 
 @dataclass(frozen=True)

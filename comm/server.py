@@ -4,7 +4,7 @@ The last ranks serve, so worker i is rank i everywhere. A worker sends its messa
 servers, which wait for nobody; so no worker ever waits for another one.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,8 @@ from mpi4py import MPI
 
 from outpace.comm.clock import wait, wait_some
 
-LEAVE, MESSAGE, ANSWER = 0, 1, 2  # message tags
+# Message tags. LAST is an answer after which its worker is to leave. Workers add their reason to end to the last two.
+ANSWER, LAST, MESSAGE, LEAVE = 0, 1, 2, 16
 
 
 class Mailbox:
@@ -24,6 +25,7 @@ class Mailbox:
         self.buffers = np.empty((workers, *x.shape), x.dtype)
         self._under_way = [comm.Irecv(buffer, worker) for worker, buffer in enumerate(self.buffers)]
         self._answers: list[int | None] = [None] * workers  # the tag of what goes out; None where a message comes in
+        self.reason = 0  # to end, the largest of those with which workers have left
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """(worker, tag) of every message, as they arrive, until all workers have left or were told to leave. Nothing is
@@ -33,13 +35,14 @@ class Mailbox:
         while present:
             for worker, status in zip(wait_some(self._comm, self._under_way, statuses), statuses, strict=False):
                 answer = self._answers[worker]
-                if answer is None and status.tag != LEAVE:
+                if answer is None and status.tag < LEAVE:
                     yield worker, status.tag
-                elif answer == ANSWER:
+                elif answer in (ANSWER, LAST):
                     self._answers[worker] = None
                     self._under_way[worker] = self._comm.Irecv(self.buffers[worker], worker)
                 else:
                     present -= 1
+                    self.reason = max(self.reason, status.tag - LEAVE if answer is None else 0)
 
     def answer(self, worker: int, tag: int = ANSWER) -> None:
         """Send the worker what is in its buffer; with the tag LEAVE no message of it will follow."""
@@ -47,23 +50,30 @@ class Mailbox:
         self._under_way[worker] = self._comm.Isend(self.buffers[worker], worker, tag)
 
 
-def exchanges(comm: MPI.Intracomm, workers: int, x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+def exchanges(
+    comm: MPI.Intracomm, workers: int, x: np.ndarray, more: Callable[[int], bool] = lambda reason: True
+) -> Iterator[tuple[int, np.ndarray]]:
     """Server: (worker, message) for every message of a worker, as they arrive, until all workers have left.
 
-    What the caller leaves in `message` goes back to the worker at once.
+    What the caller leaves in `message` goes back to the worker at once, and with it whether another one is wanted: what
+    `more` says, which is told the reason to end of this worker or of one that has left.
     """
     mailbox = Mailbox(comm, workers, x)
-    for worker, _ in mailbox:
+    for worker, tag in mailbox:
         yield worker, mailbox.buffers[worker]
-        mailbox.answer(worker)
+        mailbox.answer(worker, ANSWER if more(max(tag - MESSAGE, mailbox.reason)) else LAST)
 
 
-def ask(comm: MPI.Intracomm, slices: Mapping[int, slice], message: Any, answer: Any) -> None:
-    """Worker: send every server its slice of `message`, and wait for its slice of `answer`; both of shape (dim,)."""
-    answers = [comm.Irecv(answer[part], server, ANSWER) for server, part in slices.items()]
-    wait(comm, answers + [comm.Isend(message[part], server, MESSAGE) for server, part in slices.items()])
+def ask(comm: MPI.Intracomm, slices: Mapping[int, slice], message: Any, answer: Any, reason: int = 0) -> bool:
+    """Worker: send every server its slice of `message`, with a `reason` to end, and wait for its slice of `answer`;
+    both of shape (dim,). Whether the first server wants another message."""
+    requests = [comm.Irecv(answer[part], server) for server, part in slices.items()]
+    requests += [comm.Isend(message[part], server, MESSAGE + reason) for server, part in slices.items()]
+    statuses = [MPI.Status() for _ in requests]
+    wait(comm, requests, statuses)
+    return statuses[0].tag != LAST
 
 
-def leave(comm: MPI.Intracomm, servers: Iterable[int]) -> None:
-    """Worker: tell every server that no message will follow."""
-    wait(comm, [comm.Isend([None, MPI.BYTE], server, LEAVE) for server in servers])
+def leave(comm: MPI.Intracomm, servers: Iterable[int], reason: int = 0) -> None:
+    """Worker: tell every server that no message will follow, and of a reason to end."""
+    wait(comm, [comm.Isend([None, MPI.BYTE], server, LEAVE + reason) for server in servers])

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from outpace.benchmarks.command.arguments import parser
-from outpace.benchmarks.machine import launcher, mpiexec, streams
+from outpace.benchmarks.machine import launcher, mpiexec, slurm_job, streams
 from outpace.benchmarks.machine.account import Ended
 from outpace.benchmarks.sweeps.programs import module_of
 from outpace.comm.errors import UserError
@@ -87,14 +87,11 @@ def _do(arguments: Sequence[str]) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    from outpace.benchmarks.sweeps import slurm
-    from outpace.benchmarks.trace.checkpoint import GOES_ON
-
-    slurm.check_allocation()
+    slurm_job.check_allocation()
     ended = launcher.launch(module_of(options.program), options.workers, options.flags)
     _tell(ended, Path(launcher.value_of("--out", options.flags) or "").parent)
-    if options.requeue and ended.code == GOES_ON:
-        slurm.requeue()
+    if options.requeue and ended.code == os.EX_TEMPFAIL:  # it goes on from a checkpoint
+        slurm_job.requeue()
     return ended.code
 
 

@@ -141,7 +141,8 @@ def sends_what_its_cost_says(comm: CheckedComm, row: Row, xp: ModuleType = np) -
             least, most = cost
             gradients = comm.allreduce(len(outcome.steps))
             # Less, of each worker but the desk, the ask that is told that no ticket is left, the answer, the last ask.
-            tickets = 0 if row.program.Config.rounds else 112 * (n - max(1, servers))
+            by_message = not (row.program.Config.rounds or row.program.Config.granted)
+            tickets = 112 * (n - max(1, servers)) if by_message else 0
             each = (sent.sum() - tickets) / gradients
             why = f"{told(config)}sent {each:.1f} bytes per gradient; their cost is {least} to {most}"
             hold(comm, least <= each <= most, why)

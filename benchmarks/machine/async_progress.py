@@ -42,7 +42,7 @@ def waits(comm: MPI.Intracomm, loads: Sequence[Load | None], target: int, prober
     All ranks but the prober are under that load, as in a run, save those that have None for it, as servers do.
     Collective over comm, with the same result on every rank.
     """
-    return [float(np.median(_probe(comm, load, target, prober))) for load in loads]
+    return [clock.median(_probe(comm, load, target, prober)) for load in loads]
 
 
 def verdict(wait_s: float) -> str:

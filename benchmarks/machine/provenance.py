@@ -146,14 +146,12 @@ def _quota(group: Path) -> float:
 
 
 def _git_commit() -> str:
-    """The commit of the repository that tracks this very file, if there is one."""
+    """The commit of the repository that has this very file in it, if there is one."""
     here = Path(__file__).resolve()
+    command = ["git", "rev-parse", "HEAD", f"HEAD:./{here.name}"]
     try:
-        for command in (["ls-files", "--error-unmatch", here.name], ["rev-parse", "HEAD"]):
-            done = subprocess.run(
-                ["git", *command], cwd=here.parent, capture_output=True, text=True, timeout=10, check=True
-            )
-        return done.stdout.strip()
+        done = subprocess.run(command, cwd=here.parent, capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.split()[0]
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 

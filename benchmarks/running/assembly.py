@@ -15,7 +15,7 @@ from outpace.benchmarks.trace.checkpoint import Checkpoint
 from outpace.benchmarks.trace.recorder import Trace
 from outpace.benchmarks.trace.snapshots import SLOT_S, Snapshots
 from outpace.comm import agreement, clock
-from outpace.comm.budget import AgreedSteps, Budget, ServedRounds, Stop
+from outpace.comm.budget import AgreedSteps, Budget, ServedGradients, ServedRounds, Stop
 from outpace.comm.meter import MeteredComm
 from outpace.comm.tickets import SharedCount, SharedTickets
 
@@ -54,6 +54,9 @@ class Assembly:
             self.budget = AgreedSteps(comm, steps, seconds, self._start, plan.period, plan.hops, every)
         elif plan.config.rounds:
             self.budget = ServedRounds(comm, steps, seconds, self._start, plan.layout.desk, every)
+        elif plan.config.granted:
+            total = None if steps is None else steps * plan.n
+            self.budget = ServedGradients(comm, total, seconds, self._start, plan.layout, every)
         elif steps is None:
             self.budget = SharedCount(comm, seconds, self._start, plan.layout, every)
         else:

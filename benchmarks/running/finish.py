@@ -1,6 +1,5 @@
 """From snapshots to the trace: the same at the end of a run and after a killed one."""
 
-import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +45,8 @@ class Course:
     def tags(self) -> np.ndarray:
         """The tags that every holder has and every rank has reached; collective. The end is a point of its own."""
         gathered = self.comm.allgather([store.tags() for store in self.stores])
-        tags: np.ndarray = functools.reduce(np.intersect1d, itertools.chain.from_iterable(gathered))
+        shared = set.intersection(*map(set, itertools.chain.from_iterable(gathered)))
+        tags = np.array(sorted(shared), dtype=np.int64)
         return tags[tags < self.reached] if self.ended else tags[tags <= self.reached]
 
     def points(self, tags: np.ndarray) -> Iterator[Sequence[np.ndarray]]:

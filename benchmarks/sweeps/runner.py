@@ -11,6 +11,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from outpace.benchmarks.machine import slurm_job
 from outpace.benchmarks.machine.launcher import behind, value_of
 from outpace.benchmarks.sweeps import point as points
 from outpace.benchmarks.sweeps import slurm
@@ -132,9 +133,9 @@ def run_here(sweep: Sweep, retry_failed: bool, requeue: bool) -> int:
     command then goes on. Inside a Slurm job SIGUSR1 also has the job requeued, if `requeue` and if this turn finished a
     point or brought one to a new checkpoint; else the exit code is 1.
     """
-    slurm.check_allocation()
+    slurm_job.check_allocation()
     found = _survey_anyway(sweep)
-    room = slurm.room()
+    room = slurm_job.room()
     chosen = wanted(found, retry_failed)
     todo = [point for point in chosen if not room or point.processes <= room]
     _check_links(todo)
@@ -176,12 +177,12 @@ def run_one(sweep: Sweep, number: int, retry_failed: bool, requeue: bool) -> int
     """
     if not 1 <= number <= len(sweep.points):
         raise UserError(f"--point is {number}; the sweep has the points 1 to {len(sweep.points)}")
-    slurm.check_allocation()
+    slurm_job.check_allocation()
     point = sweep.points[number - 1]
     _check_links([point])
     prepare(sweep)
     print(f"{point.id} {point.label}", flush=True)
-    if retry_failed or slurm.of_job("SLURM_RESTART_COUNT"):
+    if retry_failed or slurm_job.of_job("SLURM_RESTART_COUNT"):
         points.forgive(point)
     with points.Signals() as signals:
         try:
@@ -205,7 +206,7 @@ def _ended_early(number: int, requeue: bool, advanced: bool) -> int:
         print("nothing was finished and no checkpoint written, so the job is not requeued", file=sys.stderr, flush=True)
         return 1
     if requeue:
-        slurm.requeue()
+        slurm_job.requeue()
     return GOES_ON
 
 

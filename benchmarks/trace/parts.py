@@ -89,7 +89,9 @@ class Part:
         for table, rows in recorded.items():
             self.append(table, rows)
         # At least one row: it says that this is all so far.
-        receivers = np.union1d(np.flatnonzero(messages), self._rank)
+        told = messages > 0
+        told[self._rank] = True
+        receivers = np.flatnonzero(told)
         traffic = np.empty(len(receivers), dtype=TRAFFIC)
         traffic["receiver"], traffic["messages"], traffic["nbytes"] = (
             receivers,

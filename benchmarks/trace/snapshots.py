@@ -81,7 +81,7 @@ class Snapshots:
         self._stamps[(self._stamps["tag"] >= due) | (self._stamps["tag"] % stride != 0)] = 0
         self._load()
         kept = max(stride, int(self._reached[0]))  # after the checkpoint the run may have come to a larger one
-        self.missing = int(np.setdiff1d(np.arange(kept, due, kept), self._tags).size)
+        self.missing = len({*range(kept, due, kept)}.difference(self._tags.tolist()))
         self._reached[0] = stride
         self._behind = Behind(self._stamps, mapped)
 

@@ -1,6 +1,7 @@
 """The shared floor: budgets, the meter, clocks, agreement."""
 
 import itertools
+import os
 import sys
 import threading
 import time
@@ -15,9 +16,11 @@ from outpace.benchmarks.trace.recorder import Trace
 from outpace.benchmarks.trace.snapshots import Snapshots
 from outpace.comm import agreement, clock, threads
 from outpace.comm import budget as budgets
-from outpace.comm.budget import AgreedSteps, Budget, Stop
+from outpace.comm.budget import AgreedSteps, Budget, ServedGradients, Stop
 from outpace.comm.errors import UserError
+from outpace.comm.layout import Layout
 from outpace.comm.meter import MeteredComm
+from outpace.comm.server import ask, exchanges, leave
 from outpace.comm.tickets import SharedCount, SharedTickets
 
 
@@ -34,6 +37,10 @@ def tickets(comm: CheckedComm, total: int) -> SharedTickets:
 
 def counted(comm: CheckedComm, seconds: float | None = None) -> SharedCount:
     return SharedCount(comm, seconds, lambda: begin(comm))
+
+
+def granted(comm: CheckedComm, total: int) -> ServedGradients:
+    return ServedGradients(comm, total, None, lambda: begin(comm), Layout(comm.size - 1, 1))
 
 
 def agreed(comm: CheckedComm, period: int, seconds: float | None = None) -> AgreedSteps:
@@ -123,6 +130,49 @@ def test_gradients_are_counted_where_only_time_is_limited(comm: CheckedComm) -> 
         assert (np.diff([last, *seen]) > 0).all()
         last = seen[-1]
         assert before + comm.size * len(seen) / 2 <= last < made
+
+
+@pytest.mark.ranks(2, 3, 4)
+@pytest.mark.parametrize("who", ["worker", "server"])
+def test_answers_grant_each_gradient_once(comm: CheckedComm, who: str) -> None:
+    """A worker or the server wants to stop: the loops end soon, and `count` tells of each gradient. From late counts on
+    they go on to the end: none more are made than are left, be that less than one for each worker."""
+    server, total, x = comm.size - 1, 1000, np.zeros(3)
+    stopping = server if who == "server" else 0
+    for count in (0, 500, total - 20, total - 1):
+        made, budget = 0, granted(comm, total)
+        budget.count = count
+        if comm.rank == server:
+            with budget.attend():
+                for came, _ in enumerate(exchanges(comm, server, x, budget.more)):
+                    if came == 6 and stopping == server and count <= 500:
+                        budget.stop(Stop.CHECKPOINT)
+        else:
+            for k in budget:
+                made += 1
+                time.sleep(0.001)
+                if k == 2 and comm.rank == stopping and count <= 500:
+                    budget.stop(Stop.CHECKPOINT)
+                if not ask(comm, {server: slice(None)}, x, x.copy(), budget.reason):
+                    break
+            leave(comm, [server], budget.reason)
+        budget.settle()
+        assert sum(comm.allgather(made)) == budget.count - count
+        assert budget.count < total - 100 if count <= 500 else budget.count == total
+
+
+@pytest.mark.ranks(2, 4)
+def test_ranks_bound_to_cores_are_a_crowd_only_where_they_share_one(comm: CheckedComm) -> None:
+    cores = os.sched_getaffinity(0)
+    mine = sorted(cores)[comm.rank % len(cores)]
+    try:
+        os.sched_setaffinity(0, {mine})
+        clock.share_cores(comm)
+        found = clock.ranks_per_core()
+    finally:
+        os.sched_setaffinity(0, cores)
+        clock._told.clear()
+    assert found == comm.allgather(mine).count(mine)
 
 
 @pytest.mark.parametrize("reason", [Stop.TIME, Stop.DIVERGED])

@@ -303,13 +303,14 @@ ROWS = [
     Row(
         a_psgd,
         synchronous=False,
-        cost=lambda n, dim, degrees: (2 * 8 * dim, 2 * 8 * dim + 64),  # a gradient, a model, at most a batch of tickets
+        cost=lambda n, dim, degrees: (2 * 8 * dim, 2 * 8 * dim),  # a gradient, a model
         variants=({}, {"servers": 2, "step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"}),
     ),
     Row(
         eamsgd,
         synchronous=False,
-        cost=lambda n, dim, degrees: (2 * 8 * dim, 2 * 8 * dim + 64),  # with period 1
+        # With period 1 a model each way, and at most a batch of tickets.
+        cost=lambda n, dim, degrees: (2 * 8 * dim, 2 * 8 * dim + 64),
         variants=({"period": 1}, {"period": 4, "sampling": "shuffle"}, {"period": 1, "servers": 2}),
     ),
     Row(
@@ -323,7 +324,7 @@ ROWS = [
     Row(
         ringmaster_asgd,
         synchronous=False,
-        cost=lambda n, dim, degrees: (2 * 8 * dim, 2 * 8 * dim + 64),  # as a_psgd
+        cost=lambda n, dim, degrees: (2 * 8 * dim, 2 * 8 * dim),  # as a_psgd
         refused=((3, {"variant": "ringleader", "threshold": 4}),),
         variants=(
             {},

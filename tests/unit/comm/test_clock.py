@@ -23,7 +23,7 @@ class Simulated:
             sched_yield=lambda: self._pass(1e-6),
         )
         monkeypatch.setattr(clock, "os", system)
-        clock.ranks_per_core.cache_clear()
+        clock._by_launcher.cache_clear()
 
     def _pass(self, seconds: float) -> None:
         self.now_s += seconds
@@ -47,7 +47,8 @@ class Simulated:
 @pytest.fixture(autouse=True)
 def _real_again() -> object:
     yield
-    clock.ranks_per_core.cache_clear()
+    clock._by_launcher.cache_clear()
+    clock._told.clear()
 
 
 def test_ranks_that_share_cores_look_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,8 +59,11 @@ def test_ranks_that_share_cores_look_less_often(monkeypatch: pytest.MonkeyPatch)
     assert looks <= 20
     assert late_s <= 0.0025
     looks, late_s = time.wait(1.0)
-    assert looks <= 300
-    assert late_s <= 0.005
+    assert looks <= 210
+    assert late_s <= 0.01
+    looks, late_s = time.wait(100.0)  # nothing is near
+    assert looks <= 6000
+    assert late_s <= 0.02
 
 
 def test_ranks_with_a_core_each_look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

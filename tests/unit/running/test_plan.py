@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -142,3 +143,22 @@ def test_a_start_loads_what_it_needs() -> None:
     assert not rank & {"tyro", "rich", "h5py", "importlib.metadata", "sklearn", "numba", "scipy"}
     assert "outpace.benchmarks.problems.digits" in rank
     assert "outpace.benchmarks.problems.pca" not in rank
+
+
+def test_a_launch_and_a_whole_run_load_what_they_need(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What starts the launcher has read no trace and no sweep; what writes a trace on rank 0 needs no masked arrays,
+    which NumPy's own operations on sets would load."""
+    words = "--problem", "quadratic:dim=3", "--epochs", "0.1", "--out", str(tmp_path / "run.h5")
+    line = f"command.main(['run', 'allreduce_sgd', '-n', '1', *{words}])"
+    with monkeypatch.context() as patch:
+        patch.setenv("OUTPACE_LAUNCHER", "true")  # which ends at once, ...
+        patch.setenv("UCX_TLS", "tcp")  # ... and no MPI is asked which transport it needs
+        command = loaded(f"from outpace.benchmarks import command\n{line}")
+    assert not command & {"numpy", "mpi4py.MPI", "rich", "h5py", "importlib.metadata"}
+    rank = loaded(
+        f"sys.argv[1:] = {words}\n"
+        "from outpace.algorithms import allreduce_sgd as program\n"
+        "try:\n    program.main(program.run, program.Config)\nexcept SystemExit:\n    pass"
+    )
+    assert (tmp_path / "run.h5").exists()
+    assert not rank & {"numpy.ma", "tyro", "rich", "sklearn", "numba", "scipy", "matplotlib"}

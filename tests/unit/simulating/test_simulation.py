@@ -111,11 +111,12 @@ def test_messages_count_as_if_the_model_were_larger() -> None:
 
 
 def test_servers_and_their_links() -> None:
-    """A server of 4 workers whose link takes a second for each model, either way: the rate is that of the link."""
+    """A server of 4 workers whose link takes a second for each model, either way: the rate is at most that of the link,
+    and at least 4/5 of it, by the law of the next test."""
     run = simulated(
         "a_psgd", 5, "--time-budget=100", "--wire-bytes=1.2e8", "--links=fixed:rank=4,rate=1gbit", "--compute-time=0.1"
     )
-    assert len(run.column("steps", "step")) == pytest.approx(100, rel=0.15)
+    assert 80 <= len(run.column("steps", "step")) <= 100
 
 
 def test_the_rate_of_a_server_ends_at_its_link() -> None:
@@ -126,7 +127,7 @@ def test_the_rate_of_a_server_ends_at_its_link() -> None:
     rates = []
     for n in (8, 16):
         flags = "--wire-bytes=1e6", f"--links=fixed:rank={n},rate=1gbit", "--compute-time=0.01", "--evaluations=1"
-        rates.append(simulated("a_psgd", n + 1, "--time-budget=2", *flags, out=f"{n}.h5").steps_per_s())
+        rates.append(simulated("a_psgd", n + 1, "--time-budget=4", *flags, out=f"{n}.h5").steps_per_s())
     assert rates == pytest.approx([link * 8 / 9, link * 16 / 17], rel=0.06)
 
 

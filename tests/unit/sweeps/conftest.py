@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from small_sweeps import BASE, described
 
-from outpace.benchmarks.sweeps import slurm
+from outpace.benchmarks.machine import slurm_job
 from outpace.benchmarks.sweeps.description import load
 from outpace.benchmarks.trace.run import Run
 
@@ -39,5 +39,5 @@ def launcher(point, tmp_path, monkeypatch):
 def requeued(monkeypatch):
     """Tells how often the job was requeued."""
     asked: list[None] = []
-    monkeypatch.setattr(slurm, "requeue", lambda: asked.append(None))
+    monkeypatch.setattr(slurm_job, "requeue", lambda: asked.append(None))
     return lambda: len(asked)

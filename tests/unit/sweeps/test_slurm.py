@@ -6,6 +6,7 @@ import pytest
 from small_sweeps import BASE, SMALL, described
 
 from outpace.benchmarks import command
+from outpace.benchmarks.machine import slurm_job
 from outpace.benchmarks.sweeps import runner, slurm
 from outpace.benchmarks.sweeps.description import load
 from outpace.benchmarks.sweeps.point import standing
@@ -179,7 +180,7 @@ def test_sweeps_of_the_same_points_in_two_folders_have_jobs_of_their_own(sbatch,
 def test_a_heterogeneous_job_is_refused(tmp_path, monkeypatch, capsys, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SLURM_HET_SIZE", "2")
-    slurm.check_allocation()  # outside of a job it says nothing
+    slurm_job.check_allocation()  # outside of a job it says nothing
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     assert command.main(words) == 2
     assert "a heterogeneous Slurm job of 2 components" in capsys.readouterr().err
@@ -189,12 +190,12 @@ def test_a_heterogeneous_job_is_refused(tmp_path, monkeypatch, capsys, words):
 def test_tasks_are_those_of_a_job(monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     monkeypatch.setenv("SLURM_NTASKS", "4")
-    assert slurm.room() == 0
+    assert slurm_job.room() == 0
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    assert slurm.room() == 4
+    assert slurm_job.room() == 4
     for text in ("", "²", "9" * 5000):
         monkeypatch.setenv("SLURM_NTASKS", text)
-        assert slurm.room() == 0
+        assert slurm_job.room() == 0
 
 
 def test_points_with_links_are_not_submitted_without_root(sbatch, tmp_path, monkeypatch):
