@@ -146,8 +146,9 @@ class AgreedSteps(Budget):
 
     Every `period` steps each rank posts a non-blocking maximum over the reasons to stop, and reads it the next time:
     every `hops` steps where they take longer than LONG_S on some rank, and every RARELY periods where they take less
-    than SHORT_S on all. If `period` and `hops` are at least the graph's diameter, agreeing adds no waiting beyond that
-    of the program's own messages. A rank that stopped by its own clock would hang its neighbours.
+    than SHORT_S on all, but where a period is no more than `hops` anyway. If `period` and `hops` are at least the
+    graph's diameter, agreeing adds no waiting beyond that of the program's own messages. A rank that stopped by its own
+    clock would hang its neighbours.
     """
 
     def __init__(
@@ -163,6 +164,7 @@ class AgreedSteps(Budget):
         super().__init__(comm, total, seconds, start, every)
         self.period = period
         self.hops = hops
+        self._rarely = RARELY * period if period > hops else period
 
     def __iter__(self) -> Iterator[int]:
         comm = self.comm.Dup()
@@ -177,7 +179,7 @@ class AgreedSteps(Budget):
                 request.Wait()
                 if agreed[0] // 3:
                     break
-                due += (RARELY * self.period, self.period, self.hops)[agreed[0]]
+                due += (self._rarely, self.period, self.hops)[agreed[0]]
                 now_s = self._now()
                 step_s = (now_s - asked_s) / (k - asked) if k > asked else SHORT_S
                 mine[0] = 3 * self._look() + (step_s >= SHORT_S) + (step_s > LONG_S)
