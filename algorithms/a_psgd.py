@@ -90,18 +90,17 @@ def run(comm, problem, cfg, budget, trace):
 def serve(comm, x, workers, gamma, budget, trace):
     """One server: apply every gradient to its slice x and answer with the result, until every worker has left."""
     k = np.zeros(1, dtype=np.int64)  # gradients applied
-    unseen = np.zeros(workers, dtype=np.int64)  # of them, since each worker pulled
+    read = np.zeros(workers, dtype=np.int64)  # the k at which each worker pulled its model
     descend_and_answer = vectors.descend_and_answer.like(x)
-    budget.keep(x=x, k=k, unseen=unseen)
+    budget.keep(x=x, k=k, read=read)
     with budget.attend():
         for worker, g in exchanges(comm, workers, x, budget.more):
             with trace.phase("push", worker, x.nbytes, background=True):
                 trace.snapshot(x)
                 descend_and_answer(gamma(k[0]) / workers, x, g)  # what is left in g is the answer
-                trace.applied(worker, staleness=unseen[worker])
+                trace.applied(worker, staleness=k[0] - read[worker])
                 k += 1
-                unseen += 1
-                unseen[worker] = 0
+                read[worker] = k[0]
 
 
 if __name__ == "__main__":

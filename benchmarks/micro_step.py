@@ -156,13 +156,15 @@ class MpiAlone:
 
 
 class ByHand:
-    """The steps of the programs between two ranks. The model is x, of the server where there is one."""
+    """The steps of the programs between two ranks, or, where they need no other one, of a rank alone. The model is x,
+    of the server where there is one."""
 
     def __init__(self, comm: MeteredComm, gradient: Array, passes: Any) -> None:
         self.comm, self.peer, self.passes, self.gradient = MPI.Intracomm(comm), 1 - comm.rank, passes, gradient
         self.lock, self.due, self.rng = threading.Lock(), threading.Semaphore(0), np.random.default_rng(comm.rank)
         self.x, self.g, self.c, self.h, self.r = (np.full_like(gradient, 0) for _ in range(5))
-        self.graph = self.comm.Create_dist_graph_adjacent([self.peer], [self.peer])
+        peers = [self.peer] if comm.size > 1 else []
+        self.graph = self.comm.Create_dist_graph_adjacent(peers, peers)
         self.own = float(mixing_matrix("ring:lazy=1", 2)[0, 0])
 
     def run(self, name: str, steps: int) -> tuple[list[float], Array]:

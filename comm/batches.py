@@ -34,11 +34,14 @@ class Batches:
 
     def draw(self, size: int) -> np.ndarray:
         """The next batch, shape (size,)."""
-        parts = [self._take(size)]
+        first = self._take(size)
+        if len(first) == size:
+            return first
+        parts = [first]
         while missing := size - sum(map(len, parts)):
             self._renew()
             parts.append(self._take(missing))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return np.concatenate(parts)
 
     def _take(self, most: int) -> np.ndarray:
         """The next numbers of the order, so many or what is left of it."""

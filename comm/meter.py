@@ -8,6 +8,7 @@ of its payload as a ring would send it, to the next rank (B bytes per rank, n ra
     Gather      B, to the root
 """
 
+import functools
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,12 +30,14 @@ class Meter:
     def __init__(self, n: int) -> None:
         self.messages = np.zeros(n, dtype=np.int64)
         self.nbytes = np.zeros(n, dtype=np.int64)
+        # The same memory, whose numbers are Python's: NumPy makes a scalar of its own for each look at one.
+        self._messages, self._nbytes = self.messages.data, self.nbytes.data
         self._lock = threading.Lock()  # the gradient loop and the communication thread both send
 
     def sent(self, destination: int, nbytes: int, messages: int = 1) -> None:
         with self._lock:
-            self.messages[destination] += messages
-            self.nbytes[destination] += nbytes
+            self._messages[destination] += messages
+            self._nbytes[destination] += nbytes
 
     def reset(self) -> None:
         with self._lock:
@@ -42,6 +45,7 @@ class Meter:
             self.nbytes[:] = 0
 
 
+@functools.lru_cache
 def of_allreduce(nbytes: int, rank: int, n: int) -> int:
     """Bytes that one of n ranks sends in an Allreduce of so many, as a ring does it.
 
@@ -117,9 +121,9 @@ class Counting(Communicator):
         super().Bcast(buf, root)
 
     def _charge_allreduce(self, recvbuf: Any) -> None:
-        if self.size > 1:
-            nbytes = of_allreduce(payload(recvbuf), self.rank, self.size)
-            self.meter.sent((self.rank + 1) % self.size, nbytes, 2 * (self.size - 1))
+        rank, n = self.rank, self.size
+        if n > 1:
+            self.meter.sent((rank + 1) % n, of_allreduce(payload(recvbuf), rank, n), 2 * (n - 1))
 
 
 class CountingNeighbours(Communicator):
@@ -132,8 +136,9 @@ class CountingNeighbours(Communicator):
     def Ineighbor_allgather(self, sendbuf: Any, recvbuf: Any) -> Any:
         """Of device arrays by messages from point to point: an MPI that reads device memory does so in these, while
         Open MPI does in no non-blocking collective, but with UCX."""
+        nbytes = payload(sendbuf)
         for destination in self.destinations:
-            self.meter.sent(destination, payload(sendbuf))
+            self.meter.sent(destination, nbytes)
         if isinstance(recvbuf, np.ndarray):
             return super().Ineighbor_allgather(sendbuf, recvbuf)
         arrivals = [self.Irecv(block, source) for block, source in zip(recvbuf, self.sources, strict=True)]

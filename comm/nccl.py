@@ -31,6 +31,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from mpi4py import MPI
 
 from outpace.comm import agreement
@@ -223,6 +224,8 @@ class Launched:
 
 def _link(comm: MPI.Intracomm, buffer: Any) -> Link | None:
     """What carries this buffer, if it is a device array and `comm` is connected."""
+    if isinstance(buffer, np.ndarray):  # most are, and to ask the communicator takes longer
+        return None
     link: Link | None = carrier(comm)
     if link is None:
         return None

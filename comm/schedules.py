@@ -80,6 +80,9 @@ def step_sizes(text: str, step_size: float, steps_per_epoch: float, total: int |
     Raises UserError for what is no schedule, and for `cosine` where `total` is None.
     """
     schedule = parse(text)
+    if schedule == Constant():
+        always = float(step_size)
+        return lambda k: always
     ramp = max(1.0, schedule.warm_up * steps_per_epoch)  # steps
 
     def gamma(k: int) -> float:

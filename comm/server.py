@@ -38,16 +38,23 @@ class Mailbox:
                 if answer is None and status.tag < LEAVE:
                     yield worker, status.tag
                 elif answer in (ANSWER, LAST):
-                    self._answers[worker] = None
-                    self._under_way[worker] = self._comm.Irecv(self.buffers[worker], worker)
+                    self._expect(worker)
                 else:
                     present -= 1
                     self.reason = max(self.reason, status.tag - LEAVE if answer is None else 0)
 
     def answer(self, worker: int, tag: int = ANSWER) -> None:
         """Send the worker what is in its buffer; with the tag LEAVE no message of it will follow."""
-        self._answers[worker] = tag
-        self._under_way[worker] = self._comm.Isend(self.buffers[worker], worker, tag)
+        sending = self._comm.Isend(self.buffers[worker], worker, tag)
+        if tag != LEAVE and sending.Test():  # as a short one has, at once
+            self._expect(worker)
+        else:
+            self._answers[worker], self._under_way[worker] = tag, sending
+
+    def _expect(self, worker: int) -> None:
+        """Its next message may come in."""
+        self._answers[worker] = None
+        self._under_way[worker] = self._comm.Irecv(self.buffers[worker], worker)
 
 
 def exchanges(

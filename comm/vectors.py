@@ -28,40 +28,39 @@ Mean = Any  # a coordinate of sum_r weights[r] rows[r]; the argument is (weights
 sqrt: Final = np.sqrt  # of a formula
 
 LONG: Final = 1 << 18  # coordinates that make a compiled loop worth the start of numba, 0.6 s of each rank
+UFUNCS: Final = {ast.Add: "add", ast.Sub: "subtract", ast.Mult: "multiply", ast.Div: "divide"}
 BLOCK: Final = 1 << 13  # coordinates that stay in the cache from one look at them to the next
 # So many where a mean is summed up in a block. In longer ones the rows are read one after the other for so long that a
 # processor forgets to fetch the others beforehand: with 8192 a pass takes twice as long.
 BLOCK_OF_MEAN: Final = 1 << 10
 FEW: Final = 4  # rows that a loop reads all at once
 
-# The loop of an operation over blocks; in a block, by NumPy or by numba. Arguments are named like NAME_, their blocks
-# NAME_part.
-OVER_BLOCKS: Final = """
+# An operation block by block: in a block by NumPy, where the whole of a short vector is one block, or by numba,
+# coordinate by coordinate. Arguments are named like NAME_, for numba their blocks NAME_part.
+BY_BLOCKS: Final = """
 def {name}({arguments}):
     ...numbers
     ...check
+    ...begun
+    short = {last}_.size <= BLOCK
+    for start in range(0, {last}_.size, BLOCK):
+        ...blocks
+        ...in_place
+"""
+BY_COORDINATES: Final = """
+def {name}({arguments}):
+    ...numbers
+    ...check
+    ...begun
     ...buffers
     for start in range(0, {last}_.size, BLOCK):
         ...parts
         ...means
-"""
-BY_BLOCKS: Final = (
-    OVER_BLOCKS
-    + """\
-        ...of_parts
-        ...statements
-        ...to_parts
-"""
-)
-BY_COORDINATES: Final = (
-    OVER_BLOCKS
-    + """\
         for i in range({last}_part.size):
             ...of_coordinates
             ...statements
             ...to_coordinates
 """
-)
 # A coordinate of a mean on a device, whose rows follow one another in memory.
 MEAN_ON_DEVICE: Final = """T {mean} = 0;
 for (int r = 0; r < {mean}_weights.size(); ++r)
@@ -93,6 +92,22 @@ class Fused:
         return [ast.unparse(each) for each in self._definition.body if isinstance(each, ast.Assign)]
 
     @functools.cached_property
+    def in_place(self) -> list[str]:
+        """The same for NumPy: what a result is goes where it belongs, without an array of its own on the way."""
+        lines = []
+        for each in self._definition.body:
+            if isinstance(each, ast.Assign):
+                name, value = ast.unparse(each.targets[0]), each.value
+                if name not in self.kinds:
+                    lines.append(ast.unparse(each))
+                elif isinstance(value, ast.BinOp):
+                    left, right = ast.unparse(value.left), ast.unparse(value.right)
+                    lines.append(f"{UFUNCS[type(value.op)]}({left}, {right}, out={name})")
+                else:
+                    lines.append(f"{name}[:] = {ast.unparse(value)}")
+        return lines
+
+    @functools.cached_property
     def results(self) -> list[str]:
         """The parameters that are assigned to, the last ones."""
         assigned = {each.split()[0] for each in self.statements}
@@ -107,42 +122,45 @@ class Fused:
     @functools.cached_property
     def by_blocks(self) -> Callable[..., None]:
         """The operation by NumPy."""
-        return self.function(BY_BLOCKS, BLOCK, _part_of_mean)
+        return self.function(BY_BLOCKS, BLOCK)
 
     def names(self, *kinds: str) -> list[str]:
         """The parameters of these kinds."""
         return [name for name, kind in self.kinds.items() if kind in kinds]
 
     def function(
-        self, template: str, block: int, part_of_mean: Callable[..., Any], rows: int = 0
+        self, template: str, block: int, part_of_mean: Callable[..., Any] | None = None, rows: int = 0
     ) -> Callable[..., None]:
-        """The function whose text fills a template, for blocks of so many coordinates. A mean is summed up block by
-        block, by part_of_mean, or coordinate by coordinate, where its `rows` are known."""
-        vectors, means, arrays = self.names("Vector"), self.names("Mean"), self.names("Vector", "Mean")
+        """The function whose text fills a template, for blocks of so many coordinates. For numba a mean is summed up
+        block by block, by part_of_mean, or coordinate by coordinate, where its `rows` are known."""
+        vectors, means = self.names("Vector"), self.names("Mean")
         last = vectors[-1]
-        begun, blocks, sums = [f"{name}_weights, {name}_rows = {name}_" for name in means], [], []
+        buffers, parts_of_means, sums = list[str](), list[str](), list[str]()
         for name in means:
             if rows:
-                begun += [f"{name}_weight{r} = {name}_weights[{r}]" for r in range(rows)]
-                blocks += [f"{name}_row{r} = {name}_rows[{r}, start : start + BLOCK]" for r in range(rows)]
+                buffers += [f"{name}_weight{r} = {name}_weights[{r}]" for r in range(rows)]
+                parts_of_means += [f"{name}_row{r} = {name}_rows[{r}, start : start + BLOCK]" for r in range(rows)]
                 sums.append(f"{name} = " + " + ".join(f"{name}_weight{r} * {name}_row{r}[i]" for r in range(rows)))
             else:
-                begun.append(f"{name}_buffer = empty(BLOCK, {last}_.dtype)")
-                blocks.append(f"{name}_part = part_of_mean({name}_weights, {name}_rows, start, {name}_buffer)")
+                buffers.append(f"{name}_buffer = empty(BLOCK, {last}_.dtype)")
+                parts_of_means.append(f"{name}_part = part_of_mean({name}_weights, {name}_rows, start, {name}_buffer)")
                 sums.append(f"{name} = {name}_part[i]")
         unequal = [f"{name}_.size != {last}_.size" for name in vectors]
         unequal += [f"{name}_[1].shape[1] != {last}_.size" for name in means]
         unequal += [f"{name}_[0].size != {rows}" for name in means if rows]
+        blocks = [f"{name} = {name}_ if short else {name}_[start : start + BLOCK]" for name in vectors]
+        blocks += [f"{name} = {name}_weights.dot({name}_rows[:, start : start + BLOCK])" for name in means]
         stretches = {
             "numbers": [f"{name} = {last}_.dtype.type({name}_)" for name in self.names("float")],
             "check": [f"if {' or '.join(unequal)}: raise ValueError('the vectors differ in size')"],
+            "begun": [f"{name}_weights, {name}_rows = {name}_" for name in means],
+            "blocks": blocks,
+            "in_place": self.in_place,
+            "buffers": buffers,
             "parts": [f"{name}_part = {name}_[start : start + BLOCK]" for name in vectors],
-            "buffers": begun,
-            "means": blocks,
-            "of_parts": [f"{name} = {name}_part" for name in arrays],
+            "means": parts_of_means,
             "of_coordinates": [f"{name} = {name}_part[i]" for name in vectors] + sums,
             "statements": self.statements,
-            "to_parts": [f"{name}_part[:] = {name}" for name in self.results],
             "to_coordinates": [f"{name}_part[i] = {name}" for name in self.results],
         }
         lines = []
@@ -153,18 +171,13 @@ class Fused:
             name=self.__name__, arguments=", ".join(f"{name}_" for name in self.kinds), last=last
         )
         scope = {"__name__": __name__, "BLOCK": block, "sqrt": sqrt, "empty": np.empty, "part_of_mean": part_of_mean}
+        scope |= {name: getattr(np, name) for name in UFUNCS.values()}
         exec(compile(text, __file__, "exec"), scope)  # as of this file, beside which numba keeps what it compiles
         return scope[self.__name__]  # type: ignore[return-value]
 
 
 def _part_of_mean(weights: Any, rows: Any, start: int, buffer: Any) -> Any:
-    """A block of sum_r weights[r] rows[r], by NumPy."""
-    part = rows[:, start : start + len(buffer)]
-    return weights.dot(part, out=buffer[: part.shape[1]])
-
-
-def _part_of_mean_in_loops(weights: Any, rows: Any, start: int, buffer: Any) -> Any:
-    """The same for numba."""
+    """A block of sum_r weights[r] rows[r], for numba."""
     buffer[:] = 0
     for r in range(weights.size):
         weight, row = weights[r], rows[r, start : start + buffer.size]
@@ -182,7 +195,7 @@ def loop(operation: Fused, dtype: np.dtype[Any], *rows: int) -> Callable[..., No
         compiled: Any = functools.partial(numba.njit, nogil=True, cache=True, error_model="numpy")
         known = rows[0] if len(rows) == 1 and rows[0] <= FEW else 0
         block = BLOCK_OF_MEAN if operation.names("Mean") and not known else BLOCK
-        function = compiled(operation.function(BY_COORDINATES, block, compiled(_part_of_mean_in_loops), known))
+        function = compiled(operation.function(BY_COORDINATES, block, compiled(_part_of_mean), known))
     except (ImportError, RuntimeError):
         return None
     real = numba.from_dtype(dtype)

@@ -61,13 +61,8 @@ class Phase:
     __slots__ = ("_background", "_kind", "_nbytes", "_peer", "_start", "_trace")
 
     def __init__(self, trace: "Trace", kind: int, peer: int, nbytes: int, background: bool) -> None:
-        self._trace, self._kind, self._peer, self._nbytes, self._background = (
-            trace,
-            kind,
-            peer,
-            nbytes,
-            background,
-        )
+        self._trace, self._kind, self._background = trace, kind, background
+        self._peer, self._nbytes = peer, nbytes
 
     def __enter__(self) -> None:
         self._start = self._trace.now()
@@ -91,6 +86,7 @@ class Trace:
 
     def __init__(self, comm: MPI.Intracomm, snapshots: "Snapshots") -> None:
         self.comm = comm
+        self._rank, self._size = comm.rank, comm.size
         self.now = clock.reader(comm)  # on this rank's clock
         self.steps = 0  # gradients computed here, or applied here by a server
         self.started_s = self.last_s = np.nan  # start of the timed part and end of the last step, on this rank's clock
@@ -102,7 +98,6 @@ class Trace:
         self._dropped: deque[bytes] = deque()
         self._wait_s = self._compute_s = self._injected_s = 0.0
         self._samples = 0
-        self._allreduced = -1, 0  # size of the last vector, and this rank's share of what is sent
 
     def start(self, now: float, elapsed: float = 0.0) -> None:
         """The timed part began at `now` on this rank's clock; of it, so many seconds lie before a checkpoint."""
@@ -113,9 +108,7 @@ class Trace:
         those of the communication thread are `background`. `nbytes` is what this rank sends meanwhile, of an allreduce
         the size of the vector: of that the meter's share is recorded."""
         if kind == "allreduce":
-            if nbytes != self._allreduced[0]:
-                self._allreduced = nbytes, of_allreduce(nbytes, self.comm.rank, self.comm.size)
-            nbytes = self._allreduced[1]
+            nbytes = of_allreduce(nbytes, self._rank, self._size)
         return Phase(self, KIND[kind], peer, nbytes, background)
 
     def computed(self, start: float, computed: float, end: float, samples: int) -> None:

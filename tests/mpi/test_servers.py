@@ -2,6 +2,7 @@
 
 import os
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from reference import eamsgd as eamsgd_form
 
 from outpace.algorithms import a_psgd, allreduce_sgd, eamsgd
 from outpace.benchmarks.trace.schema import KIND
-from outpace.comm.clock import wait
-from outpace.comm.server import ANSWER, MESSAGE, exchanges, leave
+from outpace.comm import server
+from outpace.comm.clock import wait, wait_some
+from outpace.comm.server import ANSWER, MESSAGE, ask, exchanges, leave
 
 SOAK = int(os.environ.get("OUTPACE_SOAK", "10"))  # repetitions of the short run
 NOISY = "quadratic:dim=10,sigma=0.3,zeta=1"
@@ -50,6 +52,31 @@ def test_one_worker_is_sgd_however_many_servers(comm: CheckedComm) -> None:
     mean = execute(comm, a_psgd, mine, 50, servers=comm.size - 1).mean
     expected = sgd_form.run(shares(NOISY, 1), allreduce_sgd.Config(dtype="float64"), 50)[0]
     np.testing.assert_allclose(mean, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.ranks(2)
+def test_a_short_answer_is_no_event_of_its_own(comm: CheckedComm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has left when it is sent, and the next message is looked for at once: a server sees an event for each message,
+    and one for the worker's leave, not two for each."""
+    x, events = np.zeros(3), list[int]()
+
+    def counting(*args: Any) -> list[int]:
+        done = wait_some(*args)
+        events.extend(done)
+        return done
+
+    monkeypatch.setattr(server, "wait_some", counting)
+    if comm.rank == 0:
+        for _ in range(20):
+            ask(comm, {1: slice(3)}, np.ones(3), x)
+        leave(comm, [1])
+        assert x.tolist() == [20.0] * 3
+    else:
+        total = np.zeros(3)
+        for _, message in exchanges(comm, 1, x):
+            total += message
+            message[:] = total
+        assert len(events) == 20 + 1
 
 
 @pytest.mark.ranks(4, 8)

@@ -177,6 +177,22 @@ def test_by_blocks(operation: vectors.Fused, dtype: Any) -> None:
         check(operation, operation.by_blocks, given(operation, size, dtype))
 
 
+def test_numpy_writes_a_result_where_it_belongs() -> None:
+    """Not into an array of its own, from which it would be copied: that is a pass of four."""
+
+    class Told(np.ndarray):
+        copies = 0
+
+        def __setitem__(self, *item: Any) -> None:
+            Told.copies += 1
+            super().__setitem__(*item)
+
+    x = np.ones(vectors.BLOCK).view(Told)
+    vectors.descend.by_blocks(0.25, 2, np.ones(vectors.BLOCK), x)
+    assert Told.copies == 0
+    assert (x == 0.875).all()
+
+
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
 def test_compiled(operation: vectors.Fused) -> None:
     """In float32, and for the longest formulas in float64."""
