@@ -21,8 +21,6 @@ from outpace.comm import clock, state, threads
 from outpace.comm.layout import Layout
 
 LONG_S: Final = 0.1  # of a step: the agreements on an end then cost next to nothing
-SHORT_S: Final = 1e-3  # of a step: an agreement then costs a good part of one ...
-RARELY: Final = 8  # ... and comes so many times more rarely
 
 
 class Stop(IntEnum):
@@ -200,11 +198,10 @@ class ServedGradients(Budget):
 class AgreedSteps(Budget):
     """k = 0, 1, ... the same on every rank, for synchronous programs.
 
-    Every `period` steps each rank posts a non-blocking maximum over the reasons to stop, and reads it the next time:
-    every `hops` steps where they take longer than LONG_S on some rank, and every RARELY periods where they take less
-    than SHORT_S on all, but where a period is no more than `hops` anyway. If `period` and `hops` are at least the
-    graph's diameter, agreeing adds no waiting beyond that of the program's own messages. A rank that stopped by its own
-    clock would hang its neighbours.
+    Every `period` steps, or every `hops` steps where they take longer than LONG_S, each rank posts a non-blocking
+    maximum over the reasons to stop, and reads it the next time. If `period` and `hops` are at least the graph's
+    diameter, agreeing adds no waiting beyond that of the program's own messages. A rank that stopped by its own clock
+    would hang its neighbours.
     """
 
     def __init__(
@@ -220,12 +217,11 @@ class AgreedSteps(Budget):
         super().__init__(comm, total, seconds, start, every)
         self.period = period
         self.hops = hops
-        self._rarely = RARELY * period if period > hops else period
 
     def __iter__(self) -> Iterator[int]:
         comm = self.comm.Dup()
-        # Three times the reason to stop, and how long steps are, which only counts where there is no reason.
-        mine, agreed = np.zeros(1, dtype=np.int8), np.ones(1, dtype=np.int8)
+        # Twice the reason to stop, and one more where steps are long, which only counts where there is no reason.
+        mine, agreed = np.zeros(1, dtype=np.int8), np.zeros(1, dtype=np.int8)
         request = MPI.REQUEST_NULL
         self._begin()
         asked, asked_s = self.count, self._now()
@@ -233,16 +229,15 @@ class AgreedSteps(Budget):
         for k in itertools.count(self.count) if self.total is None else range(self.count, self.total):
             if k == due:
                 request.Wait()
-                if agreed[0] // 3:
+                if agreed[0] // 2:
                     break
-                due += (self._rarely, self.period, self.hops)[agreed[0]]
+                due += self.hops if agreed[0] else self.period
                 now_s = self._now()
-                step_s = (now_s - asked_s) / (k - asked) if k > asked else SHORT_S
-                mine[0] = 3 * self._look() + (step_s >= SHORT_S) + (step_s > LONG_S)
+                mine[0] = 2 * self._look() + (now_s - asked_s > LONG_S * max(1, k - asked))
                 asked, asked_s = k, now_s
                 request = comm.Iallreduce(mine, agreed, MPI.MAX)
             self.count = k + 1
             yield k
         request.Wait()
-        self.stop(Stop(agreed[0] // 3))
+        self.stop(Stop(agreed[0] // 2))
         comm.Free()
