@@ -21,11 +21,8 @@ P = ParamSpec("P")
 SPIN_S: Final = 2e-4  # yield the core this long before sleeping: what is about to arrive comes sooner than a nap ends
 UNDER_WAY_SPIN_S: Final = 2e-2  # the same where both sides are known to be transferring, or nobody wants the core
 NAP_SHARE: Final = 0.1  # a nap is this share of the time waited so far, so it delays the end by no more than that
-LONGEST_NAP_S: Final = 1e-3  # of a nap, unless the wait has lasted ...
-LONG_SHARE: Final = 0.01  # ... so long that this share of it is more: nothing is near then
-MOST_NAP_S: Final = 2e-2
+LONGEST_NAP_S: Final = 1e-3
 SHORTEST_NAP_S: Final = NAP_SHARE * SPIN_S
-CROWD_NAP_S: Final = 1e-4  # the shortest in a crowd, times patience: a look takes some 20 us of a core from the others
 MOST_PATIENCE: Final = 5.0
 CROWD: Final = 8  # ranks on a core from which on naps are longer: with fewer, AD-PSGD's exchanges would come too late
 LOCAL_RANKS: Final = ("MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE")  # by Hydra and by Open MPI
@@ -77,44 +74,31 @@ def wait(
     polled; so the thread polls for UNDER_WAY_SPIN_S, yielding its core, before it sleeps.
     """
     requests = list(requests)
-    _poll(lambda: MPI.Request.Testall(requests, statuses), under_way)
+    _poll(lambda: MPI.Request.Testall(requests, statuses), UNDER_WAY_SPIN_S if under_way else _spin_s())
 
 
 @by_communicator
 def wait_some(comm: MPI.Intracomm, requests: list[MPI.Request], statuses: list[MPI.Status]) -> list[int]:
     """Complete at least one of the requests, in the manner of `wait`: their indices, and as many statuses in front."""
-    return _poll(lambda: MPI.Request.Testsome(requests, statuses)) or []
+    return _poll(lambda: MPI.Request.Testsome(requests, statuses), _spin_s()) or []
 
 
 @by_communicator
 def poll(comm: MPI.Intracomm, test: Callable[[], T | None]) -> T:
     """The first result of `test` that is true, awaited in the manner of `wait`."""
-    return _poll(test)
+    return _poll(test, _spin_s())
 
 
-def _poll(test: Callable[[], T | None], under_way: bool = False) -> T:
-    if result := test():  # mostly so at a server
-        return result
+def _poll(test: Callable[[], T | None], spin_s: float) -> T:
     start, patient = time.monotonic(), patience()
-    spin_s = UNDER_WAY_SPIN_S if under_way else _spin_s()
-    shortest_s = SHORTEST_NAP_S if patient <= 1 else patient * CROWD_NAP_S
     while not (result := test()):
         waited = time.monotonic() - start
         if waited < spin_s:
             os.sched_yield()
         else:
-            time.sleep(max(shortest_s, nap_s(waited, patient)))
+            nap_s = max(SHORTEST_NAP_S, patient * NAP_SHARE * waited)
+            time.sleep(min(nap_s, patient * LONGEST_NAP_S))
     return result
-
-
-def nap_s(waited_s: float, patient: float = 1.0) -> float:
-    """The nap after a wait of so many seconds.
-
-    >>> [round(nap_s(waited_s), 6) for waited_s in (0.001, 0.05, 0.5, 60.0)]
-    [0.0001, 0.001, 0.005, 0.02]
-    """
-    longest_s = max(patient * LONGEST_NAP_S, min(LONG_SHARE * waited_s, MOST_NAP_S))
-    return min(patient * NAP_SHARE * waited_s, longest_s)
 
 
 def _spin_s() -> float:

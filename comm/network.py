@@ -30,7 +30,7 @@ import numpy as np
 import simpy
 
 from outpace.comm import collectives
-from outpace.comm.clock import MOST_NAP_S, SPIN_S, nap_s
+from outpace.comm.clock import LONGEST_NAP_S, NAP_SHARE, SPIN_S
 from outpace.comm.collectives import Kind
 from outpace.comm.machines import Machine
 from outpace.comm.streams import JITTER
@@ -215,7 +215,7 @@ class Network:
             return 0.0
         if waited_s <= self._looks[-1]:
             return self._looks[bisect.bisect_left(self._looks, waited_s)] - waited_s
-        nap = MOST_NAP_S + self.oversleep_s
+        nap = LONGEST_NAP_S + self.oversleep_s
         beyond = waited_s - self._looks[-1]
         return math.ceil(beyond / nap) * nap - beyond
 
@@ -320,6 +320,6 @@ class Network:
 def _looks(oversleep_s: float) -> list[float]:
     """Seconds after which `clock.wait` looks again, until its naps are the longest."""
     looks = [SPIN_S]
-    while (nap := nap_s(looks[-1])) < MOST_NAP_S:
-        looks.append(looks[-1] + nap + oversleep_s)
+    while NAP_SHARE * looks[-1] < LONGEST_NAP_S:
+        looks.append(looks[-1] * (1 + NAP_SHARE) + oversleep_s)
     return looks

@@ -59,11 +59,8 @@ def test_ranks_that_share_cores_look_less_often(monkeypatch: pytest.MonkeyPatch)
     assert looks <= 20
     assert late_s <= 0.0025
     looks, late_s = time.wait(1.0)
-    assert looks <= 210
-    assert late_s <= 0.01
-    looks, late_s = time.wait(100.0)  # nothing is near
-    assert looks <= 6000
-    assert late_s <= 0.02
+    assert looks <= 300
+    assert late_s <= 0.005
 
 
 def test_ranks_with_a_core_each_look_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
