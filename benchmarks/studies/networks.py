@@ -104,6 +104,7 @@ def step_times(
         shown.add_row(run.title, f"{whole:.3f}", *shares, f"{loss[0]:.2f} to {loss[-1]:.2f}")
     console = Console(width=120)
     console.print(shown)
+    console.print(f"decode: {decoding:.1%} of a gradient's CPU time in one process, of files in memory")
     console.print("beside it: exchanges of AD-PSGD's communication thread, while gradients are computed")
     return found
 
@@ -127,13 +128,17 @@ def _link(link: Path, target: Path) -> None:
 
 
 def _decoding(text: str, batches: int = 10) -> tuple[float, int]:
-    """The share of decoding in the CPU time of a gradient, in the median of so many batches; samples in all."""
+    """The share of decoding in the CPU time of a gradient, in the median of so many batches; samples in all.
+
+    Of files that are in memory, and by a processor whose caches have what the last gradient left in them.
+    """
     problem: Any
     problem, _ = problems.build(text, Setting(MPI.COMM_SELF, range(2), 2, "iid", 0, "float32", np, BATCH))
     x, rng, shares = problem.x0(), np.random.default_rng(0), []
     g = np.empty_like(x)
     for _ in range(batches):
         batch = rng.integers(problem.n_samples, size=BATCH)
+        problem.gradient(x, batch, g)
         began = time.process_time()
         problem.train.take(batch)
         decoded = time.process_time()
