@@ -104,7 +104,7 @@ class Pair:
 class Port:
     """One direction of a rank's link: it serves the pairs that wait, in turn."""
 
-    __slots__ = ("changes", "flows", "free_at", "limit", "serve", "turn", "wakes")
+    __slots__ = ("changes", "flows", "free_at", "limit", "serve", "serving", "turn", "wakes")
 
     def __init__(self, limit: float, changes: Iterator[Change] | None, serve: Callable[["Port"], None]) -> None:
         self.limit = limit  # seconds per byte of the link
@@ -113,6 +113,7 @@ class Port:
         self.turn: deque[Pair] = deque()
         self.free_at = -math.inf
         self.wakes = False
+        self.serving = False
         self.flows = 0  # pairs with something under way through this port
 
     def gap(self, now: float) -> float:
@@ -239,18 +240,19 @@ class Network:
             self._serve(pair.out)
 
     def _serve(self, port: Port) -> None:
-        """Let the port take its next turn, now or when it is free."""
-        if port.wakes or not port.turn:
-            return
-        if port.free_at <= self._env.now:
-            port.serve(port)
-        else:
-            port.wakes = True
-            self._later(port.free_at - self._env.now, lambda _: self._wake(port))
+        """Let the port take its turns, as many as take no time, and the next one when it is free."""
+        while port.turn and not (port.wakes or port.serving):
+            if port.free_at > self._env.now:
+                port.wakes = True
+                self._later(port.free_at - self._env.now, lambda _: self._wake(port))
+            else:
+                port.serving = True
+                port.serve(port)
+                port.serving = False
 
     def _wake(self, port: Port) -> None:
         port.wakes = False
-        port.serve(port)
+        self._serve(port)
 
     def _send(self, port: Port) -> None:
         """The port out: one packet of the pair whose turn it is."""
@@ -279,7 +281,6 @@ class Network:
             self._later(leaving, lambda _: self._release(pair))
         else:
             self._queue(pair)
-        self._serve(port)
 
     def _release(self, pair: Pair) -> None:
         pair.queued = False
@@ -309,7 +310,6 @@ class Network:
             pair.out.flows -= 1
             port.flows -= 1
         self._queue(pair)
-        self._serve(port)
 
     def _later(self, delay: float, do: Callable[[Any], Any]) -> None:
         timeout = self._env.timeout(delay)

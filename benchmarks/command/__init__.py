@@ -18,7 +18,7 @@ from typing import Final
 
 from outpace.benchmarks.command.arguments import parser
 from outpace.benchmarks.machine import launcher, mpiexec, streams
-from outpace.benchmarks.machine.launcher import Ended
+from outpace.benchmarks.machine.account import Ended
 from outpace.benchmarks.sweeps.programs import module_of
 from outpace.comm.errors import UserError
 

@@ -81,36 +81,49 @@ def facts_of(runs: Sequence[Run], note: str, width: float) -> str:
     counts = sorted({run.attrs["n_workers"] for run in runs})
     numbers = f" {'to' if len(counts) > 2 else 'and'} ".join(map(str, sorted({counts[0], counts[-1]})))
     workers = f"{numbers} worker{'s' * (counts[-1] > 1)}"
-    kinds, problems, claims = (
+    kinds, problems = (
         " and ".join(dict.fromkeys(texts))
-        for texts in zip(*((run.attrs["split"], run.attrs["problem"], _claim(run)) for run in runs), strict=True)
+        for texts in zip(*((run.attrs["split"], run.attrs["problem"]) for run in runs), strict=True)
     )
-    facts = [problems, f"split {kinds}", workers, *alike(runs), note, claims]
+    facts = [problems, f"split {kinds}", workers, *alike(runs), note, _claims(runs)]
     line = int(LINE * width / WIDTH)
     whole = [fact.replace(" ", NO_BREAK) if len(fact) < line else fact for fact in facts if fact]
     return wrapped("; ".join(whole), line)
 
 
+def _claims(runs: Sequence[Run]) -> str:
+    """Each claim class once, and of simulated runs the machines that they suppose, and how wrong such predictions have
+    been: which a figure shows that has real ones beside them."""
+    real = [run for run in runs if run.attrs["claim_class"] != "simulated"]
+    machines: dict[str, list[str]] = {}  # what else the simulated runs suppose -> theirs
+    for run in runs:
+        if run not in real:
+            machines.setdefault(_supposed(run, told=not real), []).append(_machine(run))
+    simulated = [f"simulated on {', '.join(dict.fromkeys(names))}{rest}" for rest, names in machines.items()]
+    return " and ".join(dict.fromkeys([*map(_claim, real), *simulated]))
+
+
 def _claim(run: Run) -> str:
     claim, config = str(run.attrs["claim_class"]), run.config
-    if claim == "simulated":
-        return _prediction(run)
     if not compute_per_sample(run):
         return claim
     return f"{claim}: compute slept to {1e3 * config['compute_time']:g} ms per {config['batch_size']} samples"
 
 
-def _prediction(run: Run) -> str:
-    """What a simulated run supposes, and how wrong such predictions have been."""
+def _machine(run: Run) -> str:
+    return str(next(iter(run.attrs.get("hostnames", [])), "an unknown machine"))
+
+
+def _supposed(run: Run, told: bool) -> str:
+    """What a simulated run supposes beside its machine, and, if it is to be told, the error."""
     config, errors = run.config, json.loads(run.attrs.get("stated_error", "{}"))
-    machine = next(iter(run.attrs.get("hostnames", [])), "an unknown machine")
-    facts = [f"simulated on {machine}"]
+    facts = [""]
     if compute_per_sample(run):
         facts.append(f"{1e3 * config['compute_time']:g} ms per {config['batch_size']} samples")
     if config.get("wire_bytes"):
         facts.append(f"messages as of a model of {config['wire_bytes'] / 1e6:g} MB")
     stated = ", ".join(f"{kind} {error}" for kind, error in errors.items())
-    return f"{', '.join(facts)}; error {stated or 'not stated'}"
+    return ", ".join(facts) + (f"; error {stated or 'not stated'}" if told else "")
 
 
 def add_legend(figure: "Figure") -> None:

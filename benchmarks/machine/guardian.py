@@ -4,12 +4,13 @@
 another session, comes back to the guardian as its child, so that it can end all of it, and ends last itself. It hears
 from `outpace` by one pipe: a byte is a signal to pass on, the pipe's end is that of `outpace`, which ends the job.
 Bytes wait in a pipe, so that no signal is early or lost. Ranks say by a socket that they are up and, at their end, with
-which exit code; a guardian that closes the account says how the job ended, in one line of JSON (`Account`).
+which exit code; a guardian that closes the account says how the job ended, in one line of JSON (`account.Account`).
 
 It needs the standard library only: its start is part of every launch.
 """
 
 import ctypes
+import fcntl
 import glob
 import json
 import os
@@ -21,12 +22,15 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, Final, TypedDict
+from typing import Any, Final
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_CHILD_SUBREAPER: Final = 36
+INFO: Final = struct.Struct("=Q52xi")  # Linux's `struct pidfd_info`: what is asked for or known, and the exit code
+INFO_EXIT: Final = 8
+GET_INFO: Final = 3 << 30 | INFO.size << 16 | 0xFF << 8 | 11  # PIDFD_GET_INFO
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PASSED_ON: Final = (*ENDING, signal.SIGUSR1)
 PATIENCE_S: Final = 8.0  # with a job that was told to end: ranks take 5 s at most, then abort
@@ -39,30 +43,9 @@ SOCKET: Final = "OUTPACE_LAUNCHER_SOCKET"  # tells ranks where it listens: a pat
 RANK_VARIABLES: Final = ("PMI_RANK", "PMIX_RANK")  # of Hydra, of Open MPI
 
 
-class Account(TypedDict):
-    """What a job came to."""
-
-    code: int  # of the launcher; -n where signal n killed it
-    forced: bool  # whether the launcher had to be killed
-    passed_on: list[int]  # signals
-    ranks: int  # that should have been on this host, 0 where that is not known
-    seen: bool  # whether any was
-    up: bool  # whether MPI had started
-    told: int | None  # the exit code that ranks said they would have
-    killed: int | None  # the rank that ended first without such a word
-    hung: bool  # whether the others would have waited for that one for ever
-
-
 class Guardian:
     def __init__(
-        self,
-        line: list[str],
-        ranks: int,
-        inside: bool,
-        orders: int,
-        listener: int,
-        keep: Collection[int],
-        drain: list[int],
+        self, line: list[str], ranks: int, inside: bool, orders: int, listener: int, keep: list[int], drain: list[int]
     ) -> None:
         """Starts the launcher's line, which inherits the descriptors in `keep`. `ranks`: how many of them will be on
         this host, 0 where that is not known. `inside`: in namespaces, whose first process gets the listener as its
@@ -82,21 +65,24 @@ class Guardian:
         for descriptor in (orders, self._woken):
             self._poll.register(descriptor, select.EPOLLIN)
         self._poll.register(listener, select.EPOLLIN | select.EPOLLET)  # without an address it would be ready always
-        self._connections: dict[int, tuple[socket.socket, bytearray]] = {}
+        self._connections: dict[int, tuple[socket.socket, bytearray, int | None]] = {}  # with the process's handle
+        self._first: int | None = None  # the handle of the rank that is `killed`
         self._seen: dict[int, int] = {}  # process -> rank, of those that are not up yet
         self._memory: set[bytes] = set()  # files that ranks have mapped
         self._held = False  # whether SIGUSR1 waits for a rank
         self._over_s = float("inf")  # since when only some of them are there
         self._deadline = float("inf")  # then everything is killed
-        self.account: Account = {
+        self.account: dict[str, Any] = {
             "code": 0,
             "forced": False,
             "passed_on": [],
             "ranks": ranks,
             "seen": False,
             "up": False,
+            "early": False,
             "told": None,
             "killed": None,
+            "status": 0,
             "hung": False,
         }
         me = os.getpid()
@@ -107,9 +93,8 @@ class Guardian:
                 os._exit(1)
 
         # Kept: an object that is not would take the end of its process before `_collect`.
-        self._process = subprocess.Popen(
-            line, stdin=listener if inside else None, pass_fds=keep, preexec_fn=die_with_me
-        )
+        stdin = listener if inside else None
+        self._process = subprocess.Popen(line, stdin=stdin, pass_fds=keep, preexec_fn=die_with_me)
         self._launcher: int | None = self._process.pid
 
     def run(self) -> None:
@@ -123,6 +108,8 @@ class Guardian:
                 self.account["forced"] |= self._launcher is not None
                 for pid in descendants(os.getpid()):
                     send(pid, signal.SIGKILL)
+        if not self.account["status"] and self._first is not None:
+            self.account["status"] = late_status(self._first)
         if not self._inside:  # there /dev/shm is the namespaces' own, and goes with them
             for path in self._memory:
                 with suppress(OSError):
@@ -171,7 +158,10 @@ class Guardian:
 
     def _accept(self, connection: socket.socket) -> None:
         self.account["seen"] = self.account["up"] = True  # MPI then knows of all ranks, and of their ends
-        self._connections[connection.fileno()] = connection, bytearray()
+        handle = None  # it stands for the process, also when its number is another one's
+        with suppress(OSError):
+            handle = os.pidfd_open(peer(connection))
+        self._connections[connection.fileno()] = connection, bytearray(), handle
         self._poll.register(connection, select.EPOLLIN)
 
     def _hear(self, descriptor: int) -> None:
@@ -181,7 +171,7 @@ class Guardian:
         its files in one go, so this connection closes with the one whose closing tells the launcher, before any other
         rank is told; and an epoll queues its events in the order in which they happen.
         """
-        connection, said = self._connections[descriptor]
+        connection, said, handle = self._connections[descriptor]
         try:
             heard = connection.recv(64)
         except OSError:
@@ -198,6 +188,8 @@ class Guardian:
         if not heard:
             if len(words) == 1 and self.account["killed"] is None:
                 self.account["killed"] = int(words[0])
+                self.account["status"] = status(peer(connection))
+                self._first = handle
             self._poll.unregister(descriptor)
             del self._connections[descriptor]
             connection.close()
@@ -208,24 +200,21 @@ class Guardian:
         Before any rank is up there is nothing to save: an end is the launcher's, by a signal at which all of them end
         their job, and SIGUSR1 waits for a rank, unless all ranks may be elsewhere."""
         self.account["passed_on"].append(number)
-        ranks = [peer(connection) for connection, _ in self._connections.values()]
+        ranks = [peer(connection) for connection, *_ in self._connections.values()]
         if number == signal.SIGKILL or (self._inside and number in ENDING and not any(ranks)):
             self._deadline = 0.0  # what would stand between here and the launcher passes nothing on
         elif any(ranks):
             for pid in filter(None, ranks):
                 send(pid, number)
         elif number in ENDING:
-            self._tell_launcher(signal.SIGTERM)
+            self.account["early"] |= not self.account["up"]
+            send(self._launcher, signal.SIGTERM)
         else:
             self._held = not self.account["up"]
             if not (self._ranks or self.account["seen"]):
-                self._tell_launcher(number)
+                send(self._launcher, number)
         if number in ENDING:
             self._end_within(PATIENCE_S)
-
-    def _tell_launcher(self, number: int) -> None:
-        if self._launcher:
-            send(self._launcher, number)
 
     def _alone(self) -> None:
         """`outpace` is gone. Its output would block or kill the launcher, so it is read here."""
@@ -286,6 +275,22 @@ def state(process: int) -> str:
     return "X"
 
 
+def status(process: int) -> int:
+    """With which wait status a process is ending; 0 where it has gone already."""
+    with suppress(OSError), open(f"/proc/{process}/stat", "rb") as file:
+        return int(file.read().split()[-1])
+    return 0
+
+
+def late_status(handle: int) -> int:
+    """The same of one that has gone, by its handle; 0 where the kernel (Linux before 6.15) keeps no such thing."""
+    info = bytearray(INFO.pack(INFO_EXIT, 0))
+    with suppress(OSError):
+        fcntl.ioctl(handle, GET_INFO, info)
+    known, code = INFO.unpack(info)
+    return int(code) if known & INFO_EXIT else 0
+
+
 def mapped(process: int) -> set[bytes]:
     """The files of MEMORY that the process has mapped."""
     with suppress(OSError), open(f"/proc/{process}/maps", "rb") as file:
@@ -313,9 +318,11 @@ def peer(connection: socket.socket) -> int:
     return int(struct.unpack("3i", credentials)[0])
 
 
-def send(process: int, number: int) -> None:
+def send(process: int | None, number: int) -> None:
+    """To a process, if there is one."""
     with suppress(OSError):
-        os.kill(process, number)
+        if process:
+            os.kill(process, number)
 
 
 def prctl(option: int, value: int) -> None:

@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import re
 import select
 import shlex
 import shutil
@@ -15,13 +14,13 @@ import threading
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, BinaryIO, Final, TextIO
 
 from outpace.benchmarks.machine import buffers, guardian, namespaces, shared_memory, streams, transport
-from outpace.benchmarks.machine.guardian import Account
+from outpace.benchmarks.machine.account import Ended, code_of, ended
 from outpace.benchmarks.machine.mpiexec import mpiexec, refuse_broken
 
 # Programs are benchmarked one thread per rank; `python -m` must not put the working directory on the path, where a
@@ -86,9 +85,11 @@ def behind(arguments: Sequence[str], ranks: int) -> list[str]:
     return namespaces.inside(value_of("--links", arguments) or "none", ranks)
 
 
-def environment(ranks: int, elsewhere: bool = False, logged: bool = False) -> dict[str, str]:
+def environment(ranks: int, elsewhere: bool = False, logged: bool = False, script: bool = False) -> dict[str, str]:
     """This environment with what every launch sets, what keeps large buffers, and between hosts a transport
-    (`elsewhere`: there are other hosts); what the user has set stays, but that a log is no terminal (`logged`)."""
+    (`elsewhere`: there are other hosts); what the user has set stays, but that a log is no terminal (`logged`), and
+    that mpi4py puts the folder of a .py file (`script`) in the place of the working directory, which so must be on the
+    path: else it were the user's first entry that goes."""
     terminal = {
         "TTY_COMPATIBLE": "1",
         "TTY_INTERACTIVE": "1",
@@ -97,28 +98,18 @@ def environment(ranks: int, elsewhere: bool = False, logged: bool = False) -> di
     set_here = ENVIRONMENT | transport.default(os.environ, elsewhere) | buffers.default(os.environ)
     set_here |= terminal if sys.stderr.isatty() else {}
     set_last = {"OUTPACE_RANKS": str(ranks)} | ({"TTY_COMPATIBLE": "0", "TTY_INTERACTIVE": "0"} if logged else {})
+    set_last |= {"PYTHONSAFEPATH": ""} if script else {}
     return set_here | dict(os.environ) | set_last
 
 
 def typed(line: Sequence[str], given: Mapping[str, str]) -> str:
-    """The command line as it can be typed: before it the variables of its environment that this one lacks, but for
-    those of Open MPI where the launcher lies beside MPICH's."""
+    """The command line as it can be typed: before it the variables of its environment that differ from this one's, but
+    for those of Open MPI where the launcher lies beside MPICH's."""
     launcher = Path(os.path.realpath(shutil.which(mpiexec()[0]) or "mpiexec"))
     strange = ("OMPI_", "PRTE_") if launcher.with_name("mpiexec.hydra").exists() else ()
-    lacking = [name for name in given if name not in os.environ and name not in UNTYPED]
-    assigned = [f"{name}={shlex.quote(given[name])}" for name in lacking if not name.startswith(strange)]
+    differ = [name for name in given if given[name] != os.environ.get(name, "") and name not in UNTYPED]
+    assigned = [f"{name}={shlex.quote(given[name])}" for name in differ if not name.startswith(strange)]
     return " ".join([*assigned, shlex.join(line)])
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a launch ended: its exit code and, where one rank of this node ended it, which one and how; and the last
-    signal that it was to end by, be it that it had come to its own end by then."""
-
-    code: int
-    rank: int | None = None
-    cause: str = ""
-    told: int = 0
 
 
 class Started:
@@ -143,7 +134,8 @@ class Started:
         line = [*inside, *command(module, ranks, arguments, placement)]
         if not simulated(arguments):
             refuse_broken(line[0])
-        variables = environment(ranks, elsewhere=bool(placement), logged=log is not None)
+        script = module.endswith(".py") and not simulated(arguments)
+        variables = environment(ranks, elsewhere=bool(placement), logged=log is not None, script=script)
         shown = typed(line, variables)
         if log is None:
             streams.say(shown)
@@ -202,53 +194,13 @@ class Started:
         with self._account, self._orders:
             account = self._account.read()
         if not account:  # the guardian was killed
-            return Ended(_code_of(-code) if code < 0 else code)
+            return Ended(code_of(-code) if code < 0 else code)
         return ended(json.loads(account), self._output())
 
     def _output(self) -> str:
         if self._log is None:
             return b"".join(self._said).decode(errors="replace")
         return Path(self._log.name).read_bytes()[self._start :].decode(errors="replace")
-
-
-def ended(account: Account, output: str) -> Ended:
-    """How the launch ended that has this account and output.
-
-    A launcher's own exit code says little: Hydra's is a number of signals or of MPI's errors, Open MPI's is 1.
-    """
-    code, told, sent = account["code"], account["told"], account["passed_on"]
-    if account["hung"]:
-        said = [line.strip() for line in output.splitlines() if line.strip()]
-        return Ended(1, account["killed"], f"ended before MPI was up{f' ({said[-1]})' if said else ''}")
-    starting = not account["up"] and (account["seen"] or account["ranks"] > 0)
-    if told or (not code and not (starting and account["ranks"])):
-        return Ended(told or code)
-    if account["forced"] and sent:
-        return Ended(_code_of(sent[-1]))
-    for number in sent:
-        if _died_of(number, code) or (number in guardian.ENDING and starting):
-            return Ended(_code_of(number))
-    if re.search(r"^KeyboardInterrupt$", output, re.MULTILINE):  # a rank's, in the midst of its imports
-        return Ended(_code_of(signal.SIGINT))
-    fatal = re.search(r"\(signal (\d+)\)", output) or re.search(r"on\s+signal (\d+)\s+\(", output)  # Hydra, Open MPI
-    if fatal and 0 < (number := int(fatal[1])) < signal.NSIG:
-        return Ended(_code_of(number), account["killed"], signal.strsignal(number) or "")
-    if code < 0:
-        return Ended(_code_of(-code))
-    if not code:
-        return Ended(1, None, "not up when the launcher ended")
-    return Ended(1 if account["seen"] and code in map(_code_of, guardian.PASSED_ON) else code)
-
-
-def _died_of(number: int, code: int) -> bool:
-    """Whether a launcher with this exit code was ended by the signal, or by SIGTERM in its place."""
-    received = {number, signal.SIGTERM} if number in guardian.ENDING else {number}
-    return any(code in (one, -one, 128 + one) for one in received)
-
-
-def _code_of(number: int) -> int:
-    """The exit code of a run that ends by this signal."""
-    return os.EX_TEMPFAIL if number == signal.SIGUSR1 else 128 + number
 
 
 def launch(module: str, ranks: int, arguments: Sequence[str], placement: Sequence[str] = ()) -> Ended:

@@ -9,7 +9,7 @@ of the seconds in which all workers together make a gradient.
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,7 @@ NETWORKS: Final = {
     "none": "none",
 }
 DIM: Final = 50_000  # of float32: 200 KB, 84 ms at 20 Mbit/s
+ROWS: Final = 200  # of 250 columns, which PowerSGD asks for
 COMPUTE_S: Final = 0.05  # slept, so that the workers may share cores
 SAMPLES, BATCH_SIZE = 1024, 16  # of an epoch, and of a gradient
 EVALUATIONS: Final = 40
@@ -95,9 +96,9 @@ def _pair(folder: Path, program: str, network: str, machine: Path, workers: int,
 
 
 def _flags(network: str, seconds: float) -> list[str]:
-    flags = {"problem": f"quadratic:dim={DIM},samples={SAMPLES}", "dtype": "float32", "batch-size": BATCH_SIZE}
-    flags |= {"compute-time": COMPUTE_S, "evaluations": EVALUATIONS, "links": NETWORKS[network]}
-    flags |= {"time-budget": seconds}
+    flags: dict[str, Any] = {"problem": f"quadratic:dim={DIM},rows={ROWS},samples={SAMPLES}", "dtype": "float32"}
+    flags |= {"batch-size": BATCH_SIZE, "compute-time": COMPUTE_S, "evaluations": EVALUATIONS}
+    flags |= {"links": NETWORKS[network], "time-budget": seconds}
     return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 

@@ -1,5 +1,6 @@
 """Snapshots of the model during a run, in a mapped store beside its part."""
 
+import mmap
 import os
 import queue
 import shutil
@@ -19,11 +20,9 @@ from outpace.comm.offload import Offload
 STORE_LIMIT: Final = 512 * 2**20  # bytes of snapshots that a rank may have wherever it runs
 NODE_LIMIT: Final = 8 * STORE_LIMIT  # the same of all ranks of a node
 SHARE: Final = 4  # part of what is free on the disk that all ranks together may take beyond these
-
-
 SLOT_S: Final = 1e-3  # first stride of an asynchronous program's snapshots
-
-
+READY: Final = 256 * 2**20  # bytes of a new store whose pages are there before the run
+FOLD: Final = 1024  # words that a model is folded to, of which the checksum is taken
 BUFFERS: Final = 2  # for copies that are still to be written
 STAMP: Final = np.dtype([("tag", "<i8"), ("checksum", "<i8")])  # of a copy; zeros where there is none
 
@@ -43,10 +42,10 @@ class Snapshots:
     aligned time, and so does a copy's tag; the start is not kept.
 
     With a `path` the store is a mapped file (the stride, stamps, models), in which every copy that has its stamp
-    outlives the process. It is written behind the run, by a thread: to touch a page of it for the first time takes ten
-    times as long as to copy what it holds. Without one the copies are in memory, or in the rows of `models`. With `due`
-    and `stride` as they stood at a checkpoint, the store that is there is taken over, without what came after. Raises
-    OSError, and UserError where the store is another one's.
+    outlives the process. To touch a page of it for the first time takes ten times as long as to copy what it holds: the
+    first pages are touched beforehand, and copies are written behind the run, by a thread. Without one the copies are
+    in memory, or in the rows of `models`. With `due` and `stride` as they stood at a checkpoint, the store that is
+    there is taken over, without what came after. Raises OSError, and UserError where the store is another one's.
     """
 
     def __init__(
@@ -72,10 +71,13 @@ class Snapshots:
         if self.path is None:
             self._models: Models = np.empty((capacity, dim), dtype=dtype) if models is None else models
             return
-        if not self.path.exists():
+        new = not self.path.exists()
+        if new:
             _allocate(self.path, nbytes(capacity, dim, dtype))
         self._reached, self._stamps, mapped = _mapped(self.path, capacity, dim, dtype, "r+")
         self._models = mapped
+        if new:
+            mapped.reshape(-1)[: READY // dtype.itemsize : mmap.PAGESIZE // dtype.itemsize] = 0
         self._stamps[(self._stamps["tag"] >= due) | (self._stamps["tag"] % stride != 0)] = 0
         self._load()
         kept = max(stride, int(self._reached[0]))  # after the checkpoint the run may have come to a larger one
@@ -205,8 +207,12 @@ class Behind:
 
 
 def checksum(tag: int, model: np.ndarray) -> int:
-    """CRC-32 of a copy and its tag."""
-    return zlib.crc32(model.data, zlib.crc32(np.int64(tag).tobytes()))
+    """CRC-32 of a copy's tag and of the sums of its every FOLD-th words of 32 bits, which takes a tenth of the time of
+    that of all words."""
+    words = model.view(np.uint32)
+    whole = len(words) // FOLD * FOLD
+    folded = np.add.reduce(words[:whole].reshape(-1, FOLD), axis=0, dtype=np.uint32)
+    return zlib.crc32(words[whole:].data, zlib.crc32(folded.data, zlib.crc32(np.int64(tag).tobytes())))
 
 
 def wanted(evaluations: int, length: int | None) -> int:

@@ -108,6 +108,21 @@ def drawn(figure: Path) -> str:
     return figure.read_text().replace("\u00a0", " ")
 
 
+@pytest.mark.parametrize("safe", ["1", ""])
+@pytest.mark.parametrize("more", [[], ["--simulate", "10gbit", "--compute-time", "0.001"]], ids=["real", "simulated"])
+def test_a_file_finds_what_lies_beside_it_and_on_the_users_path(tmp_path: Path, safe: str, more: list[str]) -> None:
+    imported = "import beside, first, second\n\nfrom dataclasses import dataclass\n"
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "my_sgd.py").write_text(PROGRAM.replace("from dataclasses import dataclass\n", imported))
+    for name in ("own/beside", "a/first", "b/second"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.py").touch()
+    folders = [f"{tmp_path}/a", f"{tmp_path}/b", *filter(None, [os.environ.get("PYTHONPATH")])]
+    path = {"PYTHONPATH": os.pathsep.join(folders), "PYTHONSAFEPATH": safe}
+    outpace(tmp_path, "run", "own/my_sgd.py", "-n", "2", *FLAGS, *more, "--out", "run.h5", **path)
+    assert Run(tmp_path / "run.h5").name == "Model averaging"
+
+
 def test_a_file_of_the_user_runs_sweeps_and_plots_under_its_title(tmp_path: Path) -> None:
     (tmp_path / "my_sgd.py").write_text(PROGRAM)
     outpace(tmp_path, "run", "./my_sgd.py", "-n", "2", *FLAGS, "--out", "run.h5")

@@ -70,6 +70,31 @@ def test_a_signal_at_the_start_of_the_launcher(by: Callable, tmp_path: Path, num
         pid.unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_while_ranks_come_up(by: Callable, tmp_path: Path, number: int) -> None:
+    """It came before any was up, and went to the launcher; then one is, and is killed with the others. Open MPI ends
+    with 1 for all of that."""
+    rank = "import socket; told = socket.socket(socket.AF_UNIX); told.connect(chr(0) + '$OUTPACE_LAUNCHER_SOCKET')"
+    rank += "; told.sendall(b'0\\n')"
+    script = f"""trap "{sys.executable} -c \\"{rank}\\"; exit 1" TERM; touch ready; while :; do sleep 0.05; done"""
+    process = by(script, *RUN)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 128 + number, err
+
+
+@pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV])
+def test_what_a_rank_died_of(start: Callable, number: signal.Signals) -> None:
+    """Not what Hydra says, which kills the others and tells of the bits of both signals: `Terminated` for an abort."""
+    job = start("d_psgd", 3, *LONG, outpace=True)
+    os.kill(job.wait_until_running(3, 1)[1], number)
+    code, _, err = job.end()
+    assert code == 128 + number, err
+    assert f"rank 1: {signal.strsignal(number)}, so the job ended" in err
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_a_signal_at_the_very_end(start: Callable, number: int) -> None:

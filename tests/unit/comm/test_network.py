@@ -60,6 +60,18 @@ def test_ways_do_not_share() -> None:
     assert there == pytest.approx([LATENCY_S + MODEL * GAP_S] * 3)
 
 
+@pytest.mark.parametrize("each", [1, 3])
+@pytest.mark.parametrize("into", [True, False])
+def test_any_number_of_empty_messages_at_once(into: bool, each: int) -> None:
+    """They wait for a packet of a model, and then take no time: as of all workers that leave their server."""
+    n = 1500
+    empty = [(0.0, i, 0, 0) if into else (0.0, 0, i, 0) for i in range(2, n) for _ in range(each)]
+    model = (0.0, 1, 0, MODEL) if into else (0.0, 0, 1, MODEL)
+    there = delivered(machine(), [model, *empty], n)
+    assert max(there[1:]) <= 1.001 * ((each + 1) * PACKET * GAP_S + LATENCY_S)
+    assert there[0] == pytest.approx(LATENCY_S + MODEL * GAP_S)
+
+
 @pytest.mark.parametrize("others", [1, 3, 6])
 def test_a_small_message_waits_for_a_packet_of_each_other_pair(others: int) -> None:
     """Neither for whole models nor for nothing: whether its own rank sends them or its receiver gets them."""

@@ -5,7 +5,7 @@ import pytest
 from drawn import assert_legible
 from made_traces import write_trace
 
-from outpace.benchmarks.figures import compose
+from outpace.benchmarks.figures import compose, page
 from outpace.benchmarks.figures.validation import bound, error, gradient_s, pairs, step_s
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
@@ -47,6 +47,20 @@ def test_runs_of_other_links_and_programs_do_not_belong_together(tmp_path):
     for panel in figure.axes:
         drawn = sorted(float(line.get_ydata()[0]) for line in panel.get_lines() if len(line.get_xdata()) == 1)
         assert drawn == pytest.approx([0, 10, 20, 30], abs=1e-6)
+
+
+def test_machines_stand_together_and_the_error_is_what_is_drawn(tmp_path):
+    settings = [("real", "none", {}), ("real", "all:rate=20mbit", {})]
+    settings += [
+        ("simulated", "none", {"hostnames": ["fast"] * 2}),
+        ("simulated", "all:rate=20mbit", {"hostnames": ["slow"] * 2}),
+    ]
+    runs = []
+    for number, (kind, links, about) in enumerate(settings):
+        claim = {"claim_class": kind} if kind == "simulated" else {}
+        runs.append(made(tmp_path / f"{number}.h5", 0.1, links=links, **claim, **about))
+    stated = compose("validation", runs).get_suptitle().replace(page.NO_BREAK, " ").replace("\n", " ")
+    assert stated.endswith("and simulated on fast, slow, 10 ms per 32 samples")
 
 
 def test_what_is_refused(tmp_path):

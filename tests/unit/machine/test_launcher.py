@@ -1,71 +1,8 @@
-"""How a launch ended, by what launchers and ranks say of it."""
-
-import signal
+"""The environment and the command line of a launch."""
 
 import pytest
 
 from outpace.benchmarks.machine import launcher
-from outpace.benchmarks.machine.launcher import Ended
-
-ACCOUNT = {
-    "code": 0,
-    "forced": False,
-    "passed_on": [],
-    "ranks": 3,
-    "seen": True,
-    "up": True,
-    "told": None,
-    "killed": None,
-    "hung": False,
-}
-HYDRA = "YOUR APPLICATION TERMINATED WITH THE EXIT STRING: {} (signal {})\n"
-OPEN_MPI = "prterun noticed that process rank 2 with PID 77 on node here exited on\nsignal {1} ({0}).\n"
-UNSEEN = {"ranks": 0, "seen": False, "up": False}  # all ranks are on other hosts
-STARTING = {"up": False}
-TERM, INT, HUP, USR1 = signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1
-
-
-@pytest.mark.parametrize("says", [HYDRA, OPEN_MPI])
-@pytest.mark.parametrize(
-    ("words", "number", "code"),
-    [("User defined signal 1", 10, 75), ("Killed", 9, 137), ("Terminated", 15, 143), ("Segmentation fault", 11, 139)],
-)
-def test_a_rank_killed_by_a_signal_is_named_with_it(says: str, words: str, number: int, code: int) -> None:
-    account = ACCOUNT | {"code": number, "killed": 2}
-    assert launcher.ended(account, "mpiexec ...\n" + says.format(words, number)) == Ended(code, 2, words)
-
-
-@pytest.mark.parametrize(
-    ("account", "code"),
-    [
-        ({"code": 0}, 0),
-        ({"code": 0, "told": 0, "passed_on": [TERM]}, 0),  # it came too late
-        ({"code": 0, **STARTING}, 1),  # Open MPI's mpirun at a SIGTERM that went past us
-        ({"code": 0, "passed_on": [TERM], **STARTING}, 143),
-        ({"code": 0, **UNSEEN}, 0),
-        ({"code": 1, "told": 143}, 143),  # Open MPI's own code
-        ({"code": 3, "told": 2}, 2),
-        ({"code": 143}, 1),  # an error of MPI_Init
-        ({"code": 75, **STARTING}, 1),
-        ({"code": 143, **UNSEEN}, 143),  # of ranks elsewhere
-        ({"code": 15, "passed_on": [TERM], **UNSEEN}, 143),
-        ({"code": -15, "passed_on": [INT], **STARTING}, 130),  # before MPI is up SIGTERM takes its place
-        ({"code": 1, "passed_on": [HUP], **STARTING}, 129),
-        ({"code": 10, "passed_on": [USR1], **STARTING}, 75),
-        ({"code": 1, "passed_on": [USR1], "killed": 0}, 1),  # the checkpoint could not be written
-        ({"code": 1, "passed_on": [TERM], **UNSEEN}, 1),
-        ({"code": -9}, 137),
-        ({"code": -9, "forced": True, "passed_on": [TERM]}, 143),  # told to end, it did not
-        ({"code": -9, "forced": True, "passed_on": [USR1, TERM, signal.SIGKILL]}, 137),
-    ],
-)
-def test_exit_codes(account: dict[str, object], code: int) -> None:
-    assert launcher.ended(ACCOUNT | account, "mpiexec ...\n").code == code
-
-
-def test_ctrl_c_in_the_imports_of_a_rank() -> None:
-    account = ACCOUNT | {"code": 1, **STARTING}
-    assert launcher.ended(account, "Traceback ...\nKeyboardInterrupt\nMPI_ABORT was invoked\n") == Ended(130)
 
 
 def test_a_log_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

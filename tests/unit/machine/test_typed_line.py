@@ -38,3 +38,12 @@ def test_mpich_needs_none_of_open_mpis(tmp_path: Path, monkeypatch: pytest.Monke
     words = printed(tmp_path, monkeypatch, "mpiexec.hydra")
     assert words[:3] == ["PYTHONSAFEPATH=1", "OMP_NUM_THREADS=1", "OPENBLAS_NUM_THREADS=1"]
     assert not [word for word in words if word.startswith(("OMPI_", "PRTE_"))]
+
+
+def test_a_file_of_the_user_needs_what_is_not_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """mpi4py puts the file's folder in the place of the path's first entry."""
+    line = command("./my.py", 4, [])
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")
+    assert "PYTHONSAFEPATH=" in shlex.split(typed(line, environment(4, script=True)))
+    monkeypatch.delenv("PYTHONSAFEPATH")
+    assert not [word for word in shlex.split(typed(line, environment(4, script=True))) if "SAFEPATH" in word]

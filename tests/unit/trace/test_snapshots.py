@@ -1,5 +1,6 @@
 """The store of snapshots."""
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from outpace.benchmarks.trace import snapshots
-from outpace.benchmarks.trace.snapshots import SLOT_S, STAMP, Snapshots, wanted
+from outpace.benchmarks.trace.snapshots import FOLD, SLOT_S, STAMP, Snapshots, checksum, wanted
 from outpace.comm.errors import UserError
 from outpace.comm.offload import Offload
 
@@ -89,6 +90,28 @@ def test_any_damaged_byte_of_a_store_is_found_or_harmless(tmp_path: Path) -> Non
         assert all(found[tag].tolist() == 3 * [tag] for tag in found.tags())
         assert len(found.tags()) == 2 - harmed
         assert Snapshots(4, 3, F4, True, path, due=3, stride=1).missing == harmed
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_a_flipped_bit_of_any_word_is_in_the_checksum(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    model = rng.standard_normal(2 * FOLD + 3).astype(dtype)
+    words, whole = model.view(np.uint32), checksum(7, model)
+    assert checksum(8, model) != whole
+    for word in range(len(words)):
+        words[word] ^= np.uint32(1) << np.uint32(rng.integers(32))
+        assert checksum(7, model) != whole
+        whole = checksum(7, model)
+
+
+def test_pages_of_a_new_store_are_there_before_the_run(tmp_path: Path) -> None:
+    dim = 4 * 2**18  # 4 MB, 1,024 pages of 4 KB
+    store, model = Snapshots(8, dim, F4, per_step=True, path=tmp_path / "store"), np.ones(dim, F4)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for k in range(1, 9):
+        store.offer(model, k, 0.0)
+    store.seal()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 1000
 
 
 def test_what_was_thinned_out_after_a_checkpoint_is_not_missing(tmp_path: Path) -> None:
