@@ -1,7 +1,7 @@
 """Launches whose traces are kept: a study that was cut short goes on where it was."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +12,14 @@ from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
 
 RUNS: Final = Path("results/runs")
+# Flags by which n workers cost one process little more than their gradients do, where it is asked what they learn, not
+# how fast: messages are as short as a packet.
+SIMULATED: Final = {"simulate": "10gbit", "compute-time": 0.01, "wire-bytes": 8192}
+
+
+def words(flags: Mapping[str, object]) -> list[str]:
+    """Flags as words of a command line."""
+    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
 
 
 def trace(out: Path, program: str, workers: int, *flags: str) -> Run:

@@ -12,10 +12,22 @@ from rich.table import Table
 from outpace.benchmarks import problems
 from outpace.benchmarks.problems import Setting
 from outpace.benchmarks.problems.image_folder import HELD_OUT, TRAIN
-from outpace.benchmarks.studies.launches import trace
+from outpace.benchmarks.studies.launches import SIMULATED, trace, words
 from outpace.benchmarks.trace.run import Run, exchanges_per_gradient
 
 PROGRAMS: Final = ("allreduce_sgd", "d_psgd", "ad_psgd")
+FASHION: Final[dict[str, Any]] = {  # of all three
+    "problem": "torch:model=lenet5,data=fashion-mnist",
+    "dtype": "float32",
+    "sampling": "shuffle",
+    "batch-size": 16,
+    "step-size": 0.2,
+    "schedule": "cosine",
+    "epochs": 12,
+    "evaluations": 1,
+    **SIMULATED,
+}
+GRAPH: Final = {"topology": "exponential"}
 BATCH: Final = 16  # of one worker, in `step_times`
 TIMED: Final[dict[str, tuple[str, ...]]] = {  # with steps that lower the loss soon, where the defaults do not
     "allreduce_sgd": ("--step-size", "0.1"),
@@ -29,22 +41,20 @@ TIMED: Final[dict[str, tuple[str, ...]]] = {  # with steps that lower the loss s
 }
 
 
-def fashion(folder: Path, seeds: int = 3, epochs: float = 12, workers: int = 8) -> dict[str, float]:
+def fashion(folder: Path, seeds: int = 3, workers: int = 8) -> dict[str, float]:
     """program -> its accuracy on the 10,000 held-out images after the same epochs, the median over seeds.
 
-    LeNet-5 on Fashion-MNIST, the exponential graph, shuffled passes, batch 16, for all a step size of 0.2, which falls
-    to 0 along a cosine.
+    LeNet-5 on Fashion-MNIST, `FASHION`. Simulated: gradients are real, and AD-PSGD averages as if each worker had a
+    core of its own.
     """
-    flags = ["--problem", "torch:model=lenet5,data=fashion-mnist", "--dtype", "float32", "--sampling", "shuffle"]
-    flags += ["--step-size", "0.2", "--schedule", "cosine", "--epochs", f"{epochs:g}", "--evaluations", "1"]
     found: dict[str, list[Run]] = {program: [] for program in PROGRAMS}
     for seed in range(seeds):
         for program in PROGRAMS:
-            graph = [] if program == "allreduce_sgd" else ["--topology", "exponential"]
+            given = FASHION | ({} if program == "allreduce_sgd" else GRAPH) | {"seed": seed}
             out = folder / f"{program}-{workers}-{seed}.h5"
-            found[program].append(trace(out, program, workers, *flags, *graph, "--seed", str(seed)))
+            found[program].append(trace(out, program, workers, *words(given)))
     shown = Table("program", "accuracy by seed", "median", "held-out loss", "loss", "exchanges per gradient")
-    shown.title = f"LeNet-5, Fashion-MNIST, {workers} workers, {epochs:g} epochs"
+    shown.title = f"LeNet-5, Fashion-MNIST, {workers} workers, {FASHION['epochs']} epochs, simulated"
     medians = {}
     for program, runs in found.items():
         accuracies = [float(run.column("evaluations", "accuracy")[-1]) for run in runs]
@@ -104,6 +114,7 @@ def step_times(
         shown.add_row(run.title, f"{whole:.3f}", *shares, f"{loss[0]:.2f} to {loss[-1]:.2f}")
     console = Console(width=120)
     console.print(shown)
+    console.print(f"decode: {decoding:.1%} of a gradient's CPU time in one process, of files in memory")
     console.print("beside it: exchanges of AD-PSGD's communication thread, while gradients are computed")
     return found
 
@@ -127,13 +138,17 @@ def _link(link: Path, target: Path) -> None:
 
 
 def _decoding(text: str, batches: int = 10) -> tuple[float, int]:
-    """The share of decoding in the CPU time of a gradient, in the median of so many batches; samples in all."""
+    """The share of decoding in the CPU time of a gradient, in the median of so many batches; samples in all.
+
+    Of files that are in memory, and by a processor whose caches have what the last gradient left in them.
+    """
     problem: Any
     problem, _ = problems.build(text, Setting(MPI.COMM_SELF, range(2), 2, "iid", 0, "float32", np, BATCH))
     x, rng, shares = problem.x0(), np.random.default_rng(0), []
     g = np.empty_like(x)
     for _ in range(batches):
         batch = rng.integers(problem.n_samples, size=BATCH)
+        problem.gradient(x, batch, g)
         began = time.process_time()
         problem.train.take(batch)
         decoded = time.process_time()
