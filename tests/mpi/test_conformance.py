@@ -329,8 +329,8 @@ ROWS = [
         variants=(
             {},
             {"threshold": 3, "servers": 2, "step_size": 0.3, "schedule": STEPS_DOWN, "sampling": "shuffle"},
-            {"variant": "ringleader"},
-            {"variant": "ringleader", "servers": 2, "sampling": "shuffle"},
+            {"variant": "ringleader", "step_size": 0.2},  # as many updates as the slowest worker's gradients
+            {"variant": "ringleader", "step_size": 0.2, "servers": 2, "sampling": "shuffle"},
         ),
     ),
 ]
