@@ -4,21 +4,9 @@ from typing import Final
 
 from outpace.benchmarks.claims import ad_psgd, d2
 from outpace.benchmarks.claims.claim import Claim, Grade, Repetition, Scale, Table, Threshold
-from outpace.benchmarks.studies.launches import SIMULATED
 from outpace.benchmarks.studies.networks import FASHION, GRAPH, PROGRAMS
 
-EXCLUSIVE: Final = {
-    "problem": "torch:model=lenet5,data=fashion-mnist",
-    "dtype": "float32",
-    "sampling": "shuffle",
-    "step-size": 0.1,
-    "schedule": "cosine",
-    "epochs": 8,
-    "evaluations": 1,
-    "split": "labels:classes=2",
-    "topology": "ring",
-    **SIMULATED,
-}
+EXCLUSIVE: Final = FASHION | {"step-size": 0.1, "epochs": 8, "split": "labels:classes=2", "topology": "ring"}
 NOTE: Final = "takes up to half an hour of one core, in an environment with the extras `torch` and `simulate`"
 
 

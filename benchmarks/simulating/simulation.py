@@ -29,7 +29,7 @@ from outpace.benchmarks.running.report import STATUS, tell
 from outpace.benchmarks.simulating.spilled import Spilled
 from outpace.benchmarks.trace import snapshots
 from outpace.benchmarks.trace.archive import Parts
-from outpace.benchmarks.trace.parts import TRAFFIC, Segment
+from outpace.benchmarks.trace.parts import Segment, traffic
 from outpace.benchmarks.trace.snapshots import SLOT_S, Snapshots
 from outpace.comm import machines, memory, prox
 from outpace.comm.arrays import to_host
@@ -190,11 +190,7 @@ class Simulation:
         )
         for table, rows in assembly.trace.drain().items():
             part.blocks[table].append(rows)
-        receivers = np.union1d(np.flatnonzero(comm.meter.messages), comm.rank)
-        traffic = np.empty(len(receivers), dtype=TRAFFIC)
-        traffic["receiver"], traffic["t_s"] = receivers, comm.now()
-        traffic["messages"], traffic["nbytes"] = comm.meter.messages[receivers], comm.meter.nbytes[receivers]
-        part.blocks["traffic"].append(traffic.tobytes())
+        part.blocks["traffic"].append(traffic(comm.rank, comm.meter.messages, comm.meter.nbytes, comm.now()))
         return part
 
     def _course(self, ended: list[Ended]) -> Course:

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from outpace.benchmarks.studies.launches import draw
+from outpace.benchmarks.studies.launches import draw, words
 from outpace.benchmarks.sweeps import programs as suite
 from outpace.benchmarks.trace.common_loss import common_loss
 from outpace.benchmarks.trace.files import output
@@ -93,8 +93,7 @@ def _run(folder: Path, condition: str, program: str, n: int) -> None:
         flags |= {"epochs": STEPS * n * BATCH / SAMPLES, "time-budget": SECONDS}
     if config.topology:
         flags["topology"] = GRAPHS.get(program, "ring")
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    if code := main([suite.module_of(program), str(n + config.servers), *words, *unequal]):
+    if code := main([suite.module_of(program), str(n + config.servers), *words(flags), *unequal]):
         raise UserError(f"{program} on {n} workers, {condition}: exit code {code}")
 
 

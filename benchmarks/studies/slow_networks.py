@@ -14,7 +14,7 @@ from rich.table import Table
 
 from outpace.benchmarks.machine import links
 from outpace.benchmarks.studies import alpha_beta
-from outpace.benchmarks.studies.launches import draw, trace
+from outpace.benchmarks.studies.launches import draw, trace, words
 from outpace.benchmarks.trace.run import Run, exchanges_per_gradient
 
 DIM: Final = 1_000_000  # of float32
@@ -110,7 +110,7 @@ def server_link(
 def _flags(spec: str, seed: int) -> list[str]:
     flags = {"problem": f"quadratic:dim={DIM},samples={SAMPLES}", "dtype": "float32", "batch-size": BATCH_SIZE}
     flags |= {"compute-time": COMPUTE_S, "evaluations": 1, "links": spec, "seed": seed}
-    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    return words(flags)
 
 
 def _run(out: Path, program: str, workers: int, spec: str, seconds: float, seed: int) -> Run:

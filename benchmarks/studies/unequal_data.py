@@ -8,7 +8,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from outpace.benchmarks.studies.launches import SIMULATED, draw, trace, words
+from outpace.benchmarks.studies.launches import draw, trace, words
+from outpace.benchmarks.studies.networks import FASHION
 from outpace.benchmarks.trace.run import Run
 
 PROGRAMS: Final = ("allreduce_sgd", "d_psgd", "d2")
@@ -58,9 +59,7 @@ def unequal_images(folder: Path, seeds: int = 3, epochs: float = 3) -> dict[tupl
     which falls to 0 along a cosine, batch 16. Simulated, which changes what a synchronous program learns by rounding at
     most. Draws `splits`.
     """
-    flags = ["--problem", "torch:model=lenet5,data=fashion-mnist", "--epochs", f"{epochs:g}", "--evaluations", "1"]
-    flags += ["--dtype", "float32", "--step-size", "0.1", "--schedule", "cosine", "--sampling", "shuffle"]
-    flags += words(SIMULATED)
+    flags = words(FASHION | {"step-size": 0.1, "epochs": epochs})
     cases = _launched(folder, "LeNet", [5], seeds, flags)
     shown = Table("split", "program", "loss", "accuracy", "loss / AllReduce-SGD's", "accuracy - AllReduce-SGD's")
     shown.title = f"LeNet-5, Fashion-MNIST, 5 workers, {epochs:g} epochs, {seeds} seeds, medians, simulated"

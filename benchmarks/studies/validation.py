@@ -15,7 +15,7 @@ import numpy as np
 
 from outpace.benchmarks.figures.validation import PROMISED, SIMULATED, bound, gradient_s, pairs, step_s
 from outpace.benchmarks.machine import launcher
-from outpace.benchmarks.studies.launches import draw, trace
+from outpace.benchmarks.studies.launches import draw, trace, words
 from outpace.benchmarks.sweeps import programs as suite
 from outpace.benchmarks.trace.files import output
 from outpace.benchmarks.trace.run import Run
@@ -99,7 +99,7 @@ def _flags(network: str, seconds: float) -> list[str]:
     flags: dict[str, Any] = {"problem": f"quadratic:dim={DIM},rows={ROWS},samples={SAMPLES}", "dtype": "float32"}
     flags |= {"batch-size": BATCH_SIZE, "compute-time": COMPUTE_S, "evaluations": EVALUATIONS}
     flags |= {"links": NETWORKS[network], "time-budget": seconds}
-    return [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    return words(flags)
 
 
 def row(real: Sequence[Run], predicted: Sequence[Run]) -> Row:

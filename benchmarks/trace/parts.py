@@ -88,18 +88,7 @@ class Part:
         now, recorded = trace.now(), trace.drain()
         for table, rows in recorded.items():
             self.append(table, rows)
-        # At least one row: it says that this is all so far.
-        told = messages > 0
-        told[self._rank] = True
-        receivers = np.flatnonzero(told)
-        traffic = np.empty(len(receivers), dtype=TRAFFIC)
-        traffic["receiver"], traffic["messages"], traffic["nbytes"] = (
-            receivers,
-            messages[receivers],
-            nbytes[receivers],
-        )
-        traffic["t_s"] = now
-        self.append("traffic", traffic.tobytes())
+        self.append("traffic", traffic(self._rank, messages, nbytes, now))
         return any(recorded.values())
 
     def append_network(self, pairs: Sequence[tuple[int, float, float]]) -> None:
@@ -118,6 +107,17 @@ class Part:
 
     def close(self) -> None:
         self._file.close()
+
+
+def traffic(rank: int, messages: np.ndarray, nbytes: np.ndarray, now: float) -> bytes:
+    """Rows of what this rank has sent until now, by receiver; at least one, which says that this is all so far."""
+    told = messages > 0
+    told[rank] = True
+    receivers = np.flatnonzero(told)
+    rows = np.empty(len(receivers), dtype=TRAFFIC)
+    rows["receiver"], rows["t_s"] = receivers, now
+    rows["messages"], rows["nbytes"] = messages[receivers], nbytes[receivers]
+    return rows.tobytes()
 
 
 def part_path(target: Path, rank: int) -> Path:
