@@ -53,6 +53,20 @@ def run(shares, cfg, neighbours, gradient_s, until_s, late=0.0):
         heapq.heappush(events, (now_s + takes_s, ENDS, i))
 
 
+def replay(X, peers):
+    """The models X, one per row, after plain averagings only: `peers[i]` has worker i's partners in its own order.
+
+    An averaging is next where it is so at both of its workers. In which order such pairs are taken changes nothing.
+    """
+    X, peers = X.copy(), [[int(peer) for peer in reversed(own)] for own in peers]
+    while pair := next(((i, own[-1]) for i, own in enumerate(peers) if own and peers[own[-1]][-1:] == [i]), None):
+        X[list(pair)] = X[list(pair)].mean(axis=0)
+        for worker in pair:
+            peers[worker].pop()
+    assert not any(peers), f"averagings that only one side recorded: {peers}"
+    return X
+
+
 def mean_consensus(states, settled_s):
     """The mean over time of (1/n) sum of the squared distances of the models from their mean, from `settled_s` on."""
     now_s = total = lasted_s = 0.0
