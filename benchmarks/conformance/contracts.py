@@ -46,21 +46,34 @@ def learns_and_counts(comm: CheckedComm, row: Row, xp: ModuleType = np) -> None:
     for config in configurations(row, comm.size):
         servers = row.servers(config)
         n, mine = comm.size - servers, share(comm, problem, servers=servers, xp=xp)
-        outcome = execute(comm, row.program, mine, steps, **row.pace, **{"step_size": 0.1, **config})
         everyone = shares(problem, n)
-        loss, start = (
-            sum(f.loss(x) for f in everyone) / n - everyone[0].f_star for x in (outcome.mean, everyone[0].x0())
-        )
+        start = _distance(everyone, everyone[0].x0())
+        for pace in row.paces:
+            outcome = execute(comm, row.program, mine, steps, **pace, **{"step_size": 0.1, **config})
+            _counts(comm, row, config, outcome, everyone[0].n_total, steps)
+            loss = comm.bcast(_distance(everyone, outcome.mean))
+            if loss < 0.2 * start:
+                break
         fell = f"the mean model's distance from the least loss is {loss:.3g} after {steps} steps, {start:.3g} at first"
         hold(comm, loss < 0.2 * start, f"{told(config)}{fell}; a fifth of that is allowed")
-        gradients, samples = counted(comm, row, config, outcome)
-        due = row.gradients(config, n, steps)
-        hold(comm, gradients == due, f"{told(config)}{gradients} steps are recorded, {due} were to be made")
-        _, due = row.work(row.program.Config(**config), everyone[0].n_total, n, steps)
-        hold(comm, samples == due, f"{told(config)}gradients over {samples} samples, {due} were to be used")
-        if row.synchronous:
-            hold(comm, len(outcome.steps) == steps, f"{told(config)}made {len(outcome.steps)} steps of {steps}")
-            hold(comm, outcome.x.shape == (10,), f"{told(config)}returns shape {outcome.x.shape} for a model of (10,)")
+
+
+def _distance(everyone: list[Any], x: np.ndarray) -> float:
+    """Of the workers' mean loss at x from its least."""
+    return float(np.mean([share.loss(x) for share in everyone]) - everyone[0].f_star)
+
+
+def _counts(comm: CheckedComm, row: Row, config: dict[str, Any], outcome: Outcome, n_total: int, steps: int) -> None:
+    """The run has made what its budget says."""
+    n = comm.size - row.servers(config)
+    gradients, samples = counted(comm, row, config, outcome)
+    due = row.gradients(config, n, steps)
+    hold(comm, gradients == due, f"{told(config)}{gradients} steps are recorded, {due} were to be made")
+    _, due = row.work(row.program.Config(**config), n_total, n, steps)
+    hold(comm, samples == due, f"{told(config)}gradients over {samples} samples, {due} were to be used")
+    if row.synchronous:
+        hold(comm, len(outcome.steps) == steps, f"{told(config)}made {len(outcome.steps)} steps of {steps}")
+        hold(comm, outcome.x.shape == (10,), f"{told(config)}returns shape {outcome.x.shape} for a model of (10,)")
 
 
 def equals_its_reference(comm: CheckedComm, row: Row, xp: ModuleType = np, steps: int = STEPS) -> None:

@@ -58,7 +58,12 @@ class Row:
     @property
     def pace(self) -> dict[str, Any]:
         """Emulated compute time for asynchronous programs: without it a run is over before a rank has its turn."""
-        return {} if self.synchronous else {"compute_time": 0.001}
+        return self.paces[0]
+
+    @property
+    def paces(self) -> tuple[dict[str, Any], ...]:
+        """The usual one, and slower ones at which even a busy machine gives every worker its turns."""
+        return ({},) if self.synchronous else tuple({"compute_time": seconds} for seconds in (0.001, 0.01, 0.1))
 
     def problem(self, quadratic: str) -> str:
         """The SPEC of a quadratic problem of an even dim as this program can take it."""

@@ -1,7 +1,6 @@
 """Recording a run: what a step of a rank costs and does, as fixed records in memory."""
 
 import struct
-from collections import deque
 from types import TracebackType
 from typing import Any, Final
 
@@ -72,7 +71,7 @@ class Phase:
     ) -> None:
         trace = self._trace
         end = trace.now()
-        trace._events.append(_EVENT.pack(self._kind, self._start, end, trace.steps, self._peer, self._nbytes))
+        trace._events.extend(_EVENT.pack(self._kind, self._start, end, trace.steps, self._peer, self._nbytes))
         if not self._background:
             trace._wait_s += end - self._start
 
@@ -91,11 +90,8 @@ class Trace:
         self.steps = 0  # gradients computed here, or applied here by a server
         self.started_s = self.last_s = np.nan  # start of the timed part and end of the last step, on this rank's clock
         self._snapshots = snapshots
-        # Deques: appending and popping are atomic, so threads record and the watcher drains without a lock.
-        self._rows: deque[bytes] = deque()
-        self._events: deque[bytes] = deque()
-        self._applied: deque[bytes] = deque()
-        self._dropped: deque[bytes] = deque()
+        # To extend these and to cut their front off is atomic: threads record and the watcher drains without a lock.
+        self._rows, self._events, self._applied, self._dropped = (bytearray() for _ in range(4))
         self._wait_s = self._compute_s = self._injected_s = 0.0
         self._samples = 0
 
@@ -113,9 +109,9 @@ class Trace:
 
     def computed(self, start: float, computed: float, end: float, samples: int) -> None:
         """A gradient was computed from `start` to `computed` and then held back until `end`."""
-        self._events.append(_EVENT.pack(KIND["compute"], start, computed, self.steps, -1, 0))
+        self._events.extend(_EVENT.pack(KIND["compute"], start, computed, self.steps, -1, 0))
         if end > computed:
-            self._events.append(_EVENT.pack(KIND["inject"], computed, end, self.steps, -1, 0))
+            self._events.extend(_EVENT.pack(KIND["inject"], computed, end, self.steps, -1, 0))
             self._injected_s += end - computed
         self._compute_s += computed - start
         self._samples += samples
@@ -127,7 +123,7 @@ class Trace:
         """
         self.last_s = self.now()
         times = self.last_s, read_s, self._compute_s, self._injected_s, self._wait_s
-        self._rows.append(_STEP.pack(self.steps, *times, local_writes, self._samples))
+        self._rows.extend(_STEP.pack(self.steps, *times, local_writes, self._samples))
         self.steps += 1
         self._wait_s = self._compute_s = self._injected_s = 0.0
         self._samples = 0
@@ -135,12 +131,12 @@ class Trace:
     def applied(self, worker: int, staleness: int) -> None:
         """A server has applied a gradient of `worker`, and `staleness` others since that worker pulled its model."""
         self.last_s = self.now()
-        self._applied.append(_APPLIED.pack(worker, self.last_s, staleness))
+        self._applied.extend(_APPLIED.pack(worker, self.last_s, staleness))
         self.steps += 1
 
     def dropped(self, worker: int, staleness: int) -> None:
         """A server has dropped a gradient of `worker`, after `staleness` others since that worker pulled its model."""
-        self._dropped.append(_APPLIED.pack(worker, self.now(), staleness))
+        self._dropped.extend(_APPLIED.pack(worker, self.now(), staleness))
 
     def snapshot(self, x: Any) -> None:
         """Keep the model if one is due; see the class for when to call it."""
@@ -151,14 +147,16 @@ class Trace:
 
     def drain(self) -> dict[str, bytes]:
         """The records since the last call, by table."""
-        queues = {
+        tables = {
             "steps": self._rows,
             "events": self._events,
             "applied": self._applied,
             "dropped": self._dropped,
         }
-        return {table: _drain(queue) for table, queue in queues.items()}
+        return {table: _drain(rows) for table, rows in tables.items()}
 
 
-def _drain(queue: deque[bytes]) -> bytes:
-    return b"".join(queue.popleft() for _ in range(len(queue)))
+def _drain(rows: bytearray) -> bytes:
+    drained = bytes(rows)
+    del rows[: len(drained)]
+    return drained

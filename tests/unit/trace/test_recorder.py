@@ -1,5 +1,7 @@
 """Recording the steps of one rank."""
 
+import sys
+import threading
 import time
 
 import numpy as np
@@ -7,6 +9,7 @@ from made_traces import recorder
 from mpi4py import MPI
 
 from outpace.benchmarks.trace import parts
+from outpace.benchmarks.trace.recorder import EVENTS
 from outpace.benchmarks.trace.schema import KIND
 
 COMM = MPI.COMM_SELF
@@ -37,6 +40,35 @@ def test_phases_and_rows() -> None:
     assert events["kind"].tolist() == kinds
     assert events["peer"].tolist() == [-1, -1, -1, 3, -1]
     assert events["step"].tolist() == [0, 0, 0, 0, 1]
+
+
+def test_nothing_is_lost_between_threads() -> None:
+    """Two threads record until a third has drained a thousand times: every row comes once, and whole."""
+    trace, drained, ended = recorder(), [], threading.Event()
+    counts, interval = [0, 0], sys.getswitchinterval()
+
+    def record(number: int) -> None:
+        while not ended.is_set():
+            with trace.phase("exchange", peer=2 * counts[number] + number):
+                counts[number] += 1
+
+    threads = [threading.Thread(target=record, args=[number]) for number in (0, 1)]
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        while len(drained) < 1000:
+            if rows := trace.drain()["events"]:
+                drained.append(rows)
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+    drained.append(trace.drain()["events"])
+    peers = np.frombuffer(b"".join(drained), EVENTS)["peer"]
+    for number, count in enumerate(counts):
+        assert peers[peers % 2 == number].tolist() == list(range(number, 2 * count, 2))
 
 
 def test_recording_is_cheap() -> None:
