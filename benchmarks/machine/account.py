@@ -43,9 +43,11 @@ def ended(account: Account, output: str) -> Ended:
     died of unlike ones, the bits of all. So a Ctrl-C and what then kills the others look like a segmentation fault.
     """
     code, told, sent = account["code"], account["told"], account["passed_on"]
+    interrupted = re.search(r"^KeyboardInterrupt$", output, re.MULTILINE)  # a rank, in the midst of its imports
     if account["hung"]:
         said = [line.strip() for line in output.splitlines() if line.strip()]
-        return Ended(1, account["killed"], f"ended before MPI was up{f' ({said[-1]})' if said else ''}")
+        cause = f"ended before MPI was up{f' ({said[-1]})' if said else ''}"
+        return Ended(code_of(signal.SIGINT) if interrupted else 1, account["killed"], cause)
     here = account["seen"] or account["ranks"] > 0
     starting = here and not account["up"]
     if told or (not code and not (starting and account["ranks"])):
@@ -59,7 +61,7 @@ def ended(account: Account, output: str) -> Ended:
         died = number == own if own else _died_of(number, code)
         if died or (number in guardian.ENDING and here and account["early"]):
             return Ended(code_of(number))
-    if re.search(r"^KeyboardInterrupt$", output, re.MULTILINE):  # a rank's, in the midst of its imports
+    if interrupted:
         return Ended(code_of(signal.SIGINT))
     fatal = re.search(r"\(signal (\d+)\)", output) or re.search(r"on\s+signal (\d+)\s+\(", output)  # Hydra, Open MPI
     if 0 < (number := own or int(fatal[1] if fatal else 0)) < signal.NSIG:

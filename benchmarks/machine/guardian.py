@@ -37,6 +37,7 @@ PATIENCE_S: Final = 8.0  # with a job that was told to end: ranks take 5 s at mo
 REST_S: Final = 0.5  # for what is left after the launcher
 UNREADY_S: Final = 4.0  # from the end of a rank that MPI does not know of to that of the job
 LOOK_S: Final = 0.1  # between two looks for ranks that are not up yet, at first
+SOON_S: Final = 0.002  # the same before all have been seen: how one ended that never was, nobody can say
 # MPI's shared memory, by the names that MPICH, UCX, Open MPI and PSM give it. A killed rank does not remove it.
 MEMORY: Final = re.compile(rb"/dev/shm/(?:mpich_|ucx_shm_|sm_segment\.|vader_segment\.|psm\d_)[^\s/]*$", re.MULTILINE)
 SOCKET: Final = "OUTPACE_LAUNCHER_SOCKET"  # tells ranks where it listens: a path, or a name that is no file's
@@ -65,25 +66,16 @@ class Guardian:
         for descriptor in (orders, self._woken):
             self._poll.register(descriptor, select.EPOLLIN)
         self._poll.register(listener, select.EPOLLIN | select.EPOLLET)  # without an address it would be ready always
-        self._connections: dict[int, tuple[socket.socket, bytearray, int | None]] = {}  # with the process's handle
-        self._first: int | None = None  # the handle of the rank that is `killed`
-        self._seen: dict[int, int] = {}  # process -> rank, of those that are not up yet
+        self._connections: dict[int, tuple[socket.socket, bytearray]] = {}
+        self._seen: dict[int, int] = {}  # process -> rank
+        self._handles: dict[int, int] = {}  # by process, for which they stand also when its number is another one's
         self._memory: set[bytes] = set()  # files that ranks have mapped
         self._held = False  # whether SIGUSR1 waits for a rank
         self._over_s = float("inf")  # since when only some of them are there
         self._deadline = float("inf")  # then everything is killed
         self.account: dict[str, Any] = {
-            "code": 0,
-            "forced": False,
-            "passed_on": [],
-            "ranks": ranks,
-            "seen": False,
-            "up": False,
-            "early": False,
-            "told": None,
-            "killed": None,
-            "status": 0,
-            "hung": False,
+            **{"code": 0, "status": 0, "ranks": ranks, "passed_on": [], "told": None, "killed": None},
+            **dict.fromkeys(("forced", "seen", "up", "early", "hung"), False),
         }
         me = os.getpid()
 
@@ -108,8 +100,8 @@ class Guardian:
                 self.account["forced"] |= self._launcher is not None
                 for pid in descendants(os.getpid()):
                     send(pid, signal.SIGKILL)
-        if not self.account["status"] and self._first is not None:
-            self.account["status"] = late_status(self._first)
+        if os.WTERMSIG(self.account["status"]) in (0, signal.SIGKILL):
+            self._look_for_the_first()
         if not self._inside:  # there /dev/shm is the namespaces' own, and goes with them
             for path in self._memory:
                 with suppress(OSError):
@@ -120,7 +112,8 @@ class Guardian:
         if now_s >= self._deadline:
             return LOOK_S
         if not self.account["up"]:
-            return min(self._deadline - now_s, max(LOOK_S, (now_s - self._start_s) / 20))
+            soonest_s, share = (LOOK_S, 0.05) if len(self._seen) >= self._ranks else (SOON_S, 0.01)
+            return min(self._deadline - now_s, max(soonest_s, share * (now_s - self._start_s)))
         return None if self._deadline == float("inf") else self._deadline - now_s
 
     def _collect(self) -> bool:
@@ -158,10 +151,8 @@ class Guardian:
 
     def _accept(self, connection: socket.socket) -> None:
         self.account["seen"] = self.account["up"] = True  # MPI then knows of all ranks, and of their ends
-        handle = None  # it stands for the process, also when its number is another one's
-        with suppress(OSError):
-            handle = os.pidfd_open(peer(connection))
-        self._connections[connection.fileno()] = connection, bytearray(), handle
+        self._keep(peer(connection))
+        self._connections[connection.fileno()] = connection, bytearray()
         self._poll.register(connection, select.EPOLLIN)
 
     def _hear(self, descriptor: int) -> None:
@@ -171,7 +162,7 @@ class Guardian:
         its files in one go, so this connection closes with the one whose closing tells the launcher, before any other
         rank is told; and an epoll queues its events in the order in which they happen.
         """
-        connection, said, handle = self._connections[descriptor]
+        connection, said = self._connections[descriptor]
         try:
             heard = connection.recv(64)
         except OSError:
@@ -179,6 +170,7 @@ class Guardian:
         said += heard
         words = said.split()
         if heard and len(words) == 1:
+            self._seen[peer(connection)] = int(words[0])
             self._memory |= mapped(peer(connection))
             if self._held:
                 self._held = False
@@ -188,8 +180,7 @@ class Guardian:
         if not heard:
             if len(words) == 1 and self.account["killed"] is None:
                 self.account["killed"] = int(words[0])
-                self.account["status"] = status(peer(connection))
-                self._first = handle
+                self.account["status"] = int((stat(peer(connection)) or ["0"])[-1])  # 0 where it has gone already
             self._poll.unregister(descriptor)
             del self._connections[descriptor]
             connection.close()
@@ -200,7 +191,7 @@ class Guardian:
         Before any rank is up there is nothing to save: an end is the launcher's, by a signal at which all of them end
         their job, and SIGUSR1 waits for a rank, unless all ranks may be elsewhere."""
         self.account["passed_on"].append(number)
-        ranks = [peer(connection) for connection, *_ in self._connections.values()]
+        ranks = [peer(connection) for connection, _ in self._connections.values()]
         if number == signal.SIGKILL or (self._inside and number in ENDING and not any(ranks)):
             self._deadline = 0.0  # what would stand between here and the launcher passes nothing on
         elif any(ranks):
@@ -228,7 +219,7 @@ class Guardian:
 
     def _look_for_ranks(self) -> None:
         """A rank that ends before it starts MPI is none of MPI's, and Hydra would let the others wait for it."""
-        states = {pid: state(pid) for pid in self._seen} | ranks_below(os.getpid(), self._seen)
+        states = {pid: state(pid) for pid in self._seen} | self._ranks_below(os.getpid())
         alive = {self._seen[pid] for pid in states if states[pid] not in "XZ"}
         over = {*range(self._ranks), *self._seen.values()} - alive  # it may have ended before anybody saw it
         self.account["seen"] |= bool(states)
@@ -243,20 +234,33 @@ class Guardian:
             self.account["killed"] = min(over)
             self._deadline = 0.0
 
+    def _ranks_below(self, process: int) -> dict[int, str]:
+        """The ranks among the descendants of a process that have not been seen, and their states. What ranks start are
+        no ranks."""
+        new: dict[int, str] = {}
+        for pid in children(process):
+            if pid not in self._seen:
+                self._keep(pid)  # it may be on the point of becoming one
+                rank = rank_of(pid)
+                if rank is None:
+                    new |= self._ranks_below(pid)
+                else:
+                    self._seen[pid] = rank
+                    new[pid] = state(pid)
+        return new
 
-def ranks_below(process: int, seen: dict[int, int]) -> dict[int, str]:
-    """Add the ranks among the descendants of a process to `seen`; the states of the new ones. What ranks start are no
-    ranks."""
-    new: dict[int, str] = {}
-    for pid in children(process):
-        if pid not in seen:
-            rank = rank_of(pid)
-            if rank is None:
-                new |= ranks_below(pid, seen)
-            else:
-                seen[pid] = rank
-                new[pid] = state(pid)
-    return new
+    def _keep(self, process: int) -> None:
+        with suppress(OSError):
+            if process and process not in self._handles:
+                self._handles[process] = os.pidfd_open(process)
+
+    def _look_for_the_first(self) -> None:
+        """Which rank died first, where nobody saw it: one that died of a signal by which no launcher kills others."""
+        for pid, handle in self._handles.items():
+            rank, ended = self._seen.get(pid), late_status(handle)
+            first = rank is not None and rank == self.account["killed"] and not self.account["status"]
+            if first or os.WTERMSIG(ended) not in (0, signal.SIGKILL, signal.SIGTERM):
+                self.account |= {"killed": rank, "status": ended}
 
 
 def rank_of(process: int) -> int | None:
@@ -268,22 +272,20 @@ def rank_of(process: int) -> int | None:
     return None
 
 
+def stat(process: int) -> list[str]:
+    """What the kernel tells of a process after its name (proc_pid_stat(5)); nothing where there is none."""
+    with suppress(OSError), open(f"/proc/{process}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].decode().split()
+    return []
+
+
 def state(process: int) -> str:
     """A letter as of ps; X where there is no such process."""
-    with suppress(OSError), open(f"/proc/{process}/stat", "rb") as file:
-        return file.read().rpartition(b")")[2].split()[0].decode()
-    return "X"
-
-
-def status(process: int) -> int:
-    """With which wait status a process is ending; 0 where it has gone already."""
-    with suppress(OSError), open(f"/proc/{process}/stat", "rb") as file:
-        return int(file.read().split()[-1])
-    return 0
+    return (stat(process) or ["X"])[0]
 
 
 def late_status(handle: int) -> int:
-    """The same of one that has gone, by its handle; 0 where the kernel (Linux before 6.15) keeps no such thing."""
+    """The wait status of a process that has gone; 0 where the kernel (Linux before 6.15) keeps no such thing."""
     info = bytearray(INFO.pack(INFO_EXIT, 0))
     with suppress(OSError):
         fcntl.ioctl(handle, GET_INFO, info)

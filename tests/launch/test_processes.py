@@ -85,6 +85,18 @@ def test_a_signal_while_ranks_come_up(by: Callable, tmp_path: Path, number: int)
     assert process.returncode == 128 + number, err
 
 
+@pytest.mark.skipif(not torture.KERNEL_TELLS, reason="Linux before 6.15 forgets how a process ended")
+@pytest.mark.parametrize(("code", "number"), [(9, signal.SIGHUP), (13, signal.SIGUSR2), (15, signal.SIGABRT)])
+def test_a_signal_to_a_rank_that_is_not_up(by: Callable, code: int, number: signal.Signals) -> None:
+    """The launcher kills the others and ends with the bits of all signals, as Hydra does: the kernel knows better."""
+    signals = f"sleep 0.2; kill -{number.value} $second; kill -KILL $first; wait"
+    script = f"PMI_RANK=0 sleep 50 & first=$!; PMI_RANK=1 sleep 50 & second=$!; {signals}; exit {code}"
+    process = by(script, *RUN)
+    _, err = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 128 + number, err
+    assert f"rank 1: {signal.strsignal(number)}" in err
+
+
 @pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV])
 def test_what_a_rank_died_of(start: Callable, number: signal.Signals) -> None:
     """Not what Hydra says, which kills the others and tells of the bits of both signals: `Terminated` for an abort."""

@@ -89,3 +89,11 @@ def test_exit_codes(account: dict[str, object], code: int) -> None:
 def test_ctrl_c_in_the_imports_of_a_rank() -> None:
     account = ACCOUNT | {"code": 1, **STARTING}
     assert ended(account, "Traceback ...\nKeyboardInterrupt\nMPI_ABORT was invoked\n") == Ended(130)
+
+
+def test_ctrl_c_before_mpi_knows_of_the_rank() -> None:
+    """Of which Python makes an exit code of 1 in the midst of its own start."""
+    account = ACCOUNT | {"code": -9, "hung": True, "killed": 1, **STARTING}
+    said = "KeyboardInterrupt"
+    assert ended(account, f"Traceback ...\n{said}\n") == Ended(130, 1, f"ended before MPI was up ({said})")
+    assert ended(account, "ImportError: no x\n") == Ended(1, 1, "ended before MPI was up (ImportError: no x)")
