@@ -151,7 +151,7 @@ class Guardian:
 
     def _accept(self, connection: socket.socket) -> None:
         self.account["seen"] = self.account["up"] = True  # MPI then knows of all ranks, and of their ends
-        self._keep(peer(connection))
+        keep(peer(connection), self._handles)
         self._connections[connection.fileno()] = connection, bytearray()
         self._poll.register(connection, select.EPOLLIN)
 
@@ -219,7 +219,7 @@ class Guardian:
 
     def _look_for_ranks(self) -> None:
         """A rank that ends before it starts MPI is none of MPI's, and Hydra would let the others wait for it."""
-        states = {pid: state(pid) for pid in self._seen} | self._ranks_below(os.getpid())
+        states = {pid: state(pid) for pid in self._seen} | ranks_below(os.getpid(), self._seen, self._handles)
         alive = {self._seen[pid] for pid in states if states[pid] not in "XZ"}
         over = {*range(self._ranks), *self._seen.values()} - alive  # it may have ended before anybody saw it
         self.account["seen"] |= bool(states)
@@ -234,26 +234,6 @@ class Guardian:
             self.account["killed"] = min(over)
             self._deadline = 0.0
 
-    def _ranks_below(self, process: int) -> dict[int, str]:
-        """The ranks among the descendants of a process that have not been seen, and their states. What ranks start are
-        no ranks."""
-        new: dict[int, str] = {}
-        for pid in children(process):
-            if pid not in self._seen:
-                self._keep(pid)  # it may be on the point of becoming one
-                rank = rank_of(pid)
-                if rank is None:
-                    new |= self._ranks_below(pid)
-                else:
-                    self._seen[pid] = rank
-                    new[pid] = state(pid)
-        return new
-
-    def _keep(self, process: int) -> None:
-        with suppress(OSError):
-            if process and process not in self._handles:
-                self._handles[process] = os.pidfd_open(process)
-
     def _look_for_the_first(self) -> None:
         """Which rank died first, where nobody saw it: one that died of a signal by which no launcher kills others."""
         for pid, handle in self._handles.items():
@@ -261,6 +241,28 @@ class Guardian:
             first = rank is not None and rank == self.account["killed"] and not self.account["status"]
             if first or os.WTERMSIG(ended) not in (0, signal.SIGKILL, signal.SIGTERM):
                 self.account |= {"killed": rank, "status": ended}
+
+
+def ranks_below(process: int, seen: dict[int, int], handles: dict[int, int]) -> dict[int, str]:
+    """Add the ranks among the descendants of a process to `seen`; the states of the new ones. What ranks start are no
+    ranks."""
+    new: dict[int, str] = {}
+    for pid in children(process):
+        if pid not in seen:
+            keep(pid, handles)  # it may be on the point of becoming one
+            rank = rank_of(pid)
+            if rank is None:
+                new |= ranks_below(pid, seen, handles)
+            else:
+                seen[pid] = rank
+                new[pid] = state(pid)
+    return new
+
+
+def keep(process: int, handles: dict[int, int]) -> None:
+    with suppress(OSError):
+        if process and process not in handles:
+            handles[process] = os.pidfd_open(process)
 
 
 def rank_of(process: int) -> int | None:
