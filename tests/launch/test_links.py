@@ -42,7 +42,7 @@ def job(links_here: None, start: Callable) -> Iterator[Job]:
 def processes(job: Job) -> dict[str, int]:
     """The processes of a job by what they are, with their ids out here; those in its parts are the same."""
     ranks: dict[int, int] = {}
-    guardian.ranks_below(job.process.pid, ranks)
+    guardian.ranks_below(job.process.pid, ranks, {})
     assert {rank: pid for pid, rank in ranks.items()} == job.pids()
     assert sorted(ranks.values()) == [0, 1]
     (of_guardian,) = guardian.children(job.process.pid)
