@@ -1,16 +1,20 @@
 """The `outpace` command: run a program, look at its trace, draw figures, measure the primitives, check the machine."""
 
 import os
+import signal
 
 import mpi4py
 
+# Ctrl-C ends it at once meanwhile: Python drops one that comes in a callback of an import.
+interrupts = signal.getsignal(signal.SIGINT)
+if interrupts == signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 mpi4py.rc.initialize = False  # this process launches MPI jobs and is none itself
 os.environ.setdefault("UCX_DEBUG_SIGNO", "0")  # with MPI's library comes UCX, which would stop it at SIGHUP
 
 import argparse
 import errno
 import io
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +25,8 @@ from outpace.benchmarks.machine import launcher, mpiexec, slurm_job, streams
 from outpace.benchmarks.machine.account import Ended
 from outpace.benchmarks.sweeps.programs import module_of
 from outpace.comm.errors import UserError
+
+signal.signal(signal.SIGINT, interrupts)
 
 FIRST: Final = """\
 Two programs on four workers, the last of them ten times slower, and what became of it:

@@ -326,3 +326,24 @@ def test_what_one_rank_finds_in_mid_run_ends_the_job_in_one_line(tmp_path: Path)
     assert said.count("rank 1: an image is damaged") == 1
     assert "Traceback" not in done.stderr
     assert len([path for path in leftovers(target) if re.search(r"part-\d$", path.name)]) == 3
+
+
+DROPPED = """
+import os, signal, sys, weakref
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "outpace.benchmarks.command.arguments":
+            found = type("Found", (), {})()
+            self.reference = weakref.ref(found, lambda _: os.kill(os.getpid(), signal.SIGINT))
+
+sys.meta_path.insert(0, Finder())
+from outpace.benchmarks.command import main
+sys.exit(main([]))
+"""
+
+
+def test_ctrl_c_in_the_imports_of_the_command() -> None:
+    """In a callback, of which Python would only say that it ignores the exception."""
+    done = subprocess.run([sys.executable, "-c", DROPPED], capture_output=True, text=True, timeout=LIMIT_S)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
