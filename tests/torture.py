@@ -162,6 +162,8 @@ def attempt(one: Try, folder: Path) -> Outcome:
         rng, chosen = random.Random(one.after_s), list[int]()
         if not _until(lambda: chosen.append(marked.find(one.target, process.pid, rng) or 0) or chosen[-1], LIMIT_S):
             outcome.wrong.append(f"no {one.target} to be found")
+            outcome.said = said.read_text(errors="replace")
+            return outcome
         started = said.stat().st_size > 0
         before = flushed(target)
         os.kill(chosen[-1], one.number)

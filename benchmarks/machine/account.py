@@ -4,9 +4,12 @@ import os
 import re
 import signal
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Final, TypedDict
 
 from outpace.benchmarks.machine import guardian
+
+HYDRA: Final = re.compile(r"\(signal (\d+)\)")  # what launchers say of a rank that was killed
+OPEN_MPI: Final = re.compile(r"process\s+rank\s+(\d+)\s[^.]*\sexited\s+on\s+signal\s+(\d+)\s+\(")
 
 
 class Account(TypedDict):
@@ -54,18 +57,22 @@ def ended(account: Account, output: str) -> Ended:
         return Ended(told or code)
     if account["forced"] and sent:
         return Ended(code_of(sent[-1]))
-    own = os.WTERMSIG(account["status"])
-    if own == signal.SIGKILL:  # which may be what kills the others
-        own = 0
+    died, rank = os.WTERMSIG(account["status"]), account["killed"]
+    own = 0 if died in (signal.SIGKILL, signal.SIGTERM) else died  # by those launchers kill the others
     for number in sent:
-        died = number == own if own else _died_of(number, code)
-        if died or (number in guardian.ENDING and here and account["early"]):
+        by_it = number == own if own else _died_of(number, code)
+        if by_it or (number in guardian.ENDING and here and account["early"]):
             return Ended(code_of(number))
     if interrupted:
         return Ended(code_of(signal.SIGINT))
-    fatal = re.search(r"\(signal (\d+)\)", output) or re.search(r"on\s+signal (\d+)\s+\(", output)  # Hydra, Open MPI
-    if 0 < (number := own or int(fatal[1] if fatal else 0)) < signal.NSIG:
-        return Ended(code_of(number), account["killed"], signal.strsignal(number) or "")
+    if not own and (fatal := HYDRA.search(output)):
+        own = int(fatal[1])
+    elif not own and (fatal := OPEN_MPI.search(output)):
+        rank, own = int(fatal[1]), int(fatal[2])
+    elif died == signal.SIGTERM:
+        own = died
+    if 0 < own < signal.NSIG:
+        return Ended(code_of(own), rank, signal.strsignal(own) or "")
     if code < 0:
         return Ended(code_of(-code))
     if not code:

@@ -218,14 +218,13 @@ class Guardian:
         self._deadline = min(self._deadline, time.monotonic() + seconds)
 
     def _look_for_ranks(self) -> None:
-        """A rank that ends before it starts MPI is none of MPI's, and Hydra would let the others wait for it."""
+        """One that ends before it starts MPI is none of MPI's: Hydra lets the others wait, Open MPI may outstay all."""
         states = {pid: state(pid) for pid in self._seen} | ranks_below(os.getpid(), self._seen, self._handles)
         alive = {self._seen[pid] for pid in states if states[pid] not in "XZ"}
         over = {*range(self._ranks), *self._seen.values()} - alive  # it may have ended before anybody saw it
         self.account["seen"] |= bool(states)
-        for pid in list(states)[-1:]:  # the ranks of a host share it
-            self._memory |= mapped(pid)
-        if not (alive and over) or "T" in states.values():
+        self._memory |= mapped([0, *states][-1])  # the ranks of a host share it
+        if not (self._seen and over) or "T" in states.values():
             self._over_s = float("inf")
             return
         self._over_s = min(self._over_s, time.monotonic())
@@ -235,11 +234,13 @@ class Guardian:
             self._deadline = 0.0
 
     def _look_for_the_first(self) -> None:
-        """Which rank died first, where nobody saw it: one that died of a signal by which no launcher kills others."""
+        """Which rank died first, where nobody saw it: surely one that died of a signal by which no launcher kills the
+        others; else the one whose end was seen first or, before MPI is up, one that died of SIGTERM."""
         for pid, handle in self._handles.items():
             rank, ended = self._seen.get(pid), late_status(handle)
-            first = rank is not None and rank == self.account["killed"] and not self.account["status"]
-            if first or os.WTERMSIG(ended) not in (0, signal.SIGKILL, signal.SIGTERM):
+            number = os.WTERMSIG(ended)
+            perhaps = rank == self.account["killed"] if self.account["up"] else number == signal.SIGTERM
+            if number not in (0, signal.SIGKILL, signal.SIGTERM) or (perhaps and not self.account["status"]):
                 self.account |= {"killed": rank, "status": ended}
 
 

@@ -97,6 +97,14 @@ def test_a_signal_to_a_rank_that_is_not_up(by: Callable, code: int, number: sign
     assert f"rank 1: {signal.strsignal(number)}" in err
 
 
+def test_a_launcher_that_outstays_its_ranks(by: Callable) -> None:
+    """As Open MPI's may where one ends before it knows of it."""
+    process = by("PMI_RANK=0 sleep 0.5 & PMI_RANK=1 sleep 0.5 & wait; exec sleep 50", *RUN)
+    _, err = process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 1
+    assert "rank 0: ended before MPI was up" in err
+
+
 @pytest.mark.parametrize("number", [signal.SIGABRT, signal.SIGSEGV])
 def test_what_a_rank_died_of(start: Callable, number: signal.Signals) -> None:
     """Not what Hydra says, which kills the others and tells of the bits of both signals: `Terminated` for an abort."""

@@ -97,3 +97,11 @@ def test_ctrl_c_before_mpi_knows_of_the_rank() -> None:
     said = "KeyboardInterrupt"
     assert ended(account, f"Traceback ...\n{said}\n") == Ended(130, 1, f"ended before MPI was up ({said})")
     assert ended(account, "ImportError: no x\n") == Ended(1, 1, "ended before MPI was up (ImportError: no x)")
+
+
+def test_open_mpi_says_which_rank_died_first() -> None:
+    """It ends the others by SIGTERM: the first that the guardian saw, where the killed one was not up yet."""
+    account = ACCOUNT | {"code": 1, "killed": 0, "status": 15}
+    assert ended(account, "mpiexec ...\n" + OPEN_MPI.format("Killed", 9)) == Ended(137, 2, "Killed")
+    assert ended(account, "mpiexec ...\n" + OPEN_MPI.format("Terminated", 15)) == Ended(143, 2, "Terminated")
+    assert ended(account, "mpiexec ...\n") == Ended(143, 0, "Terminated")
