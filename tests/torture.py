@@ -153,6 +153,7 @@ def attempt(one: Try, folder: Path) -> Outcome:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
+            preexec_fn=_heed_interrupts,
         )
     outcome, dropped = Outcome(0), False
     try:
@@ -201,6 +202,11 @@ def attempt(one: Try, folder: Path) -> Outcome:
     return outcome
 
 
+def _heed_interrupts() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so do its children until they choose."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def may_be_lost(one: Try, before: dict[int, np.ndarray]) -> bool:
     """Whether the job may go on after a signal that went past `outpace` and its guardian.
 
@@ -214,7 +220,7 @@ def expected(one: Try, started: bool, before: dict[int, np.ndarray]) -> set[int]
     number = signal.SIGTERM if one.number == signal.SIGSTOP else one.number
     codes = {os.EX_TEMPFAIL if number == signal.SIGUSR1 else 128 + number}
     if not started:  # `outpace` itself was still starting
-        codes.add(128 + number)
+        codes |= {128 + number} | ({1} if number == signal.SIGINT else set())  # 1 is Python's, in its own start
     if one.target == "rank" and not before and not KERNEL_TELLS:  # Hydra kills the others, and may tell of one of these
         codes.add(128 + signal.SIGKILL)
     if one.number != signal.SIGSTOP and may_be_lost(one, before):

@@ -337,6 +337,7 @@ class Finder:
             found = type("Found", (), {})()
             self.reference = weakref.ref(found, lambda _: os.kill(os.getpid(), signal.SIGINT))
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background of a shell it would be ignored
 sys.meta_path.insert(0, Finder())
 from outpace.benchmarks.command import main
 sys.exit(main([]))
