@@ -1,9 +1,10 @@
 """What tests of programs share: a run in memory, on the array module that a test sets."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import pytest
 from mpi4py import MPI
 
 from outpace.benchmarks.conformance import trial
@@ -20,6 +21,7 @@ __all__ = [
     "Rounds",
     "backend",
     "execute",
+    "in_time",
     "share",
     "shared_model",
     "shares",
@@ -33,6 +35,16 @@ def share(
 ) -> Any:
     """This rank's share, or what a server knows of the problem; collective."""
     return trial.share(comm, text, dtype, split, seed, servers, backend)
+
+
+def in_time(comm: MPI.Intracomm, once: Callable[[], str], tries: int = 5) -> None:
+    """What holds where each rank gets its core when it needs one: on a busy machine one of so many runs has to show it.
+    `once` makes a run and says what is wrong on this rank. Collective, and all ranks fail together."""
+    for _ in range(tries):
+        wrong = [f"rank {rank}: {why}" for rank, why in enumerate(comm.allgather(once())) if why]
+        if not wrong:
+            return
+    pytest.fail("; ".join(wrong))
 
 
 def shared_model(comm: CheckedComm, x: Any) -> SharedModel:

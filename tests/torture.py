@@ -31,6 +31,7 @@ import numpy as np
 
 from outpace.benchmarks.machine.guardian import RANK_VARIABLES
 from outpace.benchmarks.running.recovery import recover
+from outpace.benchmarks.trace import lock
 from outpace.benchmarks.trace.inspection import validate
 from outpace.benchmarks.trace.parts import leftovers, read_part
 from outpace.benchmarks.trace.run import Run
@@ -228,6 +229,14 @@ def expected(one: Try, started: bool, before: dict[int, np.ndarray]) -> set[int]
     return codes
 
 
+def _unlocked(target: Path) -> bool:
+    descriptor = lock.take(lock.of(target))
+    if descriptor is None:
+        return False
+    lock.free(lock.of(target), descriptor)
+    return True
+
+
 def flushed(target: Path) -> dict[int, np.ndarray]:
     """The rows of every rank that its part file has now, for ranks that have begun."""
     found = {}
@@ -247,6 +256,7 @@ def lost(target: Path, before: dict[int, np.ndarray], wrong: list[str]) -> str:
             if not any(len(rows) for rows in before.values()):
                 return "not begun"
             kept = "recovered"
+            _until(lambda: _unlocked(target), GONE_S)  # a dying process loses its files after its memory
             list(recover(target.parent))
         validate(target)
     except UserError as error:

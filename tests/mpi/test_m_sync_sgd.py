@@ -1,8 +1,10 @@
 """m-synchronous SGD beyond the conformance table: replayed gradient by gradient, the whole family, at its own pace."""
 
+import functools
+
 import numpy as np
 import pytest
-from harness import CheckedComm, Outcome, execute, share, shares
+from harness import CheckedComm, Outcome, execute, in_time, share, shares
 from reference import allreduce_sgd as sgd_form
 from reference import m_sync_sgd as m_sync_form
 
@@ -74,29 +76,23 @@ def test_all_of_n_is_allreduce_sgd(comm: CheckedComm, pause: bool) -> None:
 def test_a_round_waits_for_the_mth_fastest_alone(comm: CheckedComm, late: str) -> None:
     """One worker 20 times slower, whichever it is. Rounds of the others go on meanwhile, and the slow one's gradients
     are dropped or come late; of all four there are no more rounds than gradients of the slow one."""
-    for slow, m in ((0, 3), (2, 3), (1, 4)):
-        outcome = execute(
-            comm,
-            m_sync_sgd,
-            share(comm, "quadratic:dim=100", servers=1),
-            None,
-            seconds=1.0,
-            compute_time=0.01,
-            stragglers=f"fixed:rank={slow},factor=20",
-            m=m,
-            late=late,
-        )
-        log = comm.bcast(log_of(outcome), 4)
+    problem = share(comm, "quadratic:dim=100", servers=1)
+
+    def beside(slow: int, m: int) -> str:
+        pace = {"compute_time": 0.01, "stragglers": f"fixed:rank={slow},factor=20"}
+        log = comm.bcast(log_of(execute(comm, m_sync_sgd, problem, None, seconds=1.0, **pace, m=m, late=late)), 4)
         rounds = (log[:, 1] == 1).sum() / m
         of_slow = log[log[:, 0] == slow]
         if m == 4:
-            assert rounds <= len(of_slow)
-            continue
-        assert rounds > 5 * len(of_slow)
+            return "" if rounds <= len(of_slow) else f"{rounds} rounds of all with {len(of_slow)} gradients of one"
         kept = of_slow[of_slow[:, 1] == 1]
-        assert (len(kept) > 0) == (late == "apply")
+        holds = rounds > 5 * len(of_slow) and (len(kept) > 0) == (late == "apply")
         if late == "apply":
-            assert kept[:, 2].mean() > 5 * m
+            holds = holds and kept[:, 2].mean() > 5 * m
+        return "" if holds else f"{rounds} rounds, {len(of_slow)} gradients of the slow worker, {len(kept)} kept"
+
+    for slow, m in ((0, 3), (2, 3), (1, 4)):
+        in_time(comm, functools.partial(beside, slow, m))
 
 
 @pytest.mark.ranks(4)
