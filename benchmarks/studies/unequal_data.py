@@ -59,7 +59,7 @@ def unequal_images(folder: Path, seeds: int = 3, epochs: float = 3) -> dict[tupl
     which falls to 0 along a cosine, batch 16. Simulated, which changes what a synchronous program learns by rounding at
     most. Draws `splits`.
     """
-    flags = words(FASHION | {"step-size": 0.1, "epochs": epochs})
+    flags = words(FASHION | {"epochs": epochs})
     cases = _launched(folder, "LeNet", [5], seeds, flags)
     shown = Table("split", "program", "loss", "accuracy", "loss / AllReduce-SGD's", "accuracy - AllReduce-SGD's")
     shown.title = f"LeNet-5, Fashion-MNIST, 5 workers, {epochs:g} epochs, {seeds} seeds, medians, simulated"
