@@ -89,7 +89,7 @@ def test_two_jobs_at_once_share_nothing(links_here: None, start: Callable) -> No
     for job in jobs:
         paths = {path.decode() for pid in job.pids().values() for path in guardian.mapped(pid)}
         assert {os.path.dirname(path) for path in paths} == {"/dev/shm"}
-    first, second = (os.stat(f"/proc/{job.pids()[0]}/root/dev/shm") for job in jobs)
+    first, second = (os.stat(Path("/proc", str(job.pids()[0]), "root", "dev", "shm")) for job in jobs)
     assert not os.path.samestat(first, second)
     for job in jobs:
         code, _, err = job.end()

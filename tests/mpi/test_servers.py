@@ -122,14 +122,19 @@ def test_eamsgd_is_its_replay(comm: CheckedComm) -> None:
 
 @pytest.mark.ranks(2, 3, 4, 8)
 def test_elastic_exchanges_keep_the_sum(comm: CheckedComm) -> None:
-    """With step size 0, from different starts: centre plus local models stay, and come nearer to one another. How near
-    decides the worker that the machine lets exchange least often."""
+    """With step size 0, from different starts: centre plus local models stay, and come together: by how much decides
+    the worker that the machine lets exchange least often."""
     problem = RandomStart(share(comm, NOISY, servers=1), comm.rank)
-    x = execute(comm, eamsgd, problem, 400, compute_time=2e-4, step_size=0.0, period=1).x
-    before, after = np.stack(comm.allgather(problem.x0())), np.stack(comm.allgather(x))
-    scale = np.linalg.norm(before, axis=1).sum()
-    assert np.linalg.norm(after.sum(axis=0) - before.sum(axis=0)) <= 1e-12 * scale
-    assert after.var(axis=0).sum() < before.var(axis=0).sum()
+
+    def once() -> str:
+        x = execute(comm, eamsgd, problem, 400, compute_time=2e-4, step_size=0.0, period=1).x
+        before, after = np.stack(comm.allgather(problem.x0())), np.stack(comm.allgather(x))
+        scale = np.linalg.norm(before, axis=1).sum()
+        assert np.linalg.norm(after.sum(axis=0) - before.sum(axis=0)) <= 1e-12 * scale
+        left = after.var(axis=0).sum() / before.var(axis=0).sum()
+        return "" if left < 1e-6 else f"{left:.3g} of the variance is left"
+
+    in_time(comm, once)
 
 
 @pytest.mark.ranks(3, 4, 8)
@@ -185,7 +190,8 @@ def test_nobody_waits_for_a_slow_worker(comm: CheckedComm, program: object) -> N
         stragglers = f"fixed:rank={slow},factor=20"
         outcome = execute(comm, program, problem, None, seconds=1.0, compute_time=0.01, stragglers=stragglers)  # type: ignore[arg-type]
         steps = len(outcome.steps)
-        holds = steps < 8 if comm.rank == slow else steps > 75 or comm.rank == comm.size - 1
+        assert comm.rank != slow or steps < 8
+        holds = steps > 75 or comm.rank in (slow, comm.size - 1)
         return "" if holds else f"{steps} steps, and rank {slow} is slow"
 
     for slow in range(comm.size - 1):
