@@ -71,7 +71,7 @@ def run(comm, problem, cfg, budget, trace):
     x = problem.x0()
     h, (here,) = neighbourhoods(comm, cfg.mixing(cfg.topology, comm.size), x)  # h is what is averaged
     g, c, h_wire = xp.empty_like(x), xp.zeros_like(x), twin(h, comm)
-    message, mix = vectors.d2_message.like(x), vectors.d2_mix.like(x, here.rows)
+    message, mix = vectors.d2_message.like(x), vectors.d2_mix.like(x)
 
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     gamma = step_sizes(cfg.schedule, cfg.step_size, cfg.steps_per_epoch(problem.n_total, comm.size), budget.total)

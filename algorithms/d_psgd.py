@@ -67,7 +67,7 @@ def run(comm, problem, cfg, budget, trace):
     h_words = form.like(h)
     h_wire, g = twin(h_words, comm), xp.empty_like(x)
     descend_to = vectors.descend_to.like(x)
-    mix_and_descend = vectors.mix_and_descend.like(x, *{here.rows for here in neighbourhood})
+    mix_and_descend = vectors.mix_and_descend.like(x)
 
     batches = Batches(cfg.sampling, problem.n_samples, cfg.seed, comm.rank)
     gamma = step_sizes(cfg.schedule, cfg.step_size, cfg.steps_per_epoch(problem.n_total, comm.size), budget.total)

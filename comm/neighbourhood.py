@@ -19,19 +19,19 @@ class Neighbourhood:
         """The first rows of `X` are the own vector and those that are heard, which travel in that form."""
         hears, heard_by = neighbours(W, comm.rank), neighbours(W.T, comm.rank)
         self.graph = comm.Create_dist_graph_adjacent(hears, heard_by)
-        self._own, self._heard, self.rows = X[0], X[1 : 1 + len(hears)], len(hears)
+        self._own, self._heard = X[0], X[1 : 1 + len(hears)]
         self.weight, self._weights = float(W[comm.rank, comm.rank]), module(X).asarray(W[comm.rank, hears], X.dtype)
         self._form, self._words = form, form.like(self._heard)
         self.wire = twin(self._words, comm)
         self.nbytes = len(heard_by) * X.shape[1] * self._words.itemsize
-        self._mix = vectors.mix.like(X[0], self.rows)
+        self._mix = vectors.mix.like(X[0])
 
     def average(self, out: Any) -> None:
         """out, shape (dim,), <- the average by W of the own vector and what has been heard."""
         self._mix(self.weight, self._own, self.others(), out)
 
     def others(self) -> tuple[Any, Any]:
-        """What has been heard as an argument of a fused operation, a `vectors.Mean` of so many `rows`, to which the own
+        """What has been heard as an argument of a fused operation, a `vectors.Mean`, to which the own
         vector comes with its own `weight`."""
         copy(self.wire, self._words)
         self._form.widen(self._words, self._heard)

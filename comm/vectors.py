@@ -1,9 +1,9 @@
 """Whole vectors in one pass: what programs do to their models, gradients and messages, coordinate by coordinate.
 
 An operation is written once, as the formula of one coordinate, and `like(x)` makes the function of it for arrays like
-x: for long NumPy arrays a loop compiled by numba; for short ones, and where numba has no folder to keep its code in,
-NumPy on blocks that stay in the cache; for CuPy arrays an elementwise kernel. Long vectors wait for memory, so every
-operation says how many bytes a coordinate takes in float32: 4 for each vector that is read, 4 for each that is written.
+x: for NumPy arrays a loop in C, or where there is no compiler NumPy on blocks that stay in the cache; for CuPy arrays
+an elementwise kernel. Long vectors wait for memory, so every operation says how many bytes a coordinate takes in
+float32: 4 for each vector that is read, 4 for each that is written.
 
 As with NumPy, numbers come first and results last; those are written in place. All vectors are contiguous and of the
 size and type of the last one, to which the numbers are rounded. No operation of a formula is reordered or contracted,
@@ -15,11 +15,14 @@ import functools
 import inspect
 import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from outpace.comm import native
 from outpace.comm.arrays import module
+from outpace.comm.cuda import C_NAMES
 
 # The kinds of a formula's parameters, beside numbers, `float`.
 Vector = Any  # a coordinate of a vector, shape (dim,)
@@ -27,16 +30,14 @@ Mean = Any  # a coordinate of sum_r weights[r] rows[r]; the argument is (weights
 
 sqrt: Final = np.sqrt  # of a formula
 
-LONG: Final = 1 << 18  # coordinates that make a compiled loop worth the start of numba, 0.6 s of each rank
 UFUNCS: Final = {ast.Add: "add", ast.Sub: "subtract", ast.Mult: "multiply", ast.Div: "divide"}
 BLOCK: Final = 1 << 13  # coordinates that stay in the cache from one look at them to the next
-# So many where a mean is summed up in a block. In longer ones the rows are read one after the other for so long that a
-# processor forgets to fetch the others beforehand: with 8192 a pass takes twice as long.
+# So many where a mean of many rows is summed up first. In longer blocks the rows are read one after the other for so
+# long that a processor forgets to fetch the others beforehand: with 8192 a pass takes twice as long.
 BLOCK_OF_MEAN: Final = 1 << 10
 FEW: Final = 4  # rows that a loop reads all at once
 
-# An operation block by block: in a block by NumPy, where the whole of a short vector is one block, or by numba,
-# coordinate by coordinate. Arguments are named like NAME_, for numba their blocks NAME_part.
+# An operation by NumPy, block by block; the whole of a short vector is one block. Arguments are named like NAME_.
 BY_BLOCKS: Final = """
 def {name}({arguments}):
     ...numbers
@@ -47,19 +48,44 @@ def {name}({arguments}):
         ...blocks
         ...in_place
 """
-BY_COORDINATES: Final = """
-def {name}({arguments}):
-    ...numbers
-    ...check
-    ...begun
-    ...buffers
-    for start in range(0, {last}_.size, BLOCK):
-        ...parts
-        ...means
-        for i in range({last}_part.size):
-            ...of_coordinates
-            ...statements
-            ...to_coordinates
+# The same in C. `given` are the arguments; where one is a mean, its weights, rows and their count are called so.
+IN_C: Final = """
+typedef {real} T;
+enum {{ TYPE = {type}, BLOCK_OF_MEAN = {block}, LANES = 32 / sizeof(T) }};
+{header}
+static PyObject *call(PyObject *module, PyObject *const *given, Py_ssize_t arguments)
+{{
+    if (arguments != {arguments} || !PyArray_Check(given[{arguments} - 1]))
+        return PyErr_Format(PyExc_TypeError, "{name} has {arguments} arguments, the last one an array");
+    const npy_intp size = PyArray_SIZE((PyArrayObject *)given[{arguments} - 1]);
+    ...checked
+    PyThreadState *released = size >= LONG_PASS ? PyEval_SaveThread() : NULL;
+    ...loops
+    if (released)
+        PyEval_RestoreThread(released);
+    Py_RETURN_NONE;
+}}
+"""
+# Of 32 bytes at a time: with wider ones some processors write several vectors a quarter more slowly.
+COORDINATES: Final = """
+#pragma omp simd simdlen(LANES)
+for (npy_intp i = {begin}; i < {end}; ++i) {{
+    ...of_coordinates
+    ...statements
+    ...to_coordinates
+}}
+"""
+OF_MEAN: Final = """
+switch (count) {
+...cases
+default:
+    for (npy_intp start = 0; start < size; start += BLOCK_OF_MEAN) {
+        const npy_intp end = size < start + BLOCK_OF_MEAN ? size : start + BLOCK_OF_MEAN;
+        T sum[BLOCK_OF_MEAN];
+        sum_rows(weights, rows + start, count, size, end - start, sum);
+        ...of_sum
+    }
+}
 """
 # A coordinate of a mean on a device, whose rows follow one another in memory.
 MEAN_ON_DEVICE: Final = """T {mean} = 0;
@@ -75,11 +101,14 @@ class Fused:
         self.__doc__, self.__name__ = formula.__doc__, formula.__name__
         self._formula = formula
 
-    def like(self, x: Any, *rows: int) -> Callable[..., None]:
-        """The operation on arrays like x, compiled and ready; `rows` are all the numbers of rows its mean will have."""
+    def like(self, x: Any) -> Callable[..., None]:
+        """The operation on arrays like x, compiled and ready."""
         if module(x) is not np:
             return kernel(self, x.dtype)
-        return (loop(self, x.dtype, *rows) if x.size >= LONG else None) or self.by_blocks
+        try:
+            return loop(self, x.dtype)
+        except native.Unbuilt:
+            return self.by_blocks
 
     @functools.cached_property
     def kinds(self) -> dict[str, str]:
@@ -122,32 +151,9 @@ class Fused:
     @functools.cached_property
     def by_blocks(self) -> Callable[..., None]:
         """The operation by NumPy."""
-        return self.function(BY_BLOCKS, BLOCK)
-
-    def names(self, *kinds: str) -> list[str]:
-        """The parameters of these kinds."""
-        return [name for name, kind in self.kinds.items() if kind in kinds]
-
-    def function(
-        self, template: str, block: int, part_of_mean: Callable[..., Any] | None = None, rows: int = 0
-    ) -> Callable[..., None]:
-        """The function whose text fills a template, for blocks of so many coordinates. For numba a mean is summed up
-        block by block, by part_of_mean, or coordinate by coordinate, where its `rows` are known."""
-        vectors, means = self.names("Vector"), self.names("Mean")
-        last = vectors[-1]
-        buffers, parts_of_means, sums = list[str](), list[str](), list[str]()
-        for name in means:
-            if rows:
-                buffers += [f"{name}_weight{r} = {name}_weights[{r}]" for r in range(rows)]
-                parts_of_means += [f"{name}_row{r} = {name}_rows[{r}, start : start + BLOCK]" for r in range(rows)]
-                sums.append(f"{name} = " + " + ".join(f"{name}_weight{r} * {name}_row{r}[i]" for r in range(rows)))
-            else:
-                buffers.append(f"{name}_buffer = empty(BLOCK, {last}_.dtype)")
-                parts_of_means.append(f"{name}_part = part_of_mean({name}_weights, {name}_rows, start, {name}_buffer)")
-                sums.append(f"{name} = {name}_part[i]")
+        vectors, means, last = self.names("Vector"), self.names("Mean"), list(self.kinds)[-1]
         unequal = [f"{name}_.size != {last}_.size" for name in vectors]
         unequal += [f"{name}_[1].shape[1] != {last}_.size" for name in means]
-        unequal += [f"{name}_[0].size != {rows}" for name in means if rows]
         blocks = [f"{name} = {name}_ if short else {name}_[start : start + BLOCK]" for name in vectors]
         blocks += [f"{name} = {name}_weights.dot({name}_rows[:, start : start + BLOCK])" for name in means]
         stretches = {
@@ -156,55 +162,85 @@ class Fused:
             "begun": [f"{name}_weights, {name}_rows = {name}_" for name in means],
             "blocks": blocks,
             "in_place": self.in_place,
-            "buffers": buffers,
-            "parts": [f"{name}_part = {name}_[start : start + BLOCK]" for name in vectors],
-            "means": parts_of_means,
-            "of_coordinates": [f"{name} = {name}_part[i]" for name in vectors] + sums,
-            "statements": self.statements,
-            "to_coordinates": [f"{name}_part[i] = {name}" for name in self.results],
         }
-        lines = []
-        for line in template.strip().splitlines():
-            indent, _, name = line.partition("...")
-            lines += [indent + each for each in stretches[name]] if name else [line]
-        text = "\n".join(lines).format(
-            name=self.__name__, arguments=", ".join(f"{name}_" for name in self.kinds), last=last
-        )
-        scope = {"__name__": __name__, "BLOCK": block, "sqrt": sqrt, "empty": np.empty, "part_of_mean": part_of_mean}
+        arguments = ", ".join(f"{name}_" for name in self.kinds)
+        text = "\n".join(filled(BY_BLOCKS.format(name=self.__name__, arguments=arguments, last=last), stretches))
+        scope = {"__name__": __name__, "BLOCK": BLOCK, "sqrt": sqrt}
         scope |= {name: getattr(np, name) for name in UFUNCS.values()}
-        exec(compile(text, __file__, "exec"), scope)  # as of this file, beside which numba keeps what it compiles
+        exec(compile(text, __file__, "exec"), scope)
         return scope[self.__name__]  # type: ignore[return-value]
 
+    def names(self, *kinds: str) -> list[str]:
+        """The parameters of these kinds."""
+        return [name for name, kind in self.kinds.items() if kind in kinds]
 
-def _part_of_mean(weights: Any, rows: Any, start: int, buffer: Any) -> Any:
-    """A block of sum_r weights[r] rows[r], for numba."""
-    buffer[:] = 0
-    for r in range(weights.size):
-        weight, row = weights[r], rows[r, start : start + buffer.size]
-        for i in range(row.size):
-            buffer[i] += weight * row[i]
-    return buffer
+    @functools.cached_property
+    def in_c(self) -> list[str]:
+        """The assignments in C."""
+        return [f"{'' if each.split()[0] in self.kinds else 'T '}{each};" for each in self.statements]
+
+
+def filled(template: str, stretches: dict[str, list[str]]) -> list[str]:
+    """The template's lines, with others for each `...name`."""
+    lines = []
+    for line in template.strip().splitlines():
+        indent, _, name = line.partition("...")
+        lines += [indent + each for each in stretches[name]] if name else [line]
+    return lines
 
 
 @functools.cache
-def loop(operation: Fused, dtype: np.dtype[Any], *rows: int) -> Callable[..., None] | None:
-    """The operation compiled by numba; None where numba is not to be had, or cannot keep what it compiles."""
-    try:
-        import numba
+def loop(operation: Fused, dtype: np.dtype[Any]) -> Callable[..., None]:
+    """The operation in C, compiled. Raises native.Unbuilt."""
+    checked = []
+    for i, (name, kind) in enumerate(operation.kinds.items()):
+        if kind == "float":
+            checked += [f"T {name} = PyFloat_AsDouble(given[{i}]);", "if (PyErr_Occurred()) return NULL;"]
+        elif kind == "Vector":
+            checked += [f"T *{name}_ = data(given[{i}], 1, size);", f"if (!{name}_) return NULL;"]
+        else:
+            checked += ["T *weights, *rows;", "npy_intp count;"]
+            checked.append(f"if (!mean_data(given[{i}], size, &weights, &rows, &count)) return NULL;")
+    means = operation.names("Mean")
+    loops = _of_mean(operation) if means else _coordinates(operation)
+    frame = IN_C.format(
+        name=operation.__name__,
+        arguments=len(operation.kinds),
+        real=C_NAMES[dtype.name],
+        type=dtype.num,
+        block=BLOCK_OF_MEAN,
+        header=Path(__file__).with_suffix(".h").read_text(),
+    )
+    return native.function(operation.__name__, "\n".join(filled(frame, {"checked": checked, "loops": loops})))
 
-        compiled: Any = functools.partial(numba.njit, nogil=True, cache=True, error_model="numpy")
-        known = rows[0] if len(rows) == 1 and rows[0] <= FEW else 0
-        block = BLOCK_OF_MEAN if operation.names("Mean") and not known else BLOCK
-        function = compiled(operation.function(BY_COORDINATES, block, compiled(_part_of_mean), known))
-    except (ImportError, RuntimeError):
-        return None
-    real = numba.from_dtype(dtype)
-    vector = numba.types.Array(real, 1, "C")
-    mean = numba.types.Tuple((vector, numba.types.Array(real, 2, "C")))
-    kinds = {"float": numba.float64, "Vector": vector, "Mean": mean}
-    function.compile(tuple(kinds[kind] for kind in operation.kinds.values()))
-    function.disable_compile()
-    return function  # type: ignore[no-any-return]
+
+def uncompiled(dtype: str) -> str:
+    """Why NumPy does the operations on its arrays; nothing where they are compiled."""
+    try:
+        loop(descend, np.dtype(dtype))
+    except native.Unbuilt as error:
+        return str(error)
+    return ""
+
+
+def _coordinates(operation: Fused, mean: str = "", begin: str = "0", end: str = "size") -> list[str]:
+    """The loop over the coordinates, of which `mean` is that of the mean."""
+    given = [f"T {name} = {name}_[i];" for name in operation.names("Vector")]
+    given += [f"T {name} = {mean};" for name in operation.names("Mean")]
+    to_coordinates = [f"{name}_[i] = {name};" for name in operation.results]
+    stretches = {"of_coordinates": given, "statements": operation.in_c, "to_coordinates": to_coordinates}
+    return filled(COORDINATES.format(begin=begin, end=end), stretches)
+
+
+def _of_mean(operation: Fused) -> list[str]:
+    """The same loop for means of each small number of rows, and after a sum, block by block, for all others."""
+    cases = []
+    for rows in range(1, FEW + 1):
+        weights = [f"const T weight{r} = weights[{r}];" for r in range(rows)]
+        loop = _coordinates(operation, " + ".join(f"weight{r} * rows[{r} * size + i]" for r in range(rows)))
+        cases += [f"case {rows}: {{", *weights, *loop, "break;", "}"]
+    of_sum = _coordinates(operation, "sum[i - start]", "start", "end")
+    return filled(OF_MEAN, {"cases": cases, "of_sum": of_sum})
 
 
 @functools.cache
@@ -215,7 +251,7 @@ def kernel(operation: Fused, dtype: np.dtype[Any]) -> Callable[..., None]:
     numbers, results, means = operation.names("float"), operation.results, operation.names("Mean")
     inputs = [name for name in operation.names("Vector") if name not in results]
     statements = [MEAN_ON_DEVICE.format(mean=mean) for mean in means]
-    statements += [f"{'' if each.split()[0] in operation.kinds else 'T '}{each};" for each in operation.statements]
+    statements += operation.in_c
     elementwise = cupy.ElementwiseKernel(
         ", ".join(
             [f"T {name}" for name in numbers + inputs] + [f"raw T {mean}_weights, raw T {mean}_rows" for mean in means]

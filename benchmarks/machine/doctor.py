@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from outpace.benchmarks.machine import any_source, async_progress, buffers, launcher, provenance, shared_memory
-from outpace.comm import arrays, clock
+from outpace.comm import arrays, clock, vectors
 from outpace.comm.errors import UserError
 
 DOING: Final = {"numpy": "inside NumPy", "sleep": "that sleeps", "gil": "inside C code that keeps Python's global lock"}
@@ -31,6 +31,7 @@ def examine(comm: MPI.Intracomm) -> list[tuple[str, str, str]]:
         ("cores", *_cores(comm)),
         ("shared memory", *_memory()),
         ("BLAS threads", *_blas()),
+        ("vector passes", *_passes()),
         ("GPU", *_gpu()),
     ]
     aware = arrays.cuda_aware(comm)
@@ -134,6 +135,12 @@ def _memory() -> tuple[str, str]:
 def _blas() -> tuple[str, str]:
     threads = os.environ.get("OMP_NUM_THREADS")
     return ("ok", "1 per rank") if threads == "1" else ("check", f"OMP_NUM_THREADS is {threads}; set it to 1")
+
+
+def _passes() -> tuple[str, str]:
+    if why := vectors.uncompiled("float32"):
+        return "slow", f"by NumPy, which takes up to three times as long: {why}"
+    return "ok", "compiled: updates and averages of models are loops in C"
 
 
 def _gpu() -> tuple[str, str]:

@@ -14,7 +14,7 @@ from outpace.benchmarks.problems import Problem, Setting, Unshared
 from outpace.benchmarks.running.pace import rehearsal
 from outpace.benchmarks.running.plan import Plan
 from outpace.benchmarks.trace import schema
-from outpace.comm import arrays
+from outpace.comm import arrays, vectors
 from outpace.comm.meter import MeteredComm
 
 
@@ -31,7 +31,7 @@ def beforehand(
         **_certificate(comm, plan, problem),
         "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **provenance.describe(comm, gpu=setting.xp is not np),
-        **(_of_gpus(comm, plan, gpus) if gpus else {}),
+        **(_of_gpus(comm, plan, gpus) if gpus else _of_cpus(comm, plan)),
     }
 
 
@@ -65,6 +65,12 @@ def of_plan(
 
 def _of_gpus(comm: MeteredComm, plan: Plan, gpus: Sequence[str]) -> dict[str, Any]:
     return {"gpus": gpus, "device_messages": arrays.device_messages(comm), "fabric": plan.launch.fabric}
+
+
+def _of_cpus(comm: MeteredComm, plan: Plan) -> dict[str, Any]:
+    reasons = enumerate(comm.allgather(vectors.uncompiled(plan.config.dtype)))
+    why = next((f"NumPy: on rank {rank}, {reason}" for rank, reason in reasons if reason), "compiled")
+    return {"vector_passes": why}
 
 
 def _timings(comm: MeteredComm, plan: Plan, gpus: Sequence[str]) -> dict[str, Any]:

@@ -217,6 +217,7 @@ OPTIONAL_ATTRIBUTES: Final[dict[str, type]] = {
     "backend_choice": str,  # why the run computed where it did, if it was left to it
     "device_messages": str,  # of runs on GPUs: staged in host memory, or direct
     "fabric": str,  # of runs on GPUs: what carries messages of their arrays, mpi or nccl
+    "vector_passes": str,  # compiled, or why they are NumPy's; of runs on CPUs
     "glibc_tunables": str,  # what the C library was told of memory, where it was told anything
     "damage": str,  # what recovery found damaged, and left out
     "inputs": str,  # JSON: SHA-256 of every file that the run read, a user's own program among them

@@ -1,4 +1,4 @@
-"""The fused operations against NumPy's own words for them, in all their forms: by blocks, compiled, on a device."""
+"""The fused operations against NumPy's own words for them, in all their forms: by blocks, in C, on a device."""
 
 import ast
 import functools
@@ -6,6 +6,8 @@ import inspect
 import re
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import device_on_cpu
 import numpy as np
 import pytest
 
-from outpace.comm import vectors
+from outpace.comm import native, vectors
 
 OPERATIONS = {name: each for name, each in vars(vectors).items() if isinstance(each, vectors.Fused)}
 
@@ -117,7 +119,7 @@ def pull_and_answer(alpha: Any, y: Any, x: Any) -> None:
     y[:] = old
 
 
-def given(operation: vectors.Fused, size: int, dtype: Any) -> list[Any]:
+def given(operation: vectors.Fused, size: int, dtype: Any, rows: int = 3) -> list[Any]:
     """Random arguments; numbers are already rounded to the type."""
     rng = np.random.default_rng([7, size])
 
@@ -126,7 +128,7 @@ def given(operation: vectors.Fused, size: int, dtype: Any) -> list[Any]:
             return dtype(rng.uniform(0.1, 2))
         if kind == "Vector":
             return rng.uniform(0.1, 2, size).astype(dtype)
-        return rng.uniform(0, 1, 3).astype(dtype), rng.standard_normal((3, size)).astype(dtype)
+        return rng.uniform(0, 1, rows).astype(dtype), rng.standard_normal((rows, size)).astype(dtype)
 
     return [one(kind) for kind in operation.kinds.values()]
 
@@ -193,16 +195,15 @@ def test_numpy_writes_a_result_where_it_belongs() -> None:
     assert (x == 0.875).all()
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
-def test_compiled(operation: vectors.Fused) -> None:
-    """In float32, and for the longest formulas in float64."""
-    for dtype in (np.float32, np.float64) if operation in (vectors.adam, vectors.d2_mix) else (np.float32,):
-        arguments = given(operation, vectors.LONG + 3, dtype)
-        for rows in [(), (3,)] if operation.names("Mean") else [()]:
-            form = operation.like(arguments[-1], *rows)
-            assert form is not operation.by_blocks
-            check(operation, form, arguments)
-            check(operation, form, given(operation, 1, dtype))
+def test_compiled(operation: vectors.Fused, dtype: Any) -> None:
+    """Also where Python's lock is released, and with as many rows as are read at once, and more."""
+    form = operation.like(np.empty(0, dtype))
+    assert form is not operation.by_blocks
+    for size in (0, 1, 7, vectors.BLOCK_OF_MEAN, 20_003):
+        for rows in (1, 2, vectors.FEW, vectors.FEW + 1) if operation.names("Mean") else (0,):
+            check(operation, form, given(operation, size, dtype, rows))
 
 
 @pytest.mark.skipif(cuda_on_cpu.COMPILER is None, reason="no C++ compiler")
@@ -216,34 +217,93 @@ def test_on_a_device(operation: vectors.Fused, monkeypatch: pytest.MonkeyPatch, 
         )
 
 
-@pytest.mark.parametrize("size", [10, vectors.LONG])
-def test_a_mean_of_nothing_is_zero(size: int) -> None:
+def forms(operation: vectors.Fused) -> list[Any]:
+    """In float64, of NumPy arrays."""
+    return [operation.by_blocks, operation.like(np.empty(0))]
+
+
+@pytest.mark.parametrize("mix_and_descend", forms(vectors.mix_and_descend))
+def test_a_mean_of_nothing_is_zero(mix_and_descend: Any) -> None:
     """As that of a worker alone."""
-    x, nothing = np.ones(size), (np.zeros(0), np.zeros((0, size)))
-    vectors.mix_and_descend.like(x, 0)(0.5, 0.25, np.ones(size), nothing, x)
-    assert np.array_equal(x, np.full(size, 0.25))
+    x, nothing = np.ones(10), (np.zeros(0), np.zeros((0, 10)))
+    mix_and_descend(0.5, 0.25, np.ones(10), nothing, x)
+    assert np.array_equal(x, np.full(10, 0.25))
 
 
-def test_rows_are_as_many_as_was_said() -> None:
-    x = np.ones(vectors.LONG)
-    mix = vectors.mix.like(x, 2)
-    with pytest.raises(ValueError, match="differ in size"):
-        mix(0.5, x, (np.ones(1), np.ones((1, x.size))), x)
-
-
-@pytest.mark.parametrize("size", [10, vectors.LONG])
-def test_sizes_must_fit(size: int) -> None:
+@pytest.mark.parametrize("size", [10, 100_000])
+@pytest.mark.parametrize("form", [0, 1])
+def test_sizes_must_fit(form: int, size: int) -> None:
     """A loop that trusted them would write beyond the end."""
-    x = np.zeros(size)
+    x, fits, short = np.zeros(size), np.ones(size), np.ones(size - 1)
     with pytest.raises(ValueError, match="differ in size"):
-        vectors.descend.like(x)(0.1, 1, np.zeros(size - 1), x)
+        forms(vectors.descend)[form](0.1, 1, short, x)
+    for weights, rows in [(np.ones(1), short[None]), (np.ones(2), fits[None])]:
+        with pytest.raises(ValueError, match=r"differ in size|not aligned"):
+            forms(vectors.mix)[form](0.5, fits, (weights, rows), x)
 
 
-def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (0.5, 1, np.ones(3, np.float32), np.zeros(3)),
+        (0.5, 1, np.ones(6)[::2], np.zeros(3)),
+        (0.5, 1, np.ones((1, 3)), np.zeros(3)),
+        (0.5, 1, [1.0, 1.0, 1.0], np.zeros(3)),
+        (0.5, "1", np.ones(3), np.zeros(3)),
+        (0.5, 1, np.ones(3), 0.0),
+        (0.5, np.ones(3), np.zeros(3)),
+    ],
+    ids=["type", "gaps", "shape", "list", "text", "number", "count"],
+)
+def test_a_compiled_loop_takes_what_it_was_made_for_alone(arguments: tuple[Any, ...]) -> None:
+    with pytest.raises(TypeError):
+        vectors.descend.like(np.empty(0))(*arguments)
+
+
+def test_a_compiled_loop_does_not_write_where_nobody_may() -> None:
+    x = np.zeros(3)
+    x.flags.writeable = False
+    with pytest.raises(TypeError):
+        vectors.descend.like(x)(0.5, 1, np.ones(3), x)
+
+
+def test_a_compiled_mean_is_a_pair() -> None:
+    mix, x = vectors.mix.like(np.empty(0)), np.zeros(3)
+    for others in (x, (x,), (1.0, x[None]), (np.ones(1, np.float32), x[None]), (np.ones(1), x)):
+        with pytest.raises(TypeError):
+            mix(0.5, x, others, x)
+
+
+def test_a_long_pass_lets_other_threads_run() -> None:
+    """As an exchange beside a gradient; a short one is over before."""
+    x, done, looks = np.zeros(20_000_000), threading.Event(), 0
+
+    def descend() -> None:
+        vectors.descend.like(x)(0.5, 1, x, x)
+        done.set()
+
+    vectors.uncompiled("float64")
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(10)
+    try:
+        threading.Thread(target=descend).start()
+        while not done.is_set():
+            looks += 1
+            time.sleep(1e-4)
+    finally:
+        sys.setswitchinterval(before)
+    assert looks > 10
+
+
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vectors, "loop", functools.cache(vectors.loop.__wrapped__))
-    monkeypatch.setitem(sys.modules, "numba", None)
-    x = np.ones(vectors.LONG)
-    assert vectors.descend.like(x) == vectors.descend.by_blocks
+    monkeypatch.setattr(native, "function", refused)
+    assert vectors.descend.like(np.ones(10)) == vectors.descend.by_blocks
+    assert vectors.uncompiled("float32") == "descend: nobody compiles"
+
+
+def refused(name: str, code: str) -> Any:
+    raise native.Unbuilt(f"{name}: nobody compiles")
 
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)

@@ -122,6 +122,7 @@ def test_what_was_thinned_out_after_a_checkpoint_is_not_missing(tmp_path: Path) 
         store = sealed(path)
         for k in range(3, last + 1):
             store.offer(np.full(3, k, F4), k, 0.0)
+        store.seal()  # its thread would write on beside the one below
         again = Snapshots(4, 3, F4, True, path, due=3, stride=1)
         assert not again.missing, last
         for k in range(3, 17):
