@@ -94,13 +94,14 @@ def serve(comm, x, workers, gamma, budget, trace):
     descend_and_answer = vectors.descend_and_answer.like(x)
     budget.keep(x=x, k=k, read=read)
     with budget.attend():
-        for worker, g in exchanges(comm, workers, x, budget.more):
+        for worker, g, answer in exchanges(comm, workers, x, budget.more):
             with trace.phase("push", worker, x.nbytes, background=True):
                 trace.snapshot(x)
                 descend_and_answer(gamma(k[0]) / workers, x, g)  # what is left in g is the answer
                 trace.applied(worker, staleness=k[0] - read[worker])
-                k += 1
-                read[worker] = k[0]
+                answer()
+            k += 1
+            read[worker] = k[0]
 
 
 if __name__ == "__main__":

@@ -102,10 +102,11 @@ def serve(comm, centre, workers, alpha, budget, trace):
     pull_and_answer = vectors.pull_and_answer.like(centre)
     budget.keep(centre=centre)
     with budget.attend():
-        for worker, x in exchanges(comm, workers, centre):
+        for worker, x, answer in exchanges(comm, workers, centre):
             with trace.phase("exchange", worker, centre.nbytes, background=True):
                 trace.snapshot(centre)
                 pull_and_answer(alpha, x, centre)  # what is left in x is the answer
+                answer()
 
 
 if __name__ == "__main__":

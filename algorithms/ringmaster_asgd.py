@@ -117,7 +117,7 @@ def serve(comm, x, workers, cfg, gamma, budget, trace):
     budget.keep(x=x, k=k, came=came, read=read)
     rule, descend = VARIANTS[cfg.variant](cfg, workers, x), vectors.descend.like(x)
     with budget.attend():
-        for worker, g in exchanges(comm, workers, x, budget.more):
+        for worker, g, answer in exchanges(comm, workers, x, budget.more):
             with trace.phase("push", worker, x.nbytes, background=True):
                 used, dropped = rule.take(worker, read[worker], g, k[0])
                 for each, at in dropped:
@@ -131,6 +131,7 @@ def serve(comm, x, workers, cfg, gamma, budget, trace):
                 came += 1
                 read[worker] = k[0]
                 g[:] = x  # the answer
+                answer()
     for each, at in rule.left():
         trace.dropped(each, staleness=k[0] - at)
 

@@ -180,7 +180,8 @@ class ServedGradients(Budget):
         this worker. Only the desk says no."""
         if self.comm.rank != self.desk:
             return True
-        self.stop(Stop(reason))
+        if reason:
+            self.stop(Stop(reason))
         self.count += 1
         wanted = not self._look() and self._under_way <= self._left()
         self._under_way -= not wanted

@@ -59,26 +59,29 @@ class Mailbox:
 
 def exchanges(
     comm: MPI.Intracomm, workers: int, x: np.ndarray, more: Callable[[int], bool] = lambda reason: True
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Server: (worker, message) for every message of a worker, as they arrive, until all workers have left.
+) -> Iterator[tuple[int, np.ndarray, Callable[[], None]]]:
+    """Server: (worker, message, answer) for every message of a worker, as they arrive, until all workers have left.
 
-    What the caller leaves in `message` goes back to the worker at once, and with it whether another one is wanted: what
-    `more` says, which is told the reason to end of this worker or of one that has left.
+    `answer` sends what is in `message` then, and with it whether another one is wanted: what `more` says, which is told
+    the reason to end of this worker or of one that has left. The worker waits for it, and for nothing that comes after.
     """
     mailbox = Mailbox(comm, workers, x)
     for worker, tag in mailbox:
-        yield worker, mailbox.buffers[worker]
-        mailbox.answer(worker, ANSWER if more(max(tag - MESSAGE, mailbox.reason)) else LAST)
+
+        def answer(worker: int = worker, tag: int = tag) -> None:
+            mailbox.answer(worker, ANSWER if more(max(tag - MESSAGE, mailbox.reason)) else LAST)
+
+        yield worker, mailbox.buffers[worker], answer
 
 
 def ask(comm: MPI.Intracomm, slices: Mapping[int, slice], message: Any, answer: Any, reason: int = 0) -> bool:
     """Worker: send every server its slice of `message`, with a `reason` to end, and wait for its slice of `answer`;
     both of shape (dim,). Whether the first server wants another message."""
-    requests = [comm.Irecv(answer[part], server) for server, part in slices.items()]
-    requests += [comm.Isend(message[part], server, MESSAGE + reason) for server, part in slices.items()]
+    requests = [comm.Isend(message[part], server, MESSAGE + reason) for server, part in slices.items()]
+    requests += [comm.Irecv(answer[part], server) for server, part in slices.items()]
     statuses = [MPI.Status() for _ in requests]
     wait(comm, requests, statuses)
-    return statuses[0].tag != LAST
+    return statuses[len(slices)].tag != LAST
 
 
 def leave(comm: MPI.Intracomm, servers: Iterable[int], reason: int = 0) -> None:

@@ -144,9 +144,10 @@ def test_answers_grant_each_gradient_once(comm: CheckedComm, who: str) -> None:
         budget.count = count
         if comm.rank == server:
             with budget.attend():
-                for came, _ in enumerate(exchanges(comm, server, x, budget.more)):
+                for came, (_, _, answer) in enumerate(exchanges(comm, server, x, budget.more)):
                     if came == 6 and stopping == server and count <= 500:
                         budget.stop(Stop.CHECKPOINT)
+                    answer()
         else:
             for k in budget:
                 made += 1

@@ -74,9 +74,10 @@ def test_a_short_answer_is_no_event_of_its_own(comm: CheckedComm, monkeypatch: p
         assert x.tolist() == [20.0] * 3
     else:
         total = np.zeros(3)
-        for _, message in exchanges(comm, 1, x):
+        for _, message, answer in exchanges(comm, 1, x):
             total += message
             message[:] = total
+            answer()
         assert len(events) == 20 + 1
 
 
@@ -163,9 +164,10 @@ def test_a_worker_leaves_by_message_and_the_others_go_on(comm: CheckedComm) -> N
     server = comm.size - 1
     if comm.rank == server:
         total, seen = np.zeros(3), []
-        for worker, message in exchanges(comm, server, total):
+        for worker, message, reply in exchanges(comm, server, total):
             total += message
             message[:] = len(seen)
+            reply()
             seen.append(worker)
         assert [seen.count(worker) for worker in range(server)] == [2] + [50] * (server - 1)
         np.testing.assert_array_equal(total, np.full(3, 2.0 + sum(50 * (worker + 1) for worker in range(1, server))))
