@@ -58,6 +58,7 @@ def _kernels(xp: ModuleType, dim: int) -> list[Kernel]:
         feedback = partial(here.start_feedback_ballot, v, e, 0.1, *signs, norms, scale)
     return [
         Kernel("copy", 8, partial(xp.copyto, copy, v)),
+        *([Kernel("reading, by BLAS", 4, partial(e.dot, e))] if xp is np else []),  # nearly all that a ballot does
         Kernel("ballot", 4.125, cast[0]),
         Kernel("momentum_ballot", 12.125, cast[1]),
         Kernel("feedback_ballot", 20.125, feedback),
