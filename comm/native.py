@@ -1,6 +1,6 @@
 """Functions of Python written in C: compiled where they are first used, and kept on disk.
 
-As CuPy does with its kernels. There has to be a C compiler (`cc`, or what CC says), and Python's and NumPy's headers.
+As CuPy does with its kernels. There has to be a C compiler, what CC says or `cc`, and Python's and NumPy's headers.
 """
 
 import functools
@@ -12,6 +12,7 @@ import platform
 import shlex
 import sysconfig
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,25 +58,51 @@ def function(name: str, code: str) -> Callable[..., Any]:
 
 
 def _compile(source: str, path: Path) -> None:
-    """Whole or not at all: other ranks may do the same at the same time."""
-    import subprocess  # which a rank needs once, when nothing is on the disk yet
+    """By the first compiler that can, and by one rank: the others wait for it. The file is whole or not there, also
+    where no lock keeps them apart."""
+    import fcntl  # these a rank needs once, when nothing is on the disk yet
     import tempfile
 
-    includes = [f"-I{sysconfig.get_path('include')}", f"-I{np.get_include()}"]
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.stem}-") as folder:
+    failures = []
+    with (
+        open(path.with_name("native.lock"), "w") as lock,
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.stem}-") as folder,
+    ):
+        with suppress(OSError):  # a file system may have no locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
         target = Path(folder, path.name)
-        command = [*_compiler(), *FLAGS, *includes, "-x", "c", "-", "-o", str(target)]
-        try:
-            done = subprocess.run(command, input=source, text=True, capture_output=True, timeout=TIMEOUT_S)
-        except subprocess.TimeoutExpired as error:
-            raise Unbuilt(f"{command[0]} has not ended after {error.timeout:g} s") from None
-        if done.returncode != 0:
-            raise Unbuilt(f"{command[0]}: {next(iter(done.stderr.splitlines()), f'exit code {done.returncode}')}")
-        target.replace(path)
+        for compiler in _compilers():
+            if failure := _failure(compiler, source, target):
+                failures.append(failure)
+            else:
+                target.replace(path)
+                return
+    raise Unbuilt("; ".join(failures))
 
 
-def _compiler() -> list[str]:
-    return shlex.split(os.environ.get("CC", "")) or ["cc"]
+def _failure(compiler: str, source: str, target: Path) -> str:
+    """Why it has not compiled the source to the target; nothing where it has."""
+    import subprocess
+
+    flags = [*FLAGS, f"-I{sysconfig.get_path('include')}", f"-I{np.get_include()}", "-x", "c", "-", "-o", str(target)]
+    try:
+        command = shlex.split(compiler) + flags
+        done = subprocess.run(command, input=source, text=True, capture_output=True, timeout=TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return f"{compiler}: has not ended after {TIMEOUT_S:g} s"
+    except OSError as error:
+        return f"{compiler}: {error.strerror}"
+    except ValueError as error:  # of its quotes
+        return f"{compiler}: {error}"
+    said = next(iter(done.stderr.splitlines()), f"exit code {done.returncode}")
+    return f"{compiler}: {said}" if done.returncode else ""
+
+
+def _compilers() -> list[str]:
+    """That of the environment first, which may be one that does not know FLAGS."""
+    return list(filter(None, dict.fromkeys([os.environ.get("CC", "").strip(), "cc"])))
 
 
 @functools.cache
@@ -96,4 +123,4 @@ def _machine() -> tuple[str, ...]:
     """What a compiled function is for: homes are shared by machines of several kinds."""
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
         able = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return platform.machine(), able, np.__version__, *_compiler(), *FLAGS
+    return platform.machine(), able, np.__version__, *_compilers(), *FLAGS

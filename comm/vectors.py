@@ -237,8 +237,8 @@ def _of_mean(operation: Fused) -> list[str]:
     cases = []
     for rows in range(1, FEW + 1):
         weights = [f"const T weight{r} = weights[{r}];" for r in range(rows)]
-        loop = _coordinates(operation, " + ".join(f"weight{r} * rows[{r} * size + i]" for r in range(rows)))
-        cases += [f"case {rows}: {{", *weights, *loop, "break;", "}"]
+        lines = _coordinates(operation, " + ".join(f"weight{r} * rows[{r} * size + i]" for r in range(rows)))
+        cases += [f"case {rows}: {{", *weights, *lines, "break;", "}"]
     of_sum = _coordinates(operation, "sum[i - start]", "start", "end")
     return filled(OF_MEAN, {"cases": cases, "of_sum": of_sum})
 

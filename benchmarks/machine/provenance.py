@@ -16,7 +16,7 @@ import numpy as np
 from mpi4py import MPI
 
 from outpace.benchmarks.machine import buffers, namespaces
-from outpace.comm import arrays, control_groups, spec
+from outpace.comm import agreement, arrays, control_groups, spec
 from outpace.comm.errors import UserError
 
 THREAD_LEVELS: Final = {
@@ -96,7 +96,7 @@ def describe(comm: MPI.Intracomm, gpu: bool) -> dict[str, Any]:
     """The root attributes that tell where the run took place; collective."""
     hosts = comm.allgather(platform.node())
     cores = dict(zip(hosts, comm.allgather(usable_cores()), strict=True))
-    found: dict[str, Any] = comm.bcast(_of_rank_0(gpu) if comm.rank == 0 else None)
+    found: dict[str, Any] = comm.bcast(agreement.on_root(comm, lambda: _of_rank_0(gpu)))
     return found | {"hostnames": hosts, "cores": sum(cores.values())}
 
 

@@ -14,7 +14,7 @@ from outpace.benchmarks.problems import Problem, Setting, Unshared
 from outpace.benchmarks.running.pace import rehearsal
 from outpace.benchmarks.running.plan import Plan
 from outpace.benchmarks.trace import schema
-from outpace.comm import arrays, vectors
+from outpace.comm import agreement, arrays, vectors
 from outpace.comm.meter import MeteredComm
 
 
@@ -68,7 +68,7 @@ def _of_gpus(comm: MeteredComm, plan: Plan, gpus: Sequence[str]) -> dict[str, An
 
 
 def _of_cpus(comm: MeteredComm, plan: Plan) -> dict[str, Any]:
-    reasons = enumerate(comm.allgather(vectors.uncompiled(plan.config.dtype)))
+    reasons = enumerate(comm.allgather(agreement.together(comm, lambda: vectors.uncompiled(plan.config.dtype))))
     why = next((f"NumPy: on rank {rank}, {reason}" for rank, reason in reasons if reason), "compiled")
     return {"vector_passes": why}
 

@@ -15,6 +15,11 @@ static PyObject *call(PyObject *module, PyObject *const *given, Py_ssize_t count
 """
 
 
+def kept(folder: Path) -> list[Path]:
+    """The functions in it, and what a failure has left of one."""
+    return [each for each in folder.iterdir() if each.name != "native.lock"]
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the functions of a test are kept."""
@@ -24,11 +29,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_compiled_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert native.function("answer", ANSWER % 42)() == 42
-    (kept,) = folder.iterdir()
-    written = kept.stat().st_mtime_ns
+    (only,) = kept(folder)
+    written = only.stat().st_mtime_ns
     monkeypatch.setattr(subprocess, "run", None)
     assert native.function("answer", ANSWER % 42)() == 42
-    assert [each.stat().st_mtime_ns for each in folder.iterdir()] == [written]
+    assert [each.stat().st_mtime_ns for each in kept(folder)] == [written]
 
 
 def test_other_code_is_another_function() -> None:
@@ -42,7 +47,7 @@ def test_what_another_machine_compiled_is_not_used(other: str, folder: Path, mon
     machine = native._machine()
     monkeypatch.setattr(native, "_machine", lambda: (*machine, other))
     native.function("answer", ANSWER % 42)
-    assert len(list(folder.iterdir())) == 2
+    assert len(kept(folder)) == 2
 
 
 def test_the_processor_is_part_of_the_machine() -> None:
@@ -53,26 +58,43 @@ def test_the_processor_is_part_of_the_machine() -> None:
     ("compiler", "why"),
     [
         ("nonsense", "nonsense: No such file or directory"),
-        ("cc --nonsense", "cc: .*nonsense.*"),
+        ("cc --nonsense", "cc --nonsense: .*nonsense.*"),
+        ("cc '", "cc ': No closing quotation"),
         ("false", "false: exit code 1"),
     ],
 )
 def test_why_there_is_none(compiler: str, why: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CC", compiler)
-    with pytest.raises(native.Unbuilt, match=f"^{why}$"):
+    monkeypatch.setattr(native, "_compilers", lambda: [compiler, "cc --none"])
+    with pytest.raises(native.Unbuilt, match=f"^{why}; cc --none: .*--none"):
         native.function("answer", ANSWER % 42)
-    assert not list(folder.iterdir())
+    assert not kept(folder)
+
+
+@pytest.mark.parametrize("set_to", ["", " ", "false", "nonsense", "cc"])
+def test_where_the_environments_compiler_fails_cc_is_asked(set_to: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one of another vendor's, which does not know the flags."""
+    monkeypatch.setenv("CC", set_to)
+    assert native.function("answer", ANSWER % 42)() == 42
+
+
+def test_the_environments_compiler_comes_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = folder.parent / "mine"
+    mine.write_text('#!/bin/sh\necho used > "$0.used"\nexec cc "$@"\n')
+    mine.chmod(0o755)
+    monkeypatch.setenv("CC", f"{mine} -g0")
+    native.function("answer", ANSWER % 42)
+    assert mine.with_suffix(".used").exists()
 
 
 def test_a_compiler_that_does_not_end(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slow = folder / "slow"
     slow.write_text("#!/bin/sh\nexec sleep 60\n")
     slow.chmod(0o755)
-    monkeypatch.setenv("CC", str(slow))
+    monkeypatch.setattr(native, "_compilers", lambda: [str(slow)])
     monkeypatch.setattr(native, "TIMEOUT_S", 0.2)
     with pytest.raises(native.Unbuilt, match=r"has not ended after 0\.2 s"):
         native.function("answer", ANSWER % 42)
-    assert list(folder.iterdir()) == [slow]
+    assert kept(folder) == [slow]
 
 
 def test_code_that_cannot_be_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,11 +104,24 @@ def test_code_that_cannot_be_loaded(folder: Path, monkeypatch: pytest.MonkeyPatc
         native.function("answer", ANSWER % 42)
 
 
-def test_many_at_once(folder: Path) -> None:
-    """As the ranks of a first run: each compiles, and none sees half a file."""
-    script = "import sys; from pathlib import Path; from outpace.comm import native\n"
-    script += f"native._folder = lambda: Path({str(folder)!r})\n"
-    script += f"assert native.function('answer', {ANSWER % 42!r})() == 42"
+@pytest.mark.parametrize("locks", [True, False])
+def test_many_at_once(locks: bool, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """As the ranks of a first run: one compiles for all, where files can be locked, and none sees half a file."""
+    compiler = tmp_path_factory.mktemp("compiler") / "cc"
+    compiler.write_text('#!/bin/sh\necho used >> "$0.used"\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    script = f"""
+import fcntl
+from pathlib import Path
+from outpace.comm import native
+native._folder = lambda: Path({str(folder)!r})
+native._compilers = lambda: [{str(compiler)!r}]
+if not {locks}:
+    fcntl.flock = lambda *_: open("/none")
+assert native.function("answer", {ANSWER % 42!r})() == 42
+"""
     ranks = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(6)]
     assert [rank.wait(60) for rank in ranks] == [0] * 6
-    assert len(list(folder.iterdir())) == 1
+    assert len(kept(folder)) == 1
+    used = len(compiler.with_name("cc.used").read_text().splitlines())
+    assert used == 1 if locks else 1 <= used <= 6
