@@ -63,15 +63,21 @@ def exchanges(
     """Server: (worker, message, answer) for every message of a worker, as they arrive, until all workers have left.
 
     `answer` sends what is in `message` then, and with it whether another one is wanted: what `more` says, which is told
-    the reason to end of this worker or of one that has left. The worker waits for it, and for nothing that comes after.
+    the reason to end of this worker or of one that has left. The worker waits for it, and for nothing that comes after;
+    its next message may be in `message` then. Who does not call it has answered when the next message is asked for.
     """
     mailbox = Mailbox(comm, workers, x)
-    for worker, tag in mailbox:
+    asked: tuple[int, int] | None = None  # (worker, tag) until it is answered
 
-        def answer(worker: int = worker, tag: int = tag) -> None:
+    def answer() -> None:
+        nonlocal asked
+        if asked:
+            (worker, tag), asked = asked, None
             mailbox.answer(worker, ANSWER if more(max(tag - MESSAGE, mailbox.reason)) else LAST)
 
-        yield worker, mailbox.buffers[worker], answer
+    for asked in mailbox:
+        yield asked[0], mailbox.buffers[asked[0]], answer
+        answer()
 
 
 def ask(comm: MPI.Intracomm, slices: Mapping[int, slice], message: Any, answer: Any, reason: int = 0) -> bool:

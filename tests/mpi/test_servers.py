@@ -74,10 +74,11 @@ def test_a_short_answer_is_no_event_of_its_own(comm: CheckedComm, monkeypatch: p
         assert x.tolist() == [20.0] * 3
     else:
         total = np.zeros(3)
-        for _, message, answer in exchanges(comm, 1, x):
+        for came, (_, message, answer) in enumerate(exchanges(comm, 1, x)):
             total += message
             message[:] = total
-            answer()
+            if came < 10:
+                answer()  # else it is sent when the next message is asked for
         assert len(events) == 20 + 1
 
 
