@@ -105,7 +105,8 @@ def run(comm, problem, cfg, budget, trace):
         read_s, seen = trace.now(), model.read(x_hat)
         problem.gradient(x_hat, batch, g)  # line 4, at the model as read
         meanwhile = model.descend(gamma(k), g) - seen  # line 6
-        words.put(DUE)  # line 5 of the next iteration
+        if active or not called.is_set():  # who has called has one due already
+            words.put(DUE)  # line 5 of the next iteration
         trace.record(read_s, local_writes=meanwhile)
     words.put(DONE)
     for thread in averaging:

@@ -71,10 +71,10 @@ def wait(
     """Complete every request; in the long run by naps, so that ranks may share cores.
 
     Set `under_way` when the peer is known to be transferring. Without hardware progress, data moves only while it is
-    polled; so the thread polls for UNDER_WAY_SPIN_S, yielding its core, before it sleeps.
+    polled; so the thread polls for longer, yielding its core, before it sleeps.
     """
     requests = list(requests)
-    _poll(lambda: MPI.Request.Testall(requests, statuses), UNDER_WAY_SPIN_S if under_way else _spin_s())
+    _poll(lambda: MPI.Request.Testall(requests, statuses), _spin_s(under_way))
 
 
 @by_communicator
@@ -91,23 +91,29 @@ def poll(comm: MPI.Intracomm, test: Callable[[], T | None]) -> T:
 
 def _poll(test: Callable[[], T | None], spin_s: float) -> T:
     start, patient = time.monotonic(), patience()
+    longest_s = patient * LONGEST_NAP_S
+    shortest_s = longest_s if patient > 1 and not _is_gradient_loop() else SHORTEST_NAP_S
     while not (result := test()):
         waited = time.monotonic() - start
         if waited < spin_s:
             os.sched_yield()
         else:
-            nap_s = max(SHORTEST_NAP_S, patient * NAP_SHARE * waited)
-            time.sleep(min(nap_s, patient * LONGEST_NAP_S))
+            time.sleep(min(max(shortest_s, patient * NAP_SHARE * waited), longest_s))
     return result
 
 
-def _spin_s() -> float:
-    """How long to look for what may come at any time. A gradient loop on a core of its own has nothing else to do, and
-    takes the core from nobody; a communication thread takes it from the gradient."""
+def _spin_s(under_way: bool = False) -> float:
+    """How long to look for what may come at any time, or is under way. A gradient loop on a core of its own has nothing
+    else to do, and takes the core from nobody; a communication thread takes it from the gradient."""
+    waits = _is_gradient_loop()
     if patience() > 1:  # others need the core, and every look at a message costs some of it
-        return 0.0
-    alone = ranks_per_core() <= 1 and threading.current_thread() is threading.main_thread()
-    return UNDER_WAY_SPIN_S if alone else SPIN_S
+        return (UNDER_WAY_SPIN_S if waits else SPIN_S) if under_way else 0.0
+    return UNDER_WAY_SPIN_S if under_way or (waits and ranks_per_core() <= 1) else SPIN_S
+
+
+def _is_gradient_loop() -> bool:
+    """Or a communication thread, for which no gradient waits."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def ranks_per_core() -> float:
@@ -142,8 +148,9 @@ def crowd(cores: Sequence[Collection[int]], rank: int) -> float:
 
 
 def patience() -> float:
-    """How many times CROWD ranks share a core, from 1 to MOST_PATIENCE. Naps are so much longer: threads that looked
-    for messages all the time would leave no core to who has them to send."""
+    """How many times CROWD ranks share a core, from 1 to MOST_PATIENCE. Naps are so much longer, and those of
+    communication threads never short: threads that looked for messages all the time would leave no core to who has them
+    to send."""
     return min(MOST_PATIENCE, max(1.0, ranks_per_core() / CROWD))
 
 
