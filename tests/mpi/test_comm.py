@@ -12,9 +12,10 @@ import pytest
 from harness import CheckedComm
 from mpi4py import MPI
 
+from outpace.benchmarks.running import attributes
 from outpace.benchmarks.trace.recorder import Trace
 from outpace.benchmarks.trace.snapshots import Snapshots
-from outpace.comm import agreement, clock, threads
+from outpace.comm import agreement, clock, native, threads, vectors
 from outpace.comm import budget as budgets
 from outpace.comm.budget import AgreedSteps, Budget, ServedGradients, Stop
 from outpace.comm.errors import UserError
@@ -409,3 +410,19 @@ def test_threads_return_what_they_are_given(comm: CheckedComm) -> None:
 
     threads.start(comm, work, 2, 3).join()
     assert box.get() == 5
+
+
+@pytest.mark.ranks(2, 4)
+@pytest.mark.parametrize(("without", "told"), [([], "compiled"), ([1], "NumPy: on rank 1, no compiler")])
+def test_a_rank_without_a_compiler_is_named(
+    comm: CheckedComm, without: list[int], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a node that differs from the others."""
+
+    def loop(*_: object) -> None:
+        raise native.Unbuilt("no compiler")
+
+    if comm.rank in without:
+        monkeypatch.setattr(vectors, "loop", loop)
+    plan = SimpleNamespace(config=SimpleNamespace(dtype="float32"))
+    assert attributes._of_cpus(comm, plan) == {"vector_passes": told}
