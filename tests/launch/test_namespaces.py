@@ -32,7 +32,7 @@ s, r = np.full({NBYTES}, comm.rank, np.uint8), np.empty({NBYTES}, np.uint8)
 
 def least(*ways):
     seconds = []
-    for _ in range(3):
+    for _ in range(1 + 2 * len(ways)):
         comm.Barrier()
         start = time.monotonic()
         sent = [comm.Isend(s, b) for a, b in ways if a == comm.rank]
