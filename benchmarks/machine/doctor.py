@@ -139,7 +139,7 @@ def _blas() -> tuple[str, str]:
 
 def _passes() -> tuple[str, str]:
     if why := vectors.uncompiled("float32"):
-        return "slow", f"by NumPy, which takes up to three times as long: {why}"
+        return "slow", f"by NumPy, which takes up to six times as long: {why}"
     return "ok", "compiled: updates and averages of models are loops in C"
 
 
