@@ -11,6 +11,7 @@ import os
 import platform
 import shlex
 import sysconfig
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 # No product is fused with a sum, so that all forms of a formula agree to the bit.
 FLAGS: Final = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fopenmp-simd", "-shared", "-fPIC")
 TIMEOUT_S: Final = 60.0
+AGAIN_S: Final = 60.0  # from a failure to the next try: ranks of one launch share one
 MODULE: Final = """
 static PyMethodDef methods[] = {{{{"{name}", (PyCFunction)(void (*)(void))call, METH_FASTCALL, 0}}, {{0}}}};
 static struct PyModuleDef definition = {{PyModuleDef_HEAD_INIT, "{name}", 0, -1, methods}};
@@ -58,8 +60,8 @@ def function(name: str, code: str) -> Callable[..., Any]:
 
 
 def _compile(source: str, path: Path) -> None:
-    """By the first compiler that can, and by one rank: the others wait for it. The file is whole or not there, also
-    where no lock keeps them apart."""
+    """By the first compiler that can, and by one rank: the others wait for it, and where it fails they do not try for
+    AGAIN_S. Files are whole or not there, also where no lock keeps ranks apart."""
     import fcntl  # these a rank needs once, when nothing is on the disk yet
     import tempfile
 
@@ -72,13 +74,20 @@ def _compile(source: str, path: Path) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
             return
+        failed = path.with_suffix(".failed")
+        if failed.exists() and time.time() < failed.stat().st_mtime + AGAIN_S:
+            raise Unbuilt(failed.read_text())
         target = Path(folder, path.name)
         for compiler in _compilers():
             if failure := _failure(compiler, source, target):
                 failures.append(failure)
             else:
                 target.replace(path)
+                failed.unlink(missing_ok=True)
                 return
+        told = target.with_name(failed.name)
+        told.write_text("; ".join(failures))
+        told.replace(failed)
     raise Unbuilt("; ".join(failures))
 
 

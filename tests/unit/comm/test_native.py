@@ -1,5 +1,6 @@
 """C compiled at run time: what is kept, and what is said where nothing can be."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,8 @@ static PyObject *call(PyObject *module, PyObject *const *given, Py_ssize_t count
 
 
 def kept(folder: Path) -> list[Path]:
-    """The functions in it, and what a failure has left of one."""
-    return [each for each in folder.iterdir() if each.name != "native.lock"]
+    """The functions in it, and what a failure has left of one, beside its word."""
+    return [each for each in folder.iterdir() if each.name != "native.lock" and each.suffix != ".failed"]
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +69,26 @@ def test_why_there_is_none(compiler: str, why: str, folder: Path, monkeypatch: p
     with pytest.raises(native.Unbuilt, match=f"^{why}; cc --none: .*--none"):
         native.function("answer", ANSWER % 42)
     assert not kept(folder)
+
+
+def test_a_failure_is_known_to_all_for_a_while(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks would else try one after the other, each of its operations, at each launch. Its time over, a compiler that
+    works by then is tried."""
+    monkeypatch.setattr(native, "_machine", lambda: ("whatever the compilers are",))
+    with monkeypatch.context() as broken:
+        broken.setattr(native, "_compilers", lambda: ["false"])
+        with pytest.raises(native.Unbuilt, match=r"^false: exit code 1$"):
+            native.function("answer", ANSWER % 42)
+        broken.setattr(subprocess, "run", None)  # which would be called to try
+        with pytest.raises(native.Unbuilt, match=r"^false: exit code 1$"):
+            native.function("answer", ANSWER % 42)
+    (failed,) = folder.glob("*.failed")
+    with pytest.raises(native.Unbuilt, match=r"^false: exit code 1$"):
+        native.function("answer", ANSWER % 42)
+    long_ago = failed.stat().st_mtime - native.AGAIN_S
+    os.utime(failed, (long_ago, long_ago))
+    assert native.function("answer", ANSWER % 42)() == 42
+    assert not failed.exists()
 
 
 @pytest.mark.parametrize("set_to", ["", " ", "false", "nonsense", "cc"])
