@@ -16,7 +16,8 @@ from mpi4py import MPI
 
 from outpace.benchmarks import problems
 from outpace.benchmarks.config import ProgramConfig
-from outpace.benchmarks.machine import any_source, launcher, namespaces, provenance
+from outpace.benchmarks.machine import any_source, launcher, load, namespaces, provenance
+from outpace.benchmarks.machine.leaving import leave
 from outpace.benchmarks.problems import Problem, Setting, Unshared
 from outpace.benchmarks.running import backend, file_hashes, geometry, target
 from outpace.benchmarks.running.assembly import RunFunction
@@ -39,11 +40,12 @@ def main(run: RunFunction, Config: type[ProgramConfig]) -> NoReturn:
     warnings.simplefilter("ignore", RuntimeWarning)
     listen()
     world = MPI.COMM_WORLD
+    look = load.Look(world)
     name = Path(run.__code__.co_filename).stem
     launcher.report(world.rank)
     try:
         config, launch = parse_flags(name, Config, sys.argv[1:], quiet=world.rank > 0)
-        code = _main(MeteredComm(world), run, name, config, launch)
+        code = _main(MeteredComm(world), run, name, config, launch, look)
     except LocalError as error:
         threads.abort(world, str(error), 2)
     except UserError as error:
@@ -65,10 +67,10 @@ def _leave(code: int) -> NoReturn:
     sys.stdout.flush()
     MPI.Finalize()
     deaf()
-    sys.exit(code)
+    leave(code)
 
 
-def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: Launch) -> int:
+def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: Launch, look: load.Look) -> int:
     """The whole of one run on this rank; its exit code."""
     provenance.check_launch(comm.size, launch.ranks)
     clock.share_cores(comm)
@@ -84,10 +86,10 @@ def _main(comm: MeteredComm, run: RunFunction, name: str, config: Any, launch: L
         any_source.check(comm)
     with ExitStack() as until:
         generation = comm.bcast(agreement.on_root(comm, lambda: target.claim(plan, until)))
-        return _claimed(comm, run, plan, generation)
+        return _claimed(comm, run, plan, generation, look)
 
 
-def _claimed(comm: MeteredComm, run: RunFunction, plan: Plan, generation: int) -> int:
+def _claimed(comm: MeteredComm, run: RunFunction, plan: Plan, generation: int, look: load.Look) -> int:
     """The run, which goes on from the checkpoint of that generation unless it is 0; its name is taken."""
     config, launch = plan.config, plan.launch
     resumed = agreement.together(comm, lambda: target.resumed(plan, comm.rank, generation)) if generation else None
@@ -111,7 +113,7 @@ def _claimed(comm: MeteredComm, run: RunFunction, plan: Plan, generation: int) -
         views.append(Unshared(comm, shares))
     plan.layout.check(views[0].dim)
     derived = agreement.together(comm, lambda: config.derive(views[0]))
-    code = execute(comm, run, plan, views[0], setting(xp), derived, generation, resumed, why)
+    code = execute(comm, run, plan, views[0], setting(xp), derived, generation, resumed, look, why)
     if launch.fabric == "nccl":
         nccl.disconnect(comm)
     return code

@@ -1,12 +1,14 @@
 """Copies of vectors that nobody waits for where they come from a device."""
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from outpace.comm.arrays import current_device, mark, module, own_stream, pinned, start_copy
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 
 class Offload:
@@ -28,6 +30,8 @@ class Offload:
             done()
             return
         if self._thread is None:
+            from concurrent.futures import ThreadPoolExecutor  # and logging: 3 ms of a start, which only a device needs
+
             self._beside, self._host, self._stream = module(x).empty_like(x), pinned(x), own_stream(x)
             self._thread = ThreadPoolExecutor(1, "offload", current_device().use)
         start_copy(x, self._beside)

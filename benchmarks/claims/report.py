@@ -7,7 +7,6 @@ import math
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +18,7 @@ from outpace.benchmarks.claims.statistics import LEVEL
 from outpace.benchmarks.claims.verdict import Outcome, Verdict
 from outpace.benchmarks.figures.page import HEIGHT, WIDTH, house_style, png
 from outpace.benchmarks.machine import provenance
+from outpace.benchmarks.machine.version import VERSION
 from outpace.benchmarks.trace.files import output
 from outpace.benchmarks.trace.run import Run
 from outpace.comm.errors import UserError
@@ -79,7 +79,7 @@ def _about(outcomes: Sequence[Outcome], scale: Scale, folder: Path) -> dict[str,
     made = (each.target for outcome in outcomes for each in outcome.points[:1] if each.target.exists())
     machine = Run(first).attrs if (first := next(made, None)) else {}
     return {
-        "outpace": metadata.version("outpace"),
+        "outpace": VERSION,
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         "machine": {"cpu": machine.get("cpu_model", provenance.cpu_model()), "cores": provenance.usable_cores()},
         "quick": scale.quick,

@@ -18,11 +18,12 @@ import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 from outpace.benchmarks.command.arguments import parser
 from outpace.benchmarks.machine import launcher, mpiexec, slurm_job, streams
 from outpace.benchmarks.machine.account import Ended
+from outpace.benchmarks.machine.leaving import leave
 from outpace.benchmarks.sweeps.programs import module_of
 from outpace.comm.errors import UserError
 
@@ -47,6 +48,11 @@ LOOKS: Final = [
     ["report"],
     ["export"],
 ]  # nothing is undone if nobody reads on: ... | head
+
+
+def start() -> NoReturn:
+    """`main`, as this process's command."""
+    leave(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,5 @@
 """`python -m outpace.benchmarks.command` is `outpace`."""
 
-import sys
+from outpace.benchmarks.command import start
 
-from outpace.benchmarks.command import main
-
-sys.exit(main())
+start()

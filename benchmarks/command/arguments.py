@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from outpace.benchmarks.machine.links import LINKS
+from outpace.benchmarks.machine.version import VERSION
 from outpace.benchmarks.sweeps.programs import config_of, name_of, programs
 from outpace.comm import spec
 
@@ -18,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     command = argparse.ArgumentParser(
         prog="outpace", description="Distributed SGD on machines whose workers do not run at one pace."
     )
-    command.add_argument("--version", action=Version, nargs=0, help="show program's version number and exit")
+    command.add_argument("--version", action="version", version=f"outpace {VERSION}")
     completion = "print a completion script for this shell, such as bash or zsh"
     command.add_argument("--print-completion", action=Completion, metavar="SHELL", help=completion)
     commands = command.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -302,16 +303,6 @@ def _seconds(text: str) -> float:
         if 0 < (seconds := float(text)) < math.inf:
             return seconds
     raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-
-
-class Version(argparse.Action):
-    """As argparse's own, which would look it up for every command."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        import importlib.metadata  # slow
-
-        print(f"outpace {importlib.metadata.version('outpace')}")
-        parser.exit()
 
 
 class Completion(argparse.Action):

@@ -4,6 +4,8 @@ one rank of each node."""
 import os
 import platform
 import sys
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -29,6 +31,7 @@ def examine(comm: MPI.Intracomm) -> list[tuple[str, str, str]]:
         *_progress(comm),
         ("large messages", *_buffers(comm)),
         ("cores", *_cores(comm)),
+        ("scheduler", *_scheduler()),
         ("shared memory", *_memory()),
         ("BLAS threads", *_blas()),
         ("vector passes", *_passes()),
@@ -126,6 +129,17 @@ def _cores(comm: MPI.Intracomm) -> tuple[str, str]:
         "ok",
         f"{cores} usable here; more ranks than that is `emulated`, and needs --compute-time for honest timings",
     )
+
+
+def _scheduler(switch: Path = Path("/proc/sys/kernel/sched_autogroup_enabled")) -> tuple[str, str]:
+    """Linux may share cores out to sessions first, and to the processes of each then: autogroup, sched(7)."""
+    with suppress(OSError):
+        if switch.read_text().strip() == "1":
+            told = (
+                "cores are shared by sessions: many ranks on a core wait longer for one another, at times for seconds"
+            )
+            return "slow", f"{told}; sysctl kernel.sched_autogroup_enabled=0"
+    return "ok", "cores are shared by processes"
 
 
 def _memory() -> tuple[str, str]:

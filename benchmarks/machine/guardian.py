@@ -163,10 +163,9 @@ class Guardian:
         rank is told; and an epoll queues its events in the order in which they happen.
         """
         connection, said = self._connections[descriptor]
-        try:
+        heard = b""
+        with suppress(OSError):
             heard = connection.recv(64)
-        except OSError:
-            heard = b""
         said += heard
         words = said.split()
         if heard and len(words) == 1:
@@ -344,6 +343,7 @@ def main() -> None:
         sys.exit(2)
     guardian.run()
     os.write(account, json.dumps(guardian.account).encode())
+    os._exit(0)  # `outpace` waits for it, and Python takes 5 ms to take itself apart
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -147,7 +146,7 @@ class Started:
         self._account, account = _pipe()
         out, err = (_pipe(), _pipe()) if log is None else (None, None)
         listener = socket.socket(socket.AF_UNIX)
-        name = f"outpace-{uuid.uuid4().hex}"
+        name = f"outpace-{os.urandom(16).hex()}"
         if not inside:  # else it gets its address from within, where this one is not seen
             listener.bind("\0" + name)  # in the abstract namespace: no file to clean up
             listener.listen(processes)

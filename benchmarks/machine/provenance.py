@@ -16,6 +16,7 @@ import numpy as np
 from mpi4py import MPI
 
 from outpace.benchmarks.machine import buffers, namespaces
+from outpace.benchmarks.machine.version import VERSION
 from outpace.comm import agreement, arrays, control_groups, spec
 from outpace.comm.errors import UserError
 
@@ -102,12 +103,10 @@ def describe(comm: MPI.Intracomm, gpu: bool) -> dict[str, Any]:
 
 def _of_rank_0(gpu: bool) -> dict[str, Any]:
     """What one rank tells for all: to look it up on each would be most of the start of many."""
-    import importlib.metadata  # slow, as is h5py
-
-    import h5py
+    import h5py  # slow
 
     return {
-        "outpace_version": importlib.metadata.version("outpace"),
+        "outpace_version": VERSION,
         "git_commit": _git_commit(),
         "mpi_library": MPI.Get_library_version().strip("\0 \n").splitlines()[0],
         "thread_level": THREAD_LEVELS[MPI.Query_thread()],

@@ -19,19 +19,25 @@ from outpace.comm.meter import MeteredComm
 
 
 def beforehand(
-    comm: MeteredComm, plan: Plan, problem: Problem | Unshared, setting: Setting, derived: dict[str, Any]
+    comm: MeteredComm,
+    plan: Plan,
+    problem: Problem | Unshared,
+    setting: Setting,
+    derived: dict[str, Any],
+    look: load.Look,
 ) -> dict[str, Any]:
-    """Root attributes of the trace; collective. `derived` are the constants that the Config took from the problem."""
+    """Root attributes of the trace; collective. `derived` are the constants that the Config took from the problem, and
+    `look` ends here, after all that takes long."""
     n_samples = comm.allgather(problem.n_samples)[: plan.n]
     gpus = provenance.gpus(comm, plan.n, setting.xp is not np)
     return {
         **of_plan(plan, problem, n_samples, setting, derived),
         "command": provenance.command(comm.size),
-        **_timings(comm, plan, gpus),
         **_certificate(comm, plan, problem),
         "started_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         **provenance.describe(comm, gpu=setting.xp is not np),
         **(_of_gpus(comm, plan, gpus) if gpus else _of_cpus(comm, plan)),
+        **_timings(comm, plan, gpus, look),
     }
 
 
@@ -73,12 +79,12 @@ def _of_cpus(comm: MeteredComm, plan: Plan) -> dict[str, Any]:
     return {"vector_passes": why}
 
 
-def _timings(comm: MeteredComm, plan: Plan, gpus: Sequence[str]) -> dict[str, Any]:
+def _timings(comm: MeteredComm, plan: Plan, gpus: Sequence[str], look: load.Look) -> dict[str, Any]:
     """What the timings may be called, and how busy others keep the cores; with a warning where these are not what the
     user will take them for; collective."""
     slept, linked = plan.launch.compute_time > 0, plan.texts["links"] != "none"
     claim_class = provenance.claim_class(comm, slept, gpus)
-    busy, crowded = load.look(comm)
+    busy, crowded = look.end()
     warning = None
     if claim_class == "emulated" and not slept:
         what = "cores" if len(set(gpus)) == len(gpus) else "GPUs"

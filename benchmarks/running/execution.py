@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from mpi4py import MPI
 
-from outpace.benchmarks.machine import links, namespaces, network
+from outpace.benchmarks.machine import links, load, namespaces, network
 from outpace.benchmarks.machine.link_changes import Changes
 from outpace.benchmarks.problems import Problem, Setting, Unshared
 from outpace.benchmarks.running import attributes, geometry
@@ -38,6 +38,7 @@ def execute(
     derived: dict[str, Any],
     generation: int,
     resumed: Checkpoint | None,
+    look: load.Look,
     why: str = "",
 ) -> int:
     """The life of a run: set-up, timed part, evaluation, merge, report; its exit code. Collective over `comm`.
@@ -47,7 +48,7 @@ def execute(
     """
     if setting.xp is not np:
         rehearse(comm, run, plan, problem)
-    beforehand = attributes.beforehand(comm, plan, problem, setting, derived)
+    beforehand = attributes.beforehand(comm, plan, problem, setting, derived, look)
     beforehand |= {"backend_choice": why} if why else {}
     with opened(comm, plan, problem, beforehand, resumed) as storage:
         execution = Execution(comm, run, plan, problem, storage, generation, resumed)

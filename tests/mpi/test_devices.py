@@ -21,6 +21,7 @@ from mpi4py import MPI
 from outpace.algorithms import ad_psgd, allreduce_sgd, choco_sgd, d_psgd, gossip_local_sgd, local_sgd
 from outpace.benchmarks import problems
 from outpace.benchmarks.machine import provenance
+from outpace.benchmarks.machine.load import Look
 from outpace.benchmarks.problems import Setting
 from outpace.benchmarks.running import backend, execution, stragglers
 from outpace.benchmarks.running.assembly import Assembly
@@ -379,7 +380,7 @@ def test_no_kernel_is_compiled_in_the_timed_part(
     monkeypatch.setattr(Assembly, "run", ended)
     setting = Setting(comm, [comm.rank], comm.size, "iid", 0, "float32", cupy)
     (problem,) = problems.build(launch.problem, setting)
-    code = execution.execute(comm, program.run, plan, problem, setting, {}, 0, None)
+    code = execution.execute(comm, program.run, plan, problem, setting, {}, 0, None, Look(comm))
     assert code == 0
     assert not compiled[-1] - compiled[-2]
     assert calls == [0, 0]  # by which problems draw

@@ -9,6 +9,8 @@ from pathlib import Path
 import rooms
 import yaml
 
+from outpace.benchmarks.machine.version import VERSION
+
 SETUP = configparser.ConfigParser()
 SETUP.read(rooms.ROOT / "setup.cfg")
 RECIPE = rooms.ROOT / "packaging" / "spack" / "packages" / "py_outpace" / "package.py"
@@ -21,7 +23,7 @@ def test_the_citation_is_of_this_version() -> None:
     assert cited["cff-version"] == "1.2.0"
     metadata = SETUP["metadata"]
     assert cited["title"] == f"OutPace: {metadata['description'][0].lower()}{metadata['description'][1:]}"
-    assert str(cited["version"]) == metadata["version"]
+    assert cited["version"] == VERSION
     assert cited["license"] == metadata["license"]
     assert all({"name"} == author.keys() for author in cited["authors"])
 
@@ -42,7 +44,7 @@ def test_the_recipe_depends_on_what_setup_cfg_does() -> None:
     needed = {name: version for name, _, version in (text.partition("@") for text in calls("depends_on"))}
     assert {name: version for name, version in needed.items() if name in wanted} == wanted
     assert needed.keys() - wanted.keys() == {"py-setuptools", "py-pyarrow"}
-    assert calls("version") == [SETUP["metadata"]["version"]]
+    assert calls("version") == [VERSION]
     assert yaml.safe_load((RECIPE.parents[2] / "repo.yaml").read_text())["repo"]["namespace"] == "outpace"
 
 
