@@ -275,7 +275,7 @@ def test_a_whole_run(
     """Its trace says what carried its messages, and so does a figure where it was not MPI."""
     out = comm.bcast(tmp_path_factory.mktemp("run") / "run.h5")
     launch = Launch(problem="quadratic:dim=9", backend="cupy", fabric="nccl", epochs=0.1, compute_time=1e-3, out=out)
-    arguments = comm, allreduce_sgd.run, "allreduce_sgd", allreduce_sgd.Config(step_size=0.1), launch
+    arguments = comm, allreduce_sgd.run, "allreduce_sgd", allreduce_sgd.Config(step_size=0.1), launch, Look(comm)
     with pytest.raises(UserError, match="rank 0 has CuPy without NCCL"):
         program._main(*arguments)
     model = nccl_on_cpu.install(monkeypatch, cupy)
