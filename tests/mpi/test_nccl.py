@@ -18,6 +18,7 @@ from mpi4py import MPI
 
 from outpace.algorithms import ad_psgd, allreduce_sgd, gossip_local_sgd, local_sgd, sign_sgd
 from outpace.benchmarks import program
+from outpace.benchmarks.machine.load import Look
 from outpace.benchmarks.running.plan import Launch
 from outpace.benchmarks.trace.run import Run
 from outpace.benchmarks.trace.schema import KIND
