@@ -21,7 +21,7 @@ class ProgramConfig:
     seed: int
 
     asynchronous: bool = False  # the workers share the budget, and each makes as many steps as its speed allows
-    agreement_period: int = 16  # steps, at most, from one agreement of a synchronous program on its end to the next
+    agreement_period: int = 8  # steps, at least, from one agreement of a synchronous program on its end to the next
     servers: int = 0  # the last ranks, which hold the model and compute no gradients
     rounds: bool = False  # an asynchronous program whose one server counts rounds: those are its steps, and its budget
     granted: bool = False  # an asynchronous program whose server's answers say whether to compute another gradient

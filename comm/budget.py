@@ -20,8 +20,7 @@ from mpi4py import MPI
 from outpace.comm import clock, state, threads
 from outpace.comm.layout import Layout
 
-APART_S: Final = 0.1  # from one agreement on an end to the next: they then cost next to nothing
-HALVINGS: Final = 20  # fewer of the steps between them, in a byte with any Stop
+LONG_S: Final = 0.1  # of a step: the agreements on an end then cost next to nothing
 
 
 class Stop(IntEnum):
@@ -200,9 +199,8 @@ class ServedGradients(Budget):
 class AgreedSteps(Budget):
     """k = 0, 1, ... the same on every rank, for synchronous programs.
 
-    About every APART_S, but after `hops` steps at least and `period` steps at most, each rank posts a non-blocking
-    maximum over the reasons to stop, and reads it the next time. In the same byte is how often `period` is to be
-    halved, until so many steps of the slowest rank take no longer than APART_S. If `hops` is at least the graph's
+    Every `period` steps, or every `hops` steps where they take longer than LONG_S, each rank posts a non-blocking
+    maximum over the reasons to stop, and reads it the next time. If `period` and `hops` are at least the graph's
     diameter, agreeing adds no waiting beyond that of the program's own messages. A rank that stopped by its own clock
     would hang its neighbours.
     """
@@ -223,8 +221,8 @@ class AgreedSteps(Budget):
 
     def __iter__(self) -> Iterator[int]:
         comm = self.comm.Dup()
-        # The gravest reason to stop counts, and where there is none, the most halvings.
-        mine, agreed = (np.full(1, self._halvings(0), dtype=np.int8) for _ in range(2))
+        # Twice the reason to stop, and one more where steps are long, which only counts where there is no reason.
+        mine, agreed = np.zeros(1, dtype=np.int8), np.zeros(1, dtype=np.int8)
         request = MPI.REQUEST_NULL
         self._begin()
         asked, asked_s = self.count, self._now()
@@ -232,20 +230,15 @@ class AgreedSteps(Budget):
         for k in itertools.count(self.count) if self.total is None else range(self.count, self.total):
             if k == due:
                 request.Wait()
-                reason, halvings = divmod(agreed.item(), HALVINGS)
-                if reason:
+                if agreed[0] // 2:
                     break
-                due += max(self.hops, self.period >> halvings)
+                due += self.hops if agreed[0] else self.period
                 now_s = self._now()
-                mine[0] = HALVINGS * self._look() + self._halvings((k - asked) * APART_S / max(now_s - asked_s, 1e-9))
+                mine[0] = 2 * self._look() + (now_s - asked_s > LONG_S * max(1, k - asked))
                 asked, asked_s = k, now_s
                 request = comm.Iallreduce(mine, agreed, MPI.MAX)
             self.count = k + 1
             yield k
         request.Wait()
-        self.stop(Stop(agreed.item() // HALVINGS))
+        self.stop(Stop(agreed[0] // 2))
         comm.Free()
-
-    def _halvings(self, most: float) -> int:
-        """How often `period` is halved until it is no more than so many steps, or than `hops`."""
-        return next(h for h in range(HALVINGS) if h == HALVINGS - 1 or self.period >> h <= max(most, self.hops))

@@ -109,7 +109,7 @@ class Plan:
     launch: Launch
     layout: Layout  # which ranks compute and which serve
     texts: dict[str, str]  # the SPECs with defaults written out
-    period: int  # steps at most from one agreement of a synchronous program on its end to the next
+    period: int  # steps from one agreement of a synchronous program on its end to the next
     hops: int  # steps until everybody has heard of, or waited for, everybody: as a rule the diameter of the graph
     shared: bool  # asynchronous: the workers share the budget
     inputs: Mapping[str, str]  # hashes of the files that it reads

@@ -201,7 +201,7 @@ def test_early_ends_are_agreed(comm: CheckedComm, shared: bool, reason: Stop) ->
 
 def test_long_steps_are_agreed_on_one_by_one(comm: CheckedComm, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last rank's steps are long, and after some of them it wants to stop: that takes two more, not two periods."""
-    monkeypatch.setattr(budgets, "APART_S", 0.002)
+    monkeypatch.setattr(budgets, "LONG_S", 0.002)
     count = 0
     stepping = agreed(comm, 8)
     for _ in stepping:
@@ -216,13 +216,12 @@ def test_long_steps_are_agreed_on_one_by_one(comm: CheckedComm, monkeypatch: pyt
 
 
 @pytest.mark.ranks(2, 3, 4)
-@pytest.mark.parametrize(("apart_s", "times"), [(1e3, 6), (1e-9, 64)])
-def test_agreements_are_so_long_apart(
-    apart_s: float, times: int, comm: CheckedComm, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("long_s", "times"), [(1e3, 4), (1e-9, 49)])
+def test_short_steps_are_agreed_on_now_and_then(
+    long_s: float, times: int, comm: CheckedComm, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """64 steps: where 16 take no time at all, the first ones are agreed on after each of two; where one is too long,
-    after each."""
-    monkeypatch.setattr(budgets, "APART_S", apart_s)
+    """64 steps: every period of 16, or one by one once it is known that they are long."""
+    monkeypatch.setattr(budgets, "LONG_S", long_s)
     comm.meter.reset()
     assert len(list(AgreedSteps(comm, 64, None, lambda: begin(comm), period=16, hops=1))) == 64
     assert comm.meter.messages.sum() == times * 2 * (comm.size - 1)
