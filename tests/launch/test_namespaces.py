@@ -160,7 +160,8 @@ def test_shared_links_change_when_their_log_says_so(tmp_path: Path, spec: str) -
     taken: dict[bool, list[float]] = {True: [], False: []}
     both_s = max(next(t_s for of, t_s, _ in log if of == rank) for rank in range(2))  # have their first rate
     for start, end in messages:
-        if start > both_s and not any(start - 0.05 < t_s < end for _, t_s, _ in log):  # none of the bucket's bytes are of another rate
+        # Once both are known, and none of the bucket's bytes are of another rate.
+        if start > both_s and not any(start - 0.05 < t_s < end for _, t_s, _ in log):
             now = [[rate for of, t_s, rate in log if of == rank and t_s < start][-1] for rank in range(2)]
             taken[min(now) < 0.5e6].append(end - start)
     for slow, least in ((False, 0.016), (True, 0.16)):
