@@ -49,16 +49,18 @@ class Look:
         return max(seat.busy for seat in seats), crowded(seats)
 
     def _begin(self) -> None:
-        self._start_s, self._busy_s, self._own_s = time.monotonic(), busy_s(Path("/proc/stat"), self._cores), own_s()
+        self._start = self._reading()
+
+    def _reading(self) -> tuple[float, float, float]:
+        """Seconds: of the clock, for which the cores were busy, and that this process has taken."""
+        return time.monotonic(), busy_s(Path("/proc/stat"), self._cores), own_s()
 
     def _over(self, least_s: float) -> list[Seat]:
         """The ranks' seats, after so long a look at least; collective."""
-        clock.sleep(self._comm, max(0.0, self._start_s + least_s - time.monotonic()))
-        seconds = time.monotonic() - self._start_s
-        busy = (busy_s(Path("/proc/stat"), self._cores) - self._busy_s) / seconds
-        own = (own_s() - self._own_s) / seconds
+        clock.sleep(self._comm, max(0.0, self._start[0] + least_s - time.monotonic()))
+        seconds, busy, own = (now - then for now, then in zip(self._reading(), self._start, strict=True))
         clock.wait(self._comm, [self._comm.Ibarrier()])
-        found = self._comm.allgather((Seat(platform.node(), self._cores, busy), own))
+        found = self._comm.allgather((Seat(platform.node(), self._cores, busy / seconds), own / seconds))
         return others([seat for seat, _ in found], [own for _, own in found])
 
 

@@ -23,7 +23,7 @@ def test_the_citation_is_of_this_version() -> None:
     assert cited["cff-version"] == "1.2.0"
     metadata = SETUP["metadata"]
     assert cited["title"] == f"OutPace: {metadata['description'][0].lower()}{metadata['description'][1:]}"
-    assert cited["version"] == VERSION
+    assert str(cited["version"]) == VERSION
     assert cited["license"] == metadata["license"]
     assert all({"name"} == author.keys() for author in cited["authors"])
 
