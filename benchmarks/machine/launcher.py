@@ -144,6 +144,7 @@ class Started:
         self._log, self._start = log, log.tell() if log else 0
         orders, self._orders = _pipe()
         self._account, account = _pipe()
+        self._life, life = _pipe()  # which every process of the job inherits
         out, err = (_pipe(), _pipe()) if log is None else (None, None)
         listener = socket.socket(socket.AF_UNIX)
         name = f"outpace-{os.urandom(16).hex()}"
@@ -154,13 +155,13 @@ class Started:
             "line": line,
             "ranks": processes if inside or (not placement and transport.one_host(os.environ)) else 0,
             "inside": bool(inside),
-            "keep": list(hold),
+            "keep": [*hold, life.fileno()],
             "orders": orders.fileno(),
             "account": account.fileno(),
             "listener": listener.fileno(),
             "drain": [pipe[0].fileno() for pipe in (out, err) if pipe],
         }
-        with orders, account, listener:
+        with orders, account, life, listener:
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", guardian.__file__, json.dumps(given)],
                 env=variables | {guardian.SOCKET: name},
@@ -168,7 +169,7 @@ class Started:
                 stdout=out[1] if out else log,
                 stderr=err[1] if err else log,
                 start_new_session=True,
-                pass_fds=[*hold, orders.fileno(), account.fileno(), listener.fileno(), *given["drain"]],
+                pass_fds=[*given["keep"], orders.fileno(), account.fileno(), listener.fileno(), *given["drain"]],
             )
         for pipe in (out, err):
             if pipe:
@@ -184,15 +185,18 @@ class Started:
             self._orders.write(bytes([number]))
 
     def wait(self) -> Ended:
+        """Until no process of the job on this host is left."""
         # A signal may hit a reader's thread; its handler runs in this one, when it next wakes.
         while not select.select([self._account], [], [], 0.2)[0]:
             pass
         code = self._process.wait()
         for reader in self._readers:
             reader.join()
-        with self._account, self._orders:
+        with self._account, self._orders, self._life:
             account = self._account.read()
-        if not account:  # the guardian was killed
+            if not account:  # the guardian was killed, and the others are just about to end
+                select.select([self._life], [], [], guardian.PATIENCE_S)
+        if not account:
             return Ended(code_of(-code) if code < 0 else code)
         return ended(json.loads(account), self._output())
 

@@ -201,6 +201,14 @@ def test_the_launcher_does_not_outlive_its_guardian(by: Callable, tmp_path: Path
     assert not alive(int((tmp_path / "pid").read_text()))
 
 
+def test_outpace_ends_after_what_its_guardian_leaves(by: Callable, tmp_path: Path) -> None:
+    """Killed, the guardian waits for nobody. Whoever reads on must not find ranks that still write."""
+    process = by("sleep 1 > /dev/null 2>&1 &\necho $! > pid; kill -KILL $PPID; wait", *RUN)
+    process.communicate(timeout=WITHIN_S)
+    assert process.returncode == 137
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
 FAILS = """
 import os, sys
 if "1" in (os.environ.get("PMI_RANK"), os.environ.get("PMIX_RANK")):
