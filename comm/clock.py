@@ -15,6 +15,8 @@ from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 import numpy as np
 from mpi4py import MPI
 
+from outpace.comm import time_slice
+
 T = TypeVar("T")
 P = ParamSpec("P")
 
@@ -130,11 +132,13 @@ def _by_launcher() -> float:
 
 
 def share_cores(comm: MPI.Intracomm) -> None:
-    """Have every rank know how many share its cores: each may be bound to one of its own. Collective over `comm`, of
-    all ranks."""
+    """Have every rank know how many share its cores: each may be bound to one of its own. In a crowd the threads
+    that call this ask for short time slices. Collective over `comm`, of all ranks."""
     node = comm.Split_type(MPI.COMM_TYPE_SHARED)
     _told[:] = [crowd(node.allgather(os.sched_getaffinity(0)), node.rank)]
     node.Free()
+    if patience() > 1:
+        time_slice.shorten()
 
 
 def crowd(cores: Sequence[Collection[int]], rank: int) -> float:

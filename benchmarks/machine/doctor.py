@@ -135,9 +135,7 @@ def _scheduler(switch: Path = Path("/proc/sys/kernel/sched_autogroup_enabled")) 
     """Linux may share cores out to sessions first, and to the processes of each then: autogroup, sched(7)."""
     with suppress(OSError):
         if switch.read_text().strip() == "1":
-            told = (
-                "cores are shared by sessions: many ranks on a core wait longer for one another, at times for seconds"
-            )
+            told = "cores are shared by sessions: many ranks on a core wait longer for one another"
             return "slow", f"{told}; sysctl kernel.sched_autogroup_enabled=0"
     return "ok", "cores are shared by processes"
 

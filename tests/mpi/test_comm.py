@@ -15,7 +15,7 @@ from mpi4py import MPI
 from outpace.benchmarks.running import attributes
 from outpace.benchmarks.trace.recorder import Trace
 from outpace.benchmarks.trace.snapshots import Snapshots
-from outpace.comm import agreement, clock, native, threads, vectors
+from outpace.comm import agreement, clock, native, threads, time_slice, vectors
 from outpace.comm import budget as budgets
 from outpace.comm.budget import AgreedSteps, Budget, ServedGradients, Stop
 from outpace.comm.errors import UserError
@@ -175,6 +175,16 @@ def test_ranks_bound_to_cores_are_a_crowd_only_where_they_share_one(comm: Checke
         os.sched_setaffinity(0, cores)
         clock._told.clear()
     assert found == comm.allgather(mine).count(mine)
+
+
+@pytest.mark.parametrize("ranks", [clock.CROWD, clock.CROWD + 1])
+def test_a_crowd_asks_for_short_time_slices(comm: CheckedComm, ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    shortened: list[None] = []
+    monkeypatch.setattr(clock, "crowd", lambda *_: float(ranks))
+    monkeypatch.setattr(clock, "_told", [])
+    monkeypatch.setattr(time_slice, "shorten", lambda: shortened.append(None))
+    clock.share_cores(comm)
+    assert len(shortened) == (ranks > clock.CROWD)
 
 
 @pytest.mark.parametrize("reason", [Stop.TIME, Stop.DIVERGED])
