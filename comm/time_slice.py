@@ -8,16 +8,25 @@ look are used up. The shorter these are, the sooner.
 
 import ctypes
 import os
-import struct
 from typing import Final
 
 LEAST_S: Final = 1e-4  # that the kernel grants; its own choice is some milliseconds
-ATTRIBUTES: Final = struct.Struct("=IIQiIQQQII")  # size, policy, flags, nice, priority, runtime (ns), ...
-FLAGS: Final = 2  # their place in it
-RUNTIME: Final = 5  # that of the slice
 RESET_ON_FORK: Final = 1
 # The numbers of sched_getattr and sched_setattr, which few C libraries have as functions.
 CALLS: Final = {"x86_64": (315, 314), "aarch64": (275, 274), "riscv64": (275, 274)}
+
+
+class Attributes(ctypes.Structure):
+    """The kernel's `struct sched_attr`; `runtime` is the slice, in nanoseconds."""
+
+    _fields_ = (
+        *[(name, ctypes.c_uint32) for name in ("size", "policy")],
+        ("flags", ctypes.c_uint64),
+        ("nice", ctypes.c_int32),
+        ("priority", ctypes.c_uint32),
+        *[(name, ctypes.c_uint64) for name in ("runtime", "deadline", "period")],
+        *[(name, ctypes.c_uint32) for name in ("util_min", "util_max")],
+    )
 
 
 def shorten() -> None:
@@ -30,9 +39,8 @@ def shorten() -> None:
         return
     read, write = CALLS[system.machine]
     call = ctypes.CDLL(None).syscall
-    attributes = ctypes.create_string_buffer(ATTRIBUTES.size)
-    if call(read, 0, attributes, ATTRIBUTES.size, 0) == 0:
-        values = [*ATTRIBUTES.unpack(attributes.raw)]
-        values[FLAGS] |= RESET_ON_FORK
-        values[RUNTIME] = round(1e9 * LEAST_S)
-        call(write, 0, ctypes.c_char_p(ATTRIBUTES.pack(*values)), 0)
+    attributes = Attributes()
+    if call(read, 0, ctypes.byref(attributes), ctypes.sizeof(attributes), 0) == 0:
+        attributes.flags |= RESET_ON_FORK
+        attributes.runtime = round(1e9 * LEAST_S)
+        call(write, 0, ctypes.byref(attributes), 0)

@@ -185,7 +185,7 @@ class Started:
             self._orders.write(bytes([number]))
 
     def wait(self) -> Ended:
-        """Until no process of the job on this host is left."""
+        """Until no process of the job on this host is left; where its guardian is killed, for PATIENCE_S at most."""
         # A signal may hit a reader's thread; its handler runs in this one, when it next wakes.
         while not select.select([self._account], [], [], 0.2)[0]:
             pass
@@ -196,8 +196,7 @@ class Started:
             account = self._account.read()
             if not account:  # the guardian was killed, and the others are just about to end
                 select.select([self._life], [], [], guardian.PATIENCE_S)
-        if not account:
-            return Ended(code_of(-code) if code < 0 else code)
+                return Ended(code_of(-code) if code < 0 else code)
         return ended(json.loads(account), self._output())
 
     def _output(self) -> str:
